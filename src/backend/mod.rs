@@ -1,0 +1,3 @@
+//! Where calls run. Today: the CPU, in [`cpu`].
+
+pub mod cpu;

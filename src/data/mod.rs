@@ -1,0 +1,1 @@
+//! Volumes, preparation, views, augmentation.

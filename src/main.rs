@@ -1,0 +1,3 @@
+//! The `spatialssl` command.
+
+fn main() {}

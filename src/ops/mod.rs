@@ -1,0 +1,1 @@
+//! Typed operations: shape rule, forward and backward of each.

@@ -1,0 +1,1 @@
+//! The tape: recording, backward, memory plan, execution.

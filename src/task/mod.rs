@@ -1,0 +1,1 @@
+//! The pretext tasks: geometry, heads, losses, metrics.
