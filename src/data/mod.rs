@@ -1,1 +1,5 @@
 //! Volumes, preparation, views, augmentation.
+
+mod volume;
+
+pub use volume::Volume;
