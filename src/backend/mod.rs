@@ -1,3 +1,6 @@
-//! Where calls run. Today: the CPU, in [`cpu`].
+//! Where calls run: memory, operand binding, and the CPU kernels that are not tied to one operation.
 
 pub mod cpu;
+mod memory;
+
+pub use memory::{Io, MAX_OPERANDS, Memory, Span};

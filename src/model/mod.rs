@@ -1,1 +1,9 @@
 //! Networks as functions that record onto a tape.
+
+mod encoder;
+mod init;
+mod weights;
+
+pub use encoder::{ResEncUNet, Stage};
+pub use init::{initialise, start};
+pub use weights::Weights;

@@ -1,1 +1,171 @@
-//! Typed operations: shape rule, forward and backward of each.
+//! Typed operations: one file each, with its shape rule, forward and backward.
+//!
+//! An operation declares what its backward pass reads ([`OpRule::saved`]); everything else may be freed. Kernels
+//! write `out = value` or `out += value`, as the tape tells them: the first writer of a gradient sets, later ones add.
+
+mod adamw;
+mod avg_pool;
+mod concat;
+mod conv3d;
+mod conv_transpose3d;
+mod cosine_loss;
+mod ema;
+mod gap_loss;
+mod gelu;
+mod global_pool;
+mod grad_norm;
+mod leaky_relu;
+mod linear;
+mod norm;
+mod pairwise;
+mod probe;
+mod residual_add;
+mod route_loss;
+mod sub_view;
+mod vector_loss;
+
+pub use adamw::{AdamW, SCALARS, scalar};
+pub use avg_pool::AvgPool;
+pub use concat::{Axis, Concat};
+pub use conv3d::Conv3d;
+pub use conv_transpose3d::ConvTranspose3d;
+pub use cosine_loss::CosineLoss;
+pub use ema::Ema;
+pub use gap_loss::{GapAxisLoss, GapNormLoss};
+pub use gelu::Gelu;
+pub use global_pool::GlobalPool;
+pub use grad_norm::GradNorm;
+pub use leaky_relu::LeakyRelu;
+pub use linear::Linear;
+pub use norm::InstanceNorm;
+pub use pairwise::{Pairwise, PairwiseKind};
+pub use probe::Probe;
+pub use residual_add::ResidualAdd;
+pub use route_loss::RouteLoss;
+pub use sub_view::SubView;
+pub use vector_loss::VectorLoss;
+
+use crate::backend::Io;
+use crate::error::{Error, Result};
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// Which half of the work a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Inputs to outputs.
+    Forward,
+    /// Gradient of the first output to gradients of the inputs.
+    Backward,
+}
+
+/// What the backward pass of an operation reads besides the gradient of its output.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Saved {
+    /// Indices of inputs.
+    pub inputs: &'static [usize],
+    /// Indices of outputs.
+    pub outputs: &'static [usize],
+}
+
+/// Shapes and needs of an operation, independent of the number type.
+pub trait OpRule {
+    /// Name, as the operation's file is named.
+    fn name(&self) -> &'static str;
+
+    /// Shapes of the outputs, or why the inputs do not fit.
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>>;
+
+    /// What the backward pass reads, in the order it reads it: inputs, outputs, then the output's gradient.
+    fn saved(&self) -> Saved {
+        Saved::default()
+    }
+
+    /// Whether a gradient of this input exists (targets and boxes have none).
+    fn differentiable(&self, input: usize) -> bool {
+        let _ = input;
+        true
+    }
+
+    /// Scratch elements a pass needs.
+    fn workspace(&self, pass: Pass, inputs: &[Shape]) -> usize {
+        let _ = (pass, inputs);
+        0
+    }
+
+    /// Multiply-adds of the forward pass, times two.
+    fn flops(&self, inputs: &[Shape]) -> u64 {
+        let _ = inputs;
+        0
+    }
+}
+
+/// An operation on the CPU, in `f32` to train or `f64` to check gradients.
+pub trait CpuRule<T> {
+    /// Reads the inputs, writes the outputs.
+    fn forward(&self, io: &mut Io<'_, T>);
+
+    /// Reads what [`OpRule::saved`] lists and the output's gradient; writes the wanted input gradients, operand `i`
+    /// of the writes being input `i`.
+    fn backward(&self, io: &mut Io<'_, T>);
+}
+
+macro_rules! ops {
+    ($($name:ident),* $(,)?) => {
+        /// The closed set of operations.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs, reason = "each variant carries the documented type of its name")]
+        pub enum Op { $($name($name)),* }
+
+        impl Op {
+            /// Shapes and needs.
+            pub fn rule(&self) -> &dyn OpRule {
+                match self { $(Op::$name(op) => op),* }
+            }
+
+            /// The CPU implementation.
+            pub fn cpu<T: Scalar>(&self) -> &dyn CpuRule<T> {
+                match self { $(Op::$name(op) => op),* }
+            }
+        }
+
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Op {
+                Op::$name(op)
+            }
+        })*
+    };
+}
+
+ops!(
+    AdamW, AvgPool, Concat, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss, GapNormLoss, Gelu,
+    GlobalPool, GradNorm, InstanceNorm, LeakyRelu, Linear, Pairwise, Probe, ResidualAdd, RouteLoss, SubView,
+    VectorLoss,
+);
+
+/// A shape error of `op`.
+fn refuse<T>(op: &dyn OpRule, what: String) -> Result<T> {
+    Err(Error::Shape { op: op.name(), what })
+}
+
+/// Exactly `n` inputs, or an error.
+fn arity(op: &dyn OpRule, inputs: &[Shape], n: usize) -> Result<()> {
+    if inputs.len() == n {
+        return Ok(());
+    }
+    refuse(op, format!("needs {n} inputs, got {}", inputs.len()))
+}
+
+/// The input as `[N, D, H, W, C]`, or an error.
+fn activation(op: &dyn OpRule, shape: Shape) -> Result<[usize; 5]> {
+    match shape.ndhwc() {
+        Some(dims) => Ok(dims),
+        None => refuse(op, format!("needs an activation [N D H W C], got {shape}")),
+    }
+}
+
+/// `out = value`, or `out += value`.
+#[inline(always)]
+fn put<T: Scalar>(out: &mut T, value: T, add: bool) {
+    *out = if add { *out + value } else { value };
+}

@@ -1,1 +1,80 @@
-//! Optimiser and schedule.
+//! Learning-rate schedule, averaging weight, and the recording of one update.
+
+mod schedule;
+
+pub use schedule::{Schedule, ema_weight};
+
+use crate::error::Result;
+use crate::ops::{AdamW, Ema, GradNorm, SCALARS};
+use crate::tape::{Role, Tape, ValueId};
+
+/// A block of parameters with its gradient and moments, each laid out alike.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// Parameters, in the order they were made.
+    pub params: Vec<ValueId>,
+    /// All parameters as one value.
+    pub packed: ValueId,
+    /// Gradients as one value.
+    pub grads: ValueId,
+    /// First moments.
+    pub m: ValueId,
+    /// Second moments.
+    pub v: ValueId,
+}
+
+impl Block {
+    /// Lays out `params`, their gradients (a parameter no loss reaches has a gradient that stays 0) and moments.
+    pub fn new(tape: &mut Tape, name: &str, params: &[ValueId], grads: &[Option<ValueId>]) -> Self {
+        let grads: Vec<ValueId> = params
+            .iter()
+            .zip(grads)
+            .map(|(&p, &grad)| {
+                let name = format!("d {}", tape.get(p).name);
+                let dims = tape.shape(p).dims().to_vec();
+                grad.unwrap_or_else(|| tape.state(name, &dims))
+            })
+            .collect();
+        let role = tape.get(params[0]).role;
+        let packed = tape.pack(name, params, role);
+        let grads = tape.pack(format!("d {name}"), &grads, Role::State);
+        let dims = tape.shape(packed).dims().to_vec();
+        let (m, v) = (tape.state(format!("m {name}"), &dims), tape.state(format!("v {name}"), &dims));
+        Block { params: params.to_vec(), packed, grads, m, v }
+    }
+}
+
+/// Handles of what an update reads and reports.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Input `[SCALARS]`, see [`crate::ops::scalar`].
+    pub scalars: ValueId,
+    /// Result `[norm, clipping factor]`.
+    pub norm: ValueId,
+}
+
+/// Records the global gradient norm, the averaging of `averaged` (with the weights before the update), and AdamW on every
+/// block.
+///
+/// # Errors
+/// None in practice: all shapes come from [`Block::new`].
+pub fn record_update(
+    tape: &mut Tape,
+    rule: &AdamW,
+    max_norm: Option<f64>,
+    blocks: &[Block],
+    averaged: Option<(&Block, ValueId)>,
+) -> Result<Update> {
+    let scalars = tape.input("scalars", &[SCALARS]);
+    let grads: Vec<ValueId> = blocks.iter().map(|b| b.grads).collect();
+    let norm = tape.record("grad_norm", GradNorm { max_norm }, &grads)?;
+    tape.keep(norm);
+    if let Some((block, average)) = averaged {
+        tape.update("ema", Ema, &[scalars, block.packed], &[average])?;
+    }
+    for block in blocks {
+        let name = format!("adamw {}", tape.get(block.packed).name);
+        tape.update(&name, rule.clone(), &[scalars, norm, block.grads], &[block.packed, block.m, block.v])?;
+    }
+    Ok(Update { scalars, norm })
+}

@@ -1,0 +1,26 @@
+//! Start values of parameters, from the run's seed.
+
+use crate::data::philox::{Purpose, SampleKey};
+use crate::scalar::Scalar;
+use crate::tape::{Init, Role, Step, Tape};
+
+/// Element values of a parameter: tensor number `tensor`, counted over all parameters of the program.
+pub fn start(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
+    let mut stream = SampleKey { seed, step: 0, sample: tensor }.shared(Purpose::Weights);
+    match init {
+        Init::Constant(value) => vec![value as f32; len],
+        Init::Uniform { bound } => (0..len).map(|_| ((stream.uniform_f64() * 2.0 - 1.0) * bound) as f32).collect(),
+        Init::Normal { std } => (0..len).map(|i| stream.normal_at(i as u32) * std as f32).collect(),
+    }
+}
+
+/// Writes the start values of all parameters into the memory of `step`.
+pub fn initialise<T: Scalar>(tape: &Tape, step: &mut Step<T>, seed: u64) {
+    for (number, id) in tape.params().into_iter().enumerate() {
+        let Role::Param(init) = tape.get(id).role else { continue };
+        let values = start(seed, number as u32, init, tape.shape(id).len());
+        for (to, from) in step.write(id).iter_mut().zip(values) {
+            *to = T::from_f64(f64::from(from));
+        }
+    }
+}

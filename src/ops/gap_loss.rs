@@ -1,0 +1,111 @@
+//! The two losses of the gap task: squared error per axis, and squared error of the length.
+
+use super::{CpuRule, OpRule, Saved, arity, put, refuse};
+use crate::backend::Io;
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// `mean (p - g)^2` over everything; `pred`, `target` `[N, V, V, 3]`, output `[1]`. The diagonal counts.
+///
+/// Source: arXiv 2509.05967, gap task, as its authors' program computes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GapAxisLoss;
+
+/// `mean (|p| - |g|)^2` over pairs, Euclidean norms over the last extent; shapes as [`GapAxisLoss`]. The gradient
+/// of `|p|` at 0 is 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GapNormLoss;
+
+/// Prediction and target of one shape make a loss of one element.
+pub(super) fn infer_loss(op: &dyn OpRule, inputs: &[Shape]) -> Result<Vec<Shape>> {
+    arity(op, inputs, 2)?;
+    if inputs[0] != inputs[1] {
+        return refuse(op, format!("prediction {} and target {} differ", inputs[0], inputs[1]));
+    }
+    Ok(vec![Shape::new(&[1])])
+}
+
+/// Losses read prediction and target again; only the prediction has a gradient.
+pub(super) const SAVED: Saved = Saved { inputs: &[0, 1], outputs: &[] };
+
+impl OpRule for GapAxisLoss {
+    fn name(&self) -> &'static str {
+        "gap_axis_loss"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        infer_loss(self, inputs)
+    }
+
+    fn saved(&self) -> Saved {
+        SAVED
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input == 0
+    }
+}
+
+impl<T: Scalar> CpuRule<T> for GapAxisLoss {
+    fn forward(&self, io: &mut Io<'_, T>) {
+        let (p, g, loss) = (io.read(0), io.read(1), io.write(0));
+        let sum: f64 = p.iter().zip(g).map(|(&p, &g)| (p - g).to_f64().powi(2)).sum();
+        loss[0] = T::from_f64(sum / p.len() as f64);
+    }
+
+    fn backward(&self, io: &mut Io<'_, T>) {
+        let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0]);
+        let Some((dp, add)) = io.grad(0) else { return };
+        let factor = dy * T::from_f64(2.0 / p.len() as f64);
+        for ((dp, &p), &g) in dp.iter_mut().zip(p).zip(g) {
+            put(dp, factor * (p - g), add);
+        }
+    }
+}
+
+/// Euclidean norm in f64.
+fn norm<T: Scalar>(v: &[T]) -> f64 {
+    v.iter().map(|x| x.to_f64().powi(2)).sum::<f64>().sqrt()
+}
+
+impl OpRule for GapNormLoss {
+    fn name(&self) -> &'static str {
+        "gap_norm_loss"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        infer_loss(self, inputs)
+    }
+
+    fn saved(&self) -> Saved {
+        SAVED
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input == 0
+    }
+}
+
+impl<T: Scalar> CpuRule<T> for GapNormLoss {
+    fn forward(&self, io: &mut Io<'_, T>) {
+        let (p, g, loss) = (io.read(0), io.read(1), io.write(0));
+        let axes = io.shapes[0].channels();
+        let sum: f64 = p.chunks(axes).zip(g.chunks(axes)).map(|(p, g)| (norm(p) - norm(g)).powi(2)).sum();
+        loss[0] = T::from_f64(sum * axes as f64 / p.len() as f64);
+    }
+
+    fn backward(&self, io: &mut Io<'_, T>) {
+        let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0].to_f64());
+        let Some((dp, add)) = io.grad(0) else { return };
+        let axes = io.shapes[0].channels();
+        let factor = dy * 2.0 * axes as f64 / p.len() as f64;
+        for ((dp, p), g) in dp.chunks_mut(axes).zip(p.chunks(axes)).zip(g.chunks(axes)) {
+            let length = norm(p);
+            let slope = if length > 0.0 { factor * (length - norm(g)) / length } else { 0.0 };
+            for (dp, &p) in dp.iter_mut().zip(p) {
+                put(dp, T::from_f64(slope * p.to_f64()), add);
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! GELU, exact: `y = x / 2 (1 + erf(x / sqrt 2))`.
+
+use multiversion::multiversion;
+
+use super::{CpuRule, OpRule, Saved, arity, put};
+use crate::backend::Io;
+use crate::backend::cpu::parallel;
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// Gaussian error linear unit with the error function (not the tanh approximation), any shape.
+///
+/// Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gelu;
+
+impl OpRule for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        arity(self, inputs, 1)?;
+        Ok(vec![inputs[0]])
+    }
+
+    fn saved(&self) -> Saved {
+        Saved { inputs: &[0], outputs: &[] }
+    }
+}
+
+impl<T: Scalar> CpuRule<T> for Gelu {
+    fn forward(&self, io: &mut Io<'_, T>) {
+        let x = io.read(0);
+        parallel::chunks(io.write(0), 1, |at, y| forward(&x[at..at + y.len()], y));
+    }
+
+    fn backward(&self, io: &mut Io<'_, T>) {
+        let (x, dy) = (io.read(0), io.read(1));
+        let Some((dx, add)) = io.grad(0) else { return };
+        parallel::chunks(dx, 1, |at, dx| {
+            let end = at + dx.len();
+            backward(&x[at..end], &dy[at..end], dx, add);
+        });
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn forward<T: Scalar>(x: &[T], y: &mut [T]) {
+    let (half, root) = (T::from_f64(0.5), T::from_f64(std::f64::consts::FRAC_1_SQRT_2));
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = half * x * (T::ONE + (x * root).erf());
+    }
+}
+
+/// `d gelu / dx = Phi(x) + x phi(x)` with the normal distribution `Phi` and its density `phi`.
+#[multiversion(targets = "simd")]
+fn backward<T: Scalar>(x: &[T], dy: &[T], dx: &mut [T], add: bool) {
+    let (half, root) = (T::from_f64(0.5), T::from_f64(std::f64::consts::FRAC_1_SQRT_2));
+    let density = T::from_f64(0.398_942_280_401_432_7); // 1 / sqrt(2 pi)
+    for ((dx, &dy), &x) in dx.iter_mut().zip(dy).zip(x) {
+        let cumulative = half * (T::ONE + (x * root).erf());
+        let slope = (-half * x * x).exp() * density * x + cumulative;
+        put(dx, dy * slope, add);
+    }
+}

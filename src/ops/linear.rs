@@ -1,0 +1,81 @@
+//! Linear map of rows: `y[m, o] = sum_k x[m, k] w[o, k] + b[o]`.
+
+use super::{CpuRule, OpRule, Saved, arity, put, refuse};
+use crate::backend::Io;
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// `x [.., K]`, `w [O, K]`, with a bias `b [O]`; output `[.., O]`. The heads apply it to a few rows, so plain loops do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// Whether input 2 is a bias.
+    pub bias: bool,
+}
+
+impl OpRule for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        arity(self, inputs, 2 + usize::from(self.bias))?;
+        let (x, w) = (inputs[0], inputs[1]);
+        let [out, width] = w.dims() else { return refuse(self, format!("needs a weight [O K], got {w}")) };
+        if x.channels() != *width || (self.bias && inputs[2].dims() != [*out]) {
+            return refuse(self, format!("input {x} does not fit weight {w}, or the bias does not"));
+        }
+        let mut dims = x.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = *out;
+        }
+        Ok(vec![Shape::new(&dims)])
+    }
+
+    fn saved(&self) -> Saved {
+        Saved { inputs: &[0, 1], outputs: &[] }
+    }
+
+    fn flops(&self, inputs: &[Shape]) -> u64 {
+        2 * (inputs[0].len() * inputs[1].dims()[0]) as u64
+    }
+}
+
+impl<T: Scalar> CpuRule<T> for Linear {
+    fn forward(&self, io: &mut Io<'_, T>) {
+        let (x, w, y) = (io.read(0), io.read(1), io.write(0));
+        let width = io.shapes[1].channels();
+        for (x, y) in x.chunks(width).zip(y.chunks_mut(io.shapes[1].dims()[0])) {
+            for (o, y) in y.iter_mut().enumerate() {
+                let start = if self.bias { io.read(2)[o] } else { T::ZERO };
+                let row = &w[o * width..(o + 1) * width];
+                *y = x.iter().zip(row).fold(start, |sum, (&x, &w)| x.mul_add(w, sum));
+            }
+        }
+    }
+
+    fn backward(&self, io: &mut Io<'_, T>) {
+        let (x, w, dy) = (io.read(0), io.read(1), io.read(2));
+        let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
+        let rows = dy.len() / out;
+        let over_rows = |value: &dyn Fn(usize) -> T| (0..rows).fold(T::ZERO, |sum, m| sum + value(m));
+        if let Some((dx, add)) = io.grad(0) {
+            for (i, dx) in dx.iter_mut().enumerate() {
+                let (m, k) = (i / width, i % width);
+                let sum = (0..out).fold(T::ZERO, |sum, o| dy[m * out + o].mul_add(w[o * width + k], sum));
+                put(dx, sum, add);
+            }
+        }
+        if let Some((dw, add)) = io.grad(1) {
+            for (i, dw) in dw.iter_mut().enumerate() {
+                let (o, k) = (i / width, i % width);
+                put(dw, over_rows(&|m| dy[m * out + o] * x[m * width + k]), add);
+            }
+        }
+        if let Some((db, add)) = io.grad(2) {
+            for (o, db) in db.iter_mut().enumerate() {
+                put(db, over_rows(&|m| dy[m * out + o]), add);
+            }
+        }
+    }
+}

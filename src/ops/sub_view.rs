@@ -1,0 +1,154 @@
+//! Cutting sub-views out of dense representations, and the adjoint.
+
+use super::{CpuRule, OpRule, arity, put, refuse};
+use crate::backend::Io;
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// Boxes of one size are copied out of the dense representations of `V` views of `N` samples.
+///
+/// Inputs: `boxes [N, P, 4, 3]`, starts (z, y, x) in the owning view as whole numbers, of the `P = V (V - 1) / 2` pairs
+/// `i < j` in lexicographic order and the roles adjacent `i`, adjacent `j`, distant `i`, distant `j`; then the
+/// representations, view-major: either one of `[V N, D, H, W, C]`, or two, `[N, ..]` of view 0 and `[(V - 1) N, ..]` of
+/// the others. Output `[4 N P, s, s, s, C]`, role-major: the four roles of sample `n`, pair `p` stand at
+/// `(role N + n) P + p`.
+///
+/// Backward adds every cut's gradient at its place, in the order of the output, so overlapping boxes sum the same way
+/// on any machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubView {
+    /// Number of views `V`.
+    pub views: usize,
+    /// Size of a sub-view, (z, y, x).
+    pub size: [usize; 3],
+}
+
+/// One box: where it lies in the representations and in the output.
+struct Place {
+    source: usize,
+    image: usize,
+    start: [usize; 3],
+}
+
+impl SubView {
+    fn pairs(&self) -> usize {
+        self.views * (self.views - 1) / 2
+    }
+
+    /// The view that owns the box of `role` of pair `pair`.
+    fn owner(&self, pair: usize, role: usize) -> usize {
+        let (mut i, mut before) = (0, 0);
+        while before + self.views - 1 - i <= pair {
+            before += self.views - 1 - i;
+            i += 1;
+        }
+        if role.is_multiple_of(2) { i } else { i + 1 + pair - before }
+    }
+
+    /// Place of output box `index`.
+    fn place<T: Scalar>(&self, index: usize, boxes: &[T], shapes: &[Shape]) -> Place {
+        let pairs = self.pairs();
+        let batch = shapes[0].dims()[0];
+        let (role, n, pair) = (index / (batch * pairs), index / pairs % batch, index % pairs);
+        let view = self.owner(pair, role);
+        let (source, image) = match (shapes.len(), view) {
+            (2, _) => (1, view * batch + n),
+            (_, 0) => (1, n),
+            (_, v) => (2, (v - 1) * batch + n),
+        };
+        let dims = shapes[source].dims();
+        let corner = &boxes[((n * pairs + pair) * 4 + role) * 3..][..3];
+        let start = std::array::from_fn(|a| {
+            let at = corner[a].to_f64();
+            let fits = at >= 0.0 && at as usize + self.size[a] <= dims[a + 1];
+            assert!(fits, "sub-view box {pair}/{role} of sample {n} leaves its view: start {at} on axis {a}");
+            at as usize
+        });
+        Place { source, image, start }
+    }
+
+    /// Calls `f(offset_in_image_rows, offset_in_box)` for each contiguous row of a box.
+    fn rows(&self, place: &Place, shape: Shape, mut f: impl FnMut(usize, usize)) {
+        let [_, d, h, w, c] = *shape.dims() else { return };
+        let [sz, sy, sx] = self.size;
+        for z in 0..sz {
+            for y in 0..sy {
+                let row = (place.image * d + place.start[0] + z) * h + place.start[1] + y;
+                f((row * w + place.start[2]) * c, (z * sy + y) * sx * c);
+            }
+        }
+    }
+}
+
+impl OpRule for SubView {
+    fn name(&self) -> &'static str {
+        "sub_view"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        if inputs.len() != 2 {
+            arity(self, inputs, 3)?;
+        }
+        let [n, p, 4, 3] = *inputs[0].dims() else {
+            return refuse(self, format!("needs boxes [N P 4 3], got {}", inputs[0]));
+        };
+        let [images, d, h, w, c] = *inputs[1].dims() else {
+            return refuse(self, format!("needs a representation [N D H W C], got {}", inputs[1]));
+        };
+        let total: usize = inputs[1..].iter().map(|s| s.dims()[0]).sum();
+        if self.views < 2 || p != self.pairs() || total != self.views * n {
+            return refuse(self, format!("{} views of {n} samples need {} images, got {total}", self.views, self.views * n));
+        }
+        if self.size.iter().zip([d, h, w]).any(|(s, e)| *s > e) {
+            return refuse(self, format!("sub-view {:?} is larger than the view of {images} x {d} {h} {w}", self.size));
+        }
+        let [sz, sy, sx] = self.size;
+        Ok(vec![Shape::new(&[4 * n * p, sz, sy, sx, c])])
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input > 0
+    }
+
+    fn saved(&self) -> super::Saved {
+        super::Saved { inputs: &[0], outputs: &[] }
+    }
+}
+
+impl<T: Scalar> CpuRule<T> for SubView {
+    fn forward(&self, io: &mut Io<'_, T>) {
+        let (boxes, y, shapes) = (io.read(0), io.write(0), io.shapes);
+        let channels = shapes[1].channels();
+        let (len, row) = (self.size.iter().product::<usize>() * channels, self.size[2] * channels);
+        for (index, y) in y.chunks_mut(len).enumerate() {
+            let place = self.place(index, boxes, shapes);
+            let x = io.read(place.source);
+            self.rows(&place, shapes[place.source], |from, to| {
+                y[to..to + row].copy_from_slice(&x[from..from + row]);
+            });
+        }
+    }
+
+    fn backward(&self, io: &mut Io<'_, T>) {
+        let (boxes, dy, shapes) = (io.read(0), io.read(1), io.shapes);
+        let channels = shapes[1].channels();
+        let (len, row) = (self.size.iter().product::<usize>() * channels, self.size[2] * channels);
+        for source in 1..shapes.len() {
+            let Some((dx, add)) = io.grad(source) else { continue };
+            if !add {
+                dx.fill(T::ZERO);
+            }
+            for (index, dy) in dy.chunks(len).enumerate() {
+                let place = self.place(index, boxes, shapes);
+                if place.source == source {
+                    self.rows(&place, shapes[source], |to, from| {
+                        for (dx, &dy) in dx[to..to + row].iter_mut().zip(&dy[from..from + row]) {
+                            put(dx, dy, true);
+                        }
+                    });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Smooth L1 between predicted and true vectors of all ordered pairs.
+
+use super::gap_loss::{SAVED, infer_loss};
+use super::{CpuRule, OpRule, Saved, put};
+use crate::backend::Io;
+use crate::error::Result;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// `mean h(d - g)` with `h(e) = e^2 / 2` where `|e| < 1`, else `|e| - 1/2`; `pred`, `target` `[N, V, V, 3]`, output `[1]`.
+///
+/// Source: arXiv 2509.05967, vector task, as its authors' program computes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VectorLoss;
+
+/// Smooth L1 with beta 1.
+pub(super) fn smooth_l1(e: f64) -> f64 {
+    if e.abs() < 1.0 { 0.5 * e * e } else { e.abs() - 0.5 }
+}
+
+/// Its derivative.
+pub(super) fn smooth_l1_slope(e: f64) -> f64 {
+    e.clamp(-1.0, 1.0)
+}
+
+impl OpRule for VectorLoss {
+    fn name(&self) -> &'static str {
+        "vector_loss"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        infer_loss(self, inputs)
+    }
+
+    fn saved(&self) -> Saved {
+        SAVED
+    }
+
+    fn differentiable(&self, input: usize) -> bool {
+        input == 0
+    }
+}
+
+impl<T: Scalar> CpuRule<T> for VectorLoss {
+    fn forward(&self, io: &mut Io<'_, T>) {
+        let (p, g, loss) = (io.read(0), io.read(1), io.write(0));
+        let sum: f64 = p.iter().zip(g).map(|(&p, &g)| smooth_l1((p - g).to_f64())).sum();
+        loss[0] = T::from_f64(sum / p.len() as f64);
+    }
+
+    fn backward(&self, io: &mut Io<'_, T>) {
+        let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0].to_f64());
+        let Some((dp, add)) = io.grad(0) else { return };
+        let factor = dy / p.len() as f64;
+        for ((dp, &p), &g) in dp.iter_mut().zip(p).zip(g) {
+            put(dp, T::from_f64(factor * smooth_l1_slope((p - g).to_f64())), add);
+        }
+    }
+}

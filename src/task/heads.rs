@@ -1,0 +1,112 @@
+//! What the heads share: the dense representations of all views, the trunk, and PyTorch's start of a layer.
+
+use crate::error::Result;
+use crate::model::Weights;
+use crate::ops::{Axis, Concat, Conv3d, Gelu, GlobalPool, Linear};
+use crate::tape::{Init, Tape, ValueId};
+
+/// Dense representations of the `count` views of a batch, view-major: one value `[V N, D, H, W, C]`, or two, of view 0
+/// and of the others.
+#[derive(Clone, Debug)]
+pub struct Views {
+    /// Number of views of a sample.
+    pub count: usize,
+    /// One value or two.
+    pub values: Vec<ValueId>,
+}
+
+impl Views {
+    /// Channels of a representation.
+    pub fn channels(&self, tape: &Tape) -> usize {
+        tape.shape(self.values[0]).channels()
+    }
+
+    /// Number of samples.
+    pub fn batch(&self, tape: &Tape) -> usize {
+        let images: usize = self.values.iter().map(|&v| tape.shape(v).dims()[0]).sum();
+        images / self.count
+    }
+
+    /// The same views under names at which gradients are measured, and the results that hold the norms (of values no
+    /// gradient reaches the result stays 0).
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn probed(&self, tape: &mut Tape, task: &str) -> Result<(Views, ValueId)> {
+        let (first, norm) = tape.probe(&format!("nir.{task}"), self.values[0])?;
+        let mut values = self.values.clone();
+        values[0] = first;
+        Ok((Views { count: self.count, values }, norm))
+    }
+}
+
+/// PyTorch's start of a layer: weights and bias uniform in `+- 1 / sqrt(fan_in)`.
+pub(super) fn uniform(fan_in: usize) -> Init {
+    Init::Uniform { bound: 1.0 / (fan_in as f64).sqrt() }
+}
+
+/// A convolution with bias, then GELU.
+pub(super) fn conv_gelu(
+    tape: &mut Tape,
+    weights: &mut Weights,
+    name: &str,
+    x: ValueId,
+    (features, kernel): (usize, usize),
+) -> Result<ValueId> {
+    let channels = tape.shape(x).channels();
+    let init = uniform(channels * kernel.pow(3));
+    let dims = [features, kernel, kernel, kernel, channels];
+    let w = weights.get(tape, &format!("{name}.weight"), &dims, init);
+    let b = weights.get(tape, &format!("{name}.bias"), &[features], init);
+    let conv = Conv3d { stride: [2; 3], padding: [1; 3], bias: true, normed: false };
+    let y = tape.record(name, conv, &[x, w, b])?;
+    tape.record(&format!("{name}.gelu"), Gelu, &[y])
+}
+
+/// The trunk of the gap and the vector head: three times convolution 3x3x3 of stride 2 to half the channels and GELU, then
+/// the mean over voxels.
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    /// Name of the head, `gap_head` or `vec_head`.
+    pub name: &'static str,
+}
+
+impl Trunk {
+    /// Features `[V, N, C / 8]` of all views. The filters of both encoders' views are the same; the part of
+    /// view 0 alone sends a gradient on where only it came with one.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the representation has fewer than 8 channels.
+    pub fn record(&self, tape: &mut Tape, weights: &mut Weights, views: &Views) -> Result<ValueId> {
+        let (channels, batch) = (views.channels(tape), views.batch(tape));
+        let mut parts = Vec::new();
+        for &value in &views.values {
+            let mut x = value;
+            for k in 1..=3 {
+                x = conv_gelu(tape, weights, &format!("{}.proj_{k}", self.name), x, (channels >> k, 3))?;
+            }
+            parts.push(tape.record(&format!("{}.pool", self.name), GlobalPool, &[x])?);
+        }
+        let all = match parts[..] {
+            [one] => one,
+            _ => tape.record(&format!("{}.views", self.name), Concat { axis: Axis::Batch }, &parts)?,
+        };
+        Ok(tape.reshape(all, &[views.count, batch, channels >> 3]))
+    }
+}
+
+/// A linear layer; `init` starts the weight, `bias` the bias if there is one.
+pub(super) fn linear(
+    tape: &mut Tape,
+    weights: &mut Weights,
+    name: &str,
+    x: ValueId,
+    (init, bias): (Init, Option<Init>),
+) -> Result<ValueId> {
+    let width = tape.shape(x).channels();
+    let mut inputs = vec![x, weights.get(tape, &format!("{name}.weight"), &[3, width], init)];
+    if let Some(start) = bias {
+        inputs.push(weights.get(tape, &format!("{name}.bias"), &[3], start));
+    }
+    tape.record(name, Linear { bias: bias.is_some() }, &inputs)
+}

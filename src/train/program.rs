@@ -1,0 +1,214 @@
+//! One training step as a recorded program: the whole method from views to updated weights.
+
+use crate::error::{Error, Result};
+use crate::model::{ResEncUNet, Weights};
+use crate::ops::AdamW;
+use crate::optim::{Block, Update, record_update};
+use crate::tape::{Role, Tape, ValueId};
+use crate::task::{Gap, GapOutputs, Similarity, SimilarityOutputs, Vector, VectorHead, VectorOutputs, Views};
+
+/// Names of the six terms, in the order their weights and values are kept.
+pub const TERMS: [&str; 6] = ["gap_axis", "gap_norm", "sim_adjacent", "sim_distant", "vector", "route"];
+
+/// Which views' gradients reach the encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GradientViews {
+    /// View 0 only; the others pass through the averaged encoder.
+    First,
+    /// All views, all through the trained encoder.
+    All,
+}
+
+/// Everything that shapes the program.
+#[derive(Clone, Debug)]
+pub struct ProgramOptions {
+    /// The dense encoder.
+    pub encoder: ResEncUNet,
+    /// Number of views.
+    pub views: usize,
+    /// Samples in a batch.
+    pub batch: usize,
+    /// Extent of a view, (z, y, x).
+    pub view_size: [usize; 3],
+    /// Extent of a sub-view, (z, y, x).
+    pub sub_size: [usize; 3],
+    /// Weights of the six terms, in the order of [`TERMS`]. A task whose weights are all 0 has no gradient.
+    pub weights: [f64; 6],
+    /// Kind of vector head.
+    pub vector_head: VectorHead,
+    /// Whether the gap head drops its bias.
+    pub antisymmetric_gap: bool,
+    /// Which views train the encoder.
+    pub gradient_views: GradientViews,
+    /// The update rule.
+    pub adamw: AdamW,
+    /// Largest gradient norm let through.
+    pub max_norm: Option<f64>,
+}
+
+/// The recorded step and the handles to feed and read it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// All records.
+    pub tape: Tape,
+    /// Records of the forward pass: these alone evaluate a batch.
+    pub forward_len: usize,
+    /// View images, view-major; one value or two (view 0, others).
+    pub images: Vec<ValueId>,
+    /// Normalised gaps `[N, V, V, 3]`.
+    pub target: ValueId,
+    /// Sub-view starts `[N, P, 4, 3]`.
+    pub boxes: ValueId,
+    /// Weights of the six terms, `[1]` each.
+    pub seeds: [ValueId; 6],
+    /// Gap task.
+    pub gap: GapOutputs,
+    /// Similarity task.
+    pub similarity: SimilarityOutputs,
+    /// Vector task.
+    pub vector: VectorOutputs,
+    /// Gradient norm of each task at the dense representation of view 0: gap, similarity, vector.
+    pub task_norms: [ValueId; 3],
+    /// The dense representations.
+    pub nir: Views,
+    /// Encoder and heads.
+    pub blocks: [Block; 2],
+    /// The averaged encoder.
+    pub average: ValueId,
+    /// Its tensors, in the order of the encoder's parameters.
+    pub averages: Vec<ValueId>,
+    /// The update.
+    pub update: Update,
+}
+
+impl Program {
+    /// Records the step.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Shape`] if sizes do not fit together.
+    pub fn new(options: &ProgramOptions) -> Result<Program> {
+        options.check()?;
+        let mut tape = Tape::default();
+        let (mut encoder, mut average, mut heads) = (Weights::trained(), Weights::averaged(), Weights::trained());
+        let (images, nir) = record_views(&mut tape, options, &mut encoder, &mut average)?;
+        let (v, n) = (options.views, options.batch);
+        let target = tape.input("gap", &[n, v, v, 3]);
+        let boxes = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
+        let (gap_views, gap_norm) = nir.probed(&mut tape, "gap")?;
+        let gap = Gap { antisymmetric: options.antisymmetric_gap }.record(&mut tape, &mut heads, &gap_views, target)?;
+        let (sim_views, sim_norm) = nir.probed(&mut tape, "similarity")?;
+        let similarity = Similarity { sub_size: options.sub_size }.record(&mut tape, &mut heads, &sim_views, boxes)?;
+        let (vector_views, vector_norm) = nir.probed(&mut tape, "vector")?;
+        let vector = Vector { head: options.vector_head }.record(&mut tape, &mut heads, &vector_views, target)?;
+        let kept = [gap.prediction, gap.features, vector.prediction, similarity.adjacent_cosines, similarity.distant_cosines];
+        let losses = [gap.axis, gap.norm, similarity.adjacent, similarity.distant, vector.vector, vector.route];
+        for id in kept.into_iter().chain(losses) {
+            tape.keep(id);
+        }
+        let seeds = TERMS.map(|term| tape.input(format!("weight.{term}"), &[1]));
+        let forward_len = tape.records().len();
+        let weighted: Vec<(ValueId, ValueId)> = (0..6)
+            .filter(|&i| options.weights[i] != 0.0)
+            .map(|i| (losses[i], seeds[i]))
+            .collect();
+        let [encoder_grads, head_grads] = record_backward(&mut tape, &weighted, [encoder.ids(), heads.ids()]);
+        let averages = average_ids(&mut tape, &encoder, average);
+        let average = tape.pack("ema encoder", &averages, Role::State);
+        let blocks = [
+            Block::new(&mut tape, "encoder", encoder.ids(), &encoder_grads),
+            Block::new(&mut tape, "heads", heads.ids(), &head_grads),
+        ];
+        let update = record_update(&mut tape, &options.adamw, options.max_norm, &blocks, Some((&blocks[0], average)))?;
+        Ok(Program {
+            forward_len,
+            images,
+            target,
+            boxes,
+            seeds,
+            gap,
+            similarity,
+            vector,
+            task_norms: [gap_norm, sim_norm, vector_norm],
+            nir,
+            blocks,
+            average,
+            averages,
+            update,
+            tape,
+        })
+    }
+
+    /// The six losses, in the order of [`TERMS`].
+    pub fn losses(&self) -> [ValueId; 6] {
+        let (gap, sim, vector) = (&self.gap, &self.similarity, &self.vector);
+        [gap.axis, gap.norm, sim.adjacent, sim.distant, vector.vector, vector.route]
+    }
+}
+
+/// Gradients of the parameters of both blocks.
+fn record_backward(
+    tape: &mut Tape,
+    weighted: &[(ValueId, ValueId)],
+    params: [&[ValueId]; 2],
+) -> [Vec<Option<ValueId>>; 2] {
+    let wanted = [params[0], params[1]].concat();
+    let mut grads = tape.backward(weighted, &wanted);
+    let heads = grads.split_off(params[0].len());
+    [grads, heads]
+}
+
+/// Tensors of the averaged encoder: those recorded, or, where no view passes through it, new ones of the same shapes.
+fn average_ids(tape: &mut Tape, encoder: &Weights, average: Weights) -> Vec<ValueId> {
+    if !average.ids().is_empty() {
+        assert_eq!(average.names(), encoder.names(), "both encoders are recorded alike");
+        return average.ids().to_vec();
+    }
+    let pairs = encoder.names().iter().zip(encoder.ids());
+    let shapes: Vec<(String, Vec<usize>)> =
+        pairs.map(|(name, &id)| (format!("ema.{name}"), tape.shape(id).dims().to_vec())).collect();
+    shapes.into_iter().map(|(name, dims)| tape.state(name, &dims)).collect()
+}
+
+/// Inputs and dense representations of all views. The averaged encoder runs first, so that its activations are gone
+/// before those that backward needs come to stay.
+fn record_views(
+    tape: &mut Tape,
+    options: &ProgramOptions,
+    encoder: &mut Weights,
+    average: &mut Weights,
+) -> Result<(Vec<ValueId>, Views)> {
+    let [d, h, w] = options.view_size;
+    let (v, n, net) = (options.views, options.batch, &options.encoder);
+    let c = net.in_channels;
+    let (images, values) = match options.gradient_views {
+        GradientViews::All => {
+            let images = tape.input("views", &[v * n, d, h, w, c]);
+            (vec![images], vec![net.record(tape, encoder, images)?])
+        }
+        GradientViews::First => {
+            let first = tape.input("view 0", &[n, d, h, w, c]);
+            let rest = tape.input("views 1..", &[(v - 1) * n, d, h, w, c]);
+            let rest_nir = net.record(tape, average, rest)?;
+            (vec![first, rest], vec![net.record(tape, encoder, first)?, rest_nir])
+        }
+    };
+    Ok((images, Views { count: v, values }))
+}
+
+impl ProgramOptions {
+    fn check(&self) -> Result<()> {
+        self.encoder.check_input(self.view_size)?;
+        if self.encoder.out_channels() < 8 {
+            let why = format!("the first stage needs at least 8 features for the heads, got {}", self.encoder.out_channels());
+            return Err(Error::config("model.features", why));
+        }
+        if self.views < 2 {
+            return Err(Error::config("views.count", format!("needs at least 2 views, got {}", self.views)));
+        }
+        if self.sub_size.iter().any(|&s| s < 16) {
+            let why = format!("{:?}: four convolutions of stride 2 need at least 16 voxels on every axis", self.sub_size);
+            return Err(Error::config("views.sub_size", why));
+        }
+        Ok(())
+    }
+}
