@@ -1,1 +1,4 @@
 //! The pretext tasks: geometry, heads, losses, metrics.
+
+#[cfg(test)]
+pub mod geometry;
