@@ -1,6 +1,7 @@
-//! The pretext tasks: heads, losses, metrics.
+//! The pretext tasks: geometry, heads, losses, metrics.
 
 mod gap;
+pub mod geometry;
 mod heads;
 mod similarity;
 mod vector;
