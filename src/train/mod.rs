@@ -1,1 +1,9 @@
 //! The training loop and what it writes.
+
+pub mod atomic;
+pub mod checkpoint;
+pub mod events;
+pub mod lock;
+pub mod metrics;
+pub mod retention;
+pub mod signal;
