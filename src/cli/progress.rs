@@ -56,7 +56,7 @@ impl Progress {
         self.total = total;
         self.first = None;
         if let Output::Bar { bar, has_color } = &self.output {
-            let color = if *has_color { ":24.cyan/blue" } else { ":24" };
+            let color = if *has_color { ":12.cyan/blue" } else { ":12" };
             let template = format!("{{bar{color}}} {{wide_msg}}");
             // The template is fixed; should the library refuse it, its own style serves as well.
             let style = ProgressStyle::with_template(&template)
@@ -123,11 +123,12 @@ impl Progress {
     }
 }
 
+/// The line of a step. What matters least is last: a narrow terminal cuts the end off.
 fn step_text(row: &StepRow, total: u64, gap_mae_mm: Option<f64>, eta: Option<Duration>) -> String {
     let gap = gap_mae_mm.map(|mm| format!("  gap {} mm", short(mm))).unwrap_or_default();
     let eta = eta.map(|left| format!("  ETA {}", duration_text(left))).unwrap_or_default();
     format!(
-        "step {}/{total}  loss {}{gap}  step {:.0} ms  data {:.0} ms{eta}",
+        "step {}/{total}{eta}  loss {}{gap}  step {:.0} ms  data {:.0} ms",
         row.step,
         short(row.loss),
         row.step_ms,
@@ -224,7 +225,7 @@ mod tests {
         assert!(lines[1].starts_with("validation at step 2: gap error 12.34 mm"), "{text}");
         assert_eq!(
             lines[2],
-            "step 50/50  loss 0.5000  gap 12.34 mm  step 85 ms  data 2 ms  ETA 0 s"
+            "step 50/50  ETA 0 s  loss 0.5000  gap 12.34 mm  step 85 ms  data 2 ms"
         );
         assert!(!text.contains('\u{1b}'));
     }

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::train::atomic::write_atomic;
 
 pub use read::{Loaded, load, load_weights, verify};
@@ -88,11 +88,11 @@ pub struct SaveReport {
 /// The tensors are written in the order given, without a copy. Equal arguments give equal bytes.
 ///
 /// # Errors
-/// [`Error::Output`](crate::Error::Output) if the file cannot be written; an older file of that name is then kept.
+/// [`Error::Output`] if the file cannot be written, or names and metadata together exceed 8 MiB. An older
+/// file of that name is then kept.
 ///
 /// # Panics
-/// If two tensors have one name, a shape and its data disagree, or the names and metadata together exceed
-/// 8 MiB.
+/// If two tensors have one name, or a shape and its data disagree.
 pub fn save(
     path: &Path,
     metadata: &BTreeMap<String, String>,
@@ -103,7 +103,7 @@ pub fn save(
     all.insert(KEY_FORMAT.into(), FORMAT_VERSION.to_string());
     all.insert(KEY_VERSION.into(), env!("CARGO_PKG_VERSION").into());
     all.insert(KEY_SHA256.into(), "0".repeat(SHA256_DIGITS));
-    let mut header = build_header(&all, tensors);
+    let mut header = build_header(path, &all, tensors)?;
     let Some(digits) = sha256_digits(&header) else {
         unreachable!("the header just built has a checksum field");
     };
@@ -125,13 +125,17 @@ pub fn save_weights(
     let start = Instant::now();
     let mut all = metadata.clone();
     all.insert("format".into(), "pt".into());
-    let header = build_header(&all, tensors);
+    let header = build_header(path, &all, tensors)?;
     let bytes = write_file(path, &header, tensors)?;
     Ok(SaveReport { bytes, ms: start.elapsed().as_secs_f64() * 1e3 })
 }
 
 /// The JSON header, padded so that the data start at a multiple of 8 bytes.
-fn build_header(metadata: &BTreeMap<String, String>, tensors: &[TensorRef<'_>]) -> Vec<u8> {
+fn build_header(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    tensors: &[TensorRef<'_>],
+) -> Result<Vec<u8>> {
     let mut header = Map::new();
     header.insert(KEY_METADATA.into(), json!(metadata));
     let mut names = BTreeSet::from([KEY_METADATA]);
@@ -148,8 +152,18 @@ fn build_header(metadata: &BTreeMap<String, String>, tensors: &[TensorRef<'_>]) 
     }
     let mut text = Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
-    assert!(text.len() <= MAX_HEADER_BYTES, "a header of {} bytes is too long", text.len());
-    text
+    if text.len() > MAX_HEADER_BYTES {
+        let found = text.len();
+        return Err(Error::output(
+            path,
+            format!(
+                "names and metadata take {found} bytes, at most {MAX_HEADER_BYTES} are allowed
+  \
+                 shorten the configuration, for example by a list file in place of listed paths"
+            ),
+        ));
+    }
+    Ok(text)
 }
 
 /// Writes length, header and data; returns the file's size in bytes.

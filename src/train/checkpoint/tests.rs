@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::error::Error;
 
 fn metadata() -> BTreeMap<String, String> {
     BTreeMap::from([
@@ -281,4 +280,13 @@ fn names_and_shapes_that_do_not_fit_are_counted() {
     let text = error.to_string();
     assert!(text.contains("12 tensors missing") && text.contains("and 2 more"), "{text}");
     assert!(text.contains("`module.`"), "{text}");
+}
+
+#[test]
+fn metadata_that_could_not_be_read_back_are_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let long = BTreeMap::from([(KEY_CONFIG.into(), "x".repeat(MAX_HEADER_BYTES))]);
+    assert_eq!(save(&path, &long, &[]).unwrap_err().exit_code(), 4);
+    assert!(!path.exists());
 }
