@@ -1,7 +1,7 @@
 //! Files that are either as they were or wholly new, and files that grow by whole records.
 //!
 //! [`write_atomic`] is the only way the crate replaces a file: temporary file in the same folder, flush,
-//! sync, rename, sync of the folder. [`AppendFile`] is for logs. Neither retries: the caller decides.
+//! sync, rename, sync of the folder. `AppendFile` is for logs. Neither retries: the caller decides.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
