@@ -1,0 +1,145 @@
+//! The three tasks on a given dense representation: losses and gradients.
+
+use std::collections::BTreeMap;
+
+use spatialssl::model::Weights;
+use spatialssl::tape::{Step, Tape, ValueId};
+use spatialssl::task::{Gap, Similarity, Vector, VectorHead, Views};
+
+use crate::format::{Case, Tensor, channels_first, channels_last};
+use crate::ops::write;
+use crate::{GRADIENT, LOSS};
+
+/// Fixture name of each term.
+pub const NAMES: [&str; 6] = ["axis_gap", "norm_gap", "sim_adja", "sim_dist", "vect", "route"];
+
+/// Swaps the two leading extents: samples and views.
+fn view_major(t: &Tensor) -> Tensor {
+    let (n, v) = (t.shape[0], t.shape[1]);
+    let len = t.data.len() / (n * v);
+    let mut data = Vec::with_capacity(t.data.len());
+    for view in 0..v {
+        for sample in 0..n {
+            data.extend(&t.data[(sample * v + view) * len..][..len]);
+        }
+    }
+    let mut shape = t.shape.clone();
+    shape.swap(0, 1);
+    Tensor { shape, data }
+}
+
+/// Starts `[N, P, 4, 3]` of boxes `[N, P, 4, 3, 2]`.
+fn starts(boxes: &Tensor) -> Vec<f64> {
+    boxes.data.iter().step_by(2).copied().collect()
+}
+
+struct Recorded {
+    tape: Tape,
+    weights: Weights,
+    nir: ValueId,
+    gap: ValueId,
+    boxes: Option<ValueId>,
+    losses: BTreeMap<&'static str, ValueId>,
+}
+
+fn record(case: &Case) -> Recorded {
+    let nir = &case.inputs["nir"];
+    let (n, v, c) = (nir.shape[0], nir.shape[1], nir.shape[2]);
+    let mut tape = Tape::default();
+    let mut weights = Weights::trained();
+    let dims = [v * n, nir.shape[3], nir.shape[4], nir.shape[5], c];
+    let id = tape.param("nir", &dims, spatialssl::tape::Init::Constant(0.0));
+    let views = Views { count: v, values: vec![id] };
+    let gap = tape.input("gap", &[n, v, v, 3]);
+    let has = |head: &str| case.inputs.keys().any(|k| k.starts_with(head));
+    let mut losses = BTreeMap::new();
+    let mut boxes = None;
+    if has("gap_head") {
+        let out = Gap { antisymmetric: false }.record(&mut tape, &mut weights, &views, gap).unwrap();
+        losses.extend([(NAMES[0], out.axis), (NAMES[1], out.norm)]);
+    }
+    if has("sim_head") {
+        let starts = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
+        let task = Similarity { sub_size: case.triple("sub_view_size") };
+        let out = task.record(&mut tape, &mut weights, &views, starts).unwrap();
+        losses.extend([(NAMES[2], out.adjacent), (NAMES[3], out.distant)]);
+        boxes = Some(starts);
+    }
+    if has("vec_head") {
+        let out = Vector { head: VectorHead::Absolute }.record(&mut tape, &mut weights, &views, gap).unwrap();
+        losses.extend([(NAMES[4], out.vector), (NAMES[5], out.route)]);
+    }
+    Recorded { tape, weights, nir: id, gap, boxes, losses }
+}
+
+pub fn check(case: &Case) {
+    let mut totals = vec!["total".to_string()];
+    totals.extend(NAMES.iter().map(ToString::to_string));
+    for total in totals {
+        let prefix = format!("grad/{total}/");
+        let wanted = total == "total" || case.outputs.keys().any(|k| k.starts_with(&prefix));
+        if wanted {
+            check_gradients_of(case, &total);
+        }
+    }
+}
+
+/// Gradients of one loss, or of the sum of all.
+fn check_gradients_of(case: &Case, total: &str) {
+    let mut r = record(case);
+    let chosen: Vec<ValueId> =
+        r.losses.iter().filter(|(name, _)| total == "total" || **name == total).map(|(_, &id)| id).collect();
+    let seeds: Vec<(ValueId, ValueId)> = chosen.iter().map(|&id| (id, r.tape.input("seed", &[1]))).collect();
+    let mut ids = r.weights.ids().to_vec();
+    ids.push(r.nir);
+    let grads = r.tape.backward(&seeds, &ids);
+    for id in r.losses.values().copied().chain(grads.iter().flatten().copied()) {
+        r.tape.keep(id);
+    }
+    let mut step = Step::<f32>::new(&r.tape);
+    step.poison(f32::NAN);
+    let nir = &case.inputs["nir"];
+    write(&mut step, r.nir, &channels_last(&view_major(nir), 2).data);
+    write(&mut step, r.gap, &case.inputs["gap"].data);
+    if let Some(boxes) = r.boxes {
+        write(&mut step, boxes, &starts(&case.inputs["boxes"]));
+    }
+    for (_, seed) in &seeds {
+        write(&mut step, *seed, &[1.0]);
+    }
+    for (name, &id) in r.weights.names().iter().zip(r.weights.ids()) {
+        let t = &case.inputs[name];
+        write(&mut step, id, &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() });
+    }
+    step.run();
+    let read = |id: ValueId| step.read(id).iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    let mut sum = 0.0;
+    for (name, &id) in &r.losses {
+        let got = read(id)[0];
+        sum += got;
+        case.outputs[&format!("loss/{name}")].check_scalar(&format!("{} {name}", case.label), got, LOSS);
+    }
+    case.outputs["loss/total"].check_scalar(&case.label, sum, LOSS * r.losses.len() as f64);
+    let names = r.weights.names().iter().map(String::as_str).chain(["nir"]);
+    for (name, grad) in names.zip(&grads) {
+        let key = format!("grad/{total}/{name}");
+        let Some(want) = case.outputs.get(&key) else {
+            let silent = grad.is_none_or(|g| read(g).iter().all(|&x| x == 0.0));
+            assert!(silent, "{} {key}: the reference has no such gradient", case.label);
+            continue;
+        };
+        let got = grad.map(read).unwrap_or_else(|| panic!("{} {key}: no gradient", case.label));
+        let got = match (name, want.shape.len()) {
+            ("nir", _) => {
+                let first = Tensor {
+                    shape: vec![nir.shape[1], nir.shape[0], nir.shape[2], 1],
+                    data: channels_first(&got, nir.shape[0] * nir.shape[1], nir.shape[2]),
+                };
+                view_major(&first).data
+            }
+            (_, 5) => channels_first(&got, want.shape[0], want.shape[1]),
+            _ => got,
+        };
+        want.check(&format!("{} {key}", case.label), &got, GRADIENT);
+    }
+}
