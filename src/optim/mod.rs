@@ -13,6 +13,8 @@ use crate::tape::{Role, Tape, ValueId};
 pub struct Block {
     /// Parameters, in the order they were made.
     pub params: Vec<ValueId>,
+    /// Their gradients, in the same order.
+    pub param_grads: Vec<ValueId>,
     /// All parameters as one value.
     pub packed: ValueId,
     /// Gradients as one value.
@@ -35,12 +37,12 @@ impl Block {
                 grad.unwrap_or_else(|| tape.state(name, &dims))
             })
             .collect();
-        let role = tape.get(params[0]).role;
-        let packed = tape.pack(name, params, role);
-        let grads = tape.pack(format!("d {name}"), &grads, Role::State);
+        let packed = tape.pack(name, params, Role::State);
+        let param_grads = grads;
+        let grads = tape.pack(format!("d {name}"), &param_grads, Role::State);
         let dims = tape.shape(packed).dims().to_vec();
         let (m, v) = (tape.state(format!("m {name}"), &dims), tape.state(format!("v {name}"), &dims));
-        Block { params: params.to_vec(), packed, grads, m, v }
+        Block { params: params.to_vec(), param_grads, packed, grads, m, v }
     }
 }
 

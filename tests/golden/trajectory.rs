@@ -1,0 +1,145 @@
+//! Whole training runs: losses of every step, first gradients, final weights.
+
+use std::collections::BTreeSet;
+
+use spatialssl::ops::{AdamW, SCALARS, scalar};
+use spatialssl::optim::ema_weight;
+use spatialssl::tape::{Step, Tape, ValueId};
+use spatialssl::task::VectorHead;
+use spatialssl::task::geometry::{OffsetRule, boxes, centre, gap_matrix, normed_gap_matrix, offsets};
+use spatialssl::train::{GradientViews, Program, ProgramOptions};
+
+use crate::format::{Case, channels_first, channels_last};
+use crate::ops::write;
+use crate::tasks::NAMES;
+use crate::{FORWARD, GRADIENT};
+
+fn options(case: &Case) -> ProgramOptions {
+    let optimiser = &case.attrs["optimiser"];
+    let beta = |i: usize| optimiser["betas"][i].as_f64().unwrap();
+    ProgramOptions {
+        encoder: crate::encoder::net(case),
+        views: case.number("V") as usize,
+        batch: case.number("N") as usize,
+        view_size: case.triple("view_size"),
+        sub_size: case.triple("sub_view_size"),
+        weights: [1.0; 6],
+        vector_head: VectorHead::Absolute,
+        antisymmetric_gap: false,
+        gradient_views: GradientViews::First,
+        adamw: AdamW {
+            beta1: beta(0),
+            beta2: beta(1),
+            eps: optimiser["eps"].as_f64().unwrap(),
+            weight_decay: optimiser["weight_decay"].as_f64().unwrap(),
+        },
+        max_norm: None,
+    }
+}
+
+/// Writes views, gaps and boxes of step `t`.
+fn feed(case: &Case, o: &ProgramOptions, program: &Program, step: &mut Step<f32>, t: usize) {
+    let starts = &case.inputs["starts"].data;
+    let volume = &case.inputs["volume"];
+    let extent = &volume.shape[volume.shape.len() - 3..];
+    let div = case.triple("div").map(|d| d as f32);
+    let (mut images, mut gaps, mut places) = (vec![Vec::new(); o.views], Vec::new(), Vec::new());
+    for n in 0..o.batch {
+        let mut centres = Vec::new();
+        for (v, images) in images.iter_mut().enumerate() {
+            let at = &starts[((t * o.batch + n) * o.views + v) * 3..][..3];
+            let at: [usize; 3] = std::array::from_fn(|a| at[a] as usize);
+            centres.push(centre(at, o.view_size));
+            for z in 0..o.view_size[0] {
+                for y in 0..o.view_size[1] {
+                    let from = ((at[0] + z) * extent[1] + at[1] + y) * extent[2] + at[2];
+                    images.extend(&volume.data[from..from + o.view_size[2]]);
+                }
+            }
+        }
+        gaps.extend(normed_gap_matrix(&centres, div).iter().flatten().map(|&g| f64::from(g)));
+        let offsets = offsets(&gap_matrix(&centres), o.views, o.view_size, o.sub_size, OffsetRule::Source);
+        let starts = boxes(&offsets, o.views, o.view_size, o.sub_size);
+        places.extend(starts.iter().flatten().flatten().map(|&b| f64::from(b)));
+    }
+    write(step, program.images[0], &images[0]);
+    write(step, program.images[1], &images[1..].concat());
+    write(step, program.target, &gaps);
+    write(step, program.boxes, &places);
+}
+
+/// A tensor of the program in PyTorch's layout.
+fn read(tape: &Tape, step: &Step<f32>, id: ValueId) -> Vec<f64> {
+    let shape = tape.shape(id);
+    let data: Vec<f64> = step.read(id).iter().map(|&v| f64::from(v)).collect();
+    if shape.dims().len() == 5 { channels_first(&data, shape.dims()[0], shape.channels()) } else { data }
+}
+
+pub fn check(case: &Case) {
+    let noise: BTreeSet<&str> =
+        case.attrs["noise_parameters"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    for (run, lr) in case.attrs["lr"].as_object().unwrap() {
+        check_run(case, run, lr.as_f64().unwrap(), &noise);
+    }
+}
+
+fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
+    let o = options(case);
+    let program = Program::new(&o).unwrap();
+    let mut step = Step::<f32>::new(&program.tape);
+    step.poison(f32::NAN);
+    let params = program.tape.params();
+    for &id in &params {
+        let t = &case.inputs[&program.tape.get(id).name];
+        write(&mut step, id, &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() });
+    }
+    let encoder = step.read(program.blocks[0].packed).to_vec();
+    step.write(program.average).copy_from_slice(&encoder);
+    for seed in program.seeds {
+        write(&mut step, seed, &[1.0]);
+    }
+    for t in 0..case.number("steps") as usize {
+        feed(case, &o, &program, &mut step, t);
+        let mut scalars = [0.0; SCALARS];
+        scalars[scalar::LR] = lr;
+        scalars[scalar::BIAS1] = 1.0 - o.adamw.beta1.powi(t as i32 + 1);
+        scalars[scalar::BIAS2] = 1.0 - o.adamw.beta2.powi(t as i32 + 1);
+        scalars[scalar::EMA] = ema_weight(t as u64, 1e-4, 100.0, 1);
+        write(&mut step, program.update.scalars, &scalars);
+        step.run();
+        let tolerance = case.attrs["loss_tolerance"][run][t].as_f64().unwrap();
+        for (name, id) in NAMES.iter().zip(program.losses()) {
+            let (got, want) = (f64::from(step.read(id)[0]), case.outputs[&format!("{run}/loss/{name}")].full()[t]);
+            assert!((got - want).abs() <= tolerance, "{run} step {t} {name}: {got}, not {want} (within {tolerance})");
+        }
+        if t == 0 {
+            check_first_gradients(case, &program, &step);
+        }
+    }
+    let blocks = program.blocks.iter().flat_map(|b| &b.params);
+    for &id in blocks {
+        let name = &program.tape.get(id).name;
+        if !noise.contains(name.as_str()) {
+            let want = &case.outputs[&format!("{run}/final/{name}")];
+            want.check(&format!("{run} final {name}"), &read(&program.tape, &step, id), FORWARD);
+        }
+    }
+    for (&id, &of) in program.averages.iter().zip(&program.blocks[0].params) {
+        let name = &program.tape.get(of).name;
+        if !noise.contains(name.as_str()) {
+            let want = &case.outputs[&format!("{run}/final_ema/{name}")];
+            want.check(&format!("{run} final_ema {name}"), &read(&program.tape, &step, id), FORWARD);
+        }
+    }
+}
+
+/// Gradients of step 0, read from where the update read them.
+fn check_first_gradients(case: &Case, program: &Program, step: &Step<f32>) {
+    for block in &program.blocks {
+        for (&id, &grad) in block.params.iter().zip(&block.param_grads) {
+            let name = &program.tape.get(id).name;
+            let want = &case.outputs[&format!("first_grad/{name}")];
+            want.check(&format!("first_grad {name}"), &read(&program.tape, step, grad), GRADIENT);
+        }
+    }
+}
