@@ -1,0 +1,307 @@
+//! fprop and dgrad: which tiles are computed by whom, in which order.
+//!
+//! Two ways to cut the work. Large images are cut into planes: a task copies a box of input with its
+//! padding to its own memory and runs all panels of the filter, packed once beforehand, over it. Where
+//! the filter outweighs the images, it is cut by output channels instead, so that every filter element
+//! is read once: the padded input is copied once for all tasks, each packs its panels as it goes.
+
+use super::conv_pack::{chunk_depth, nr, pack, panels};
+use super::conv_plan::{Axis, Dense, Grid, Region, even};
+use super::conv_slab::{ALIGN_SLACK, Image, Scratch, aligned, fill, fill_all, with_scratch};
+use super::tile::{Init, Isa, ROWS, Rows, Segments, Tile};
+use crate::scalar::Scalar;
+use rayon::prelude::*;
+
+/// Operands of one call.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a, T> {
+    pub(super) isa: Isa,
+    pub(super) x: &'a [T],
+    pub(super) w: &'a [T],
+    pub(super) bias: Option<&'a [T]>,
+    pub(super) add: bool,
+}
+
+/// Most input elements that a task holds at a time: half a second-level cache of f32.
+const SLAB: usize = 96 * 1024;
+
+/// Elements of workspace of a problem.
+pub(super) fn workspace_len(p: &Dense) -> usize {
+    let panels_len = panels(p) * nr(p);
+    let len = if by_channels(p) {
+        let region = p.region(&p.everything());
+        p.batch * (region.voxels() * p.depth + p.out_voxels() * panels_len)
+    } else {
+        panels_len * p.taps() * p.depth
+    };
+    len + 2 * ALIGN_SLACK
+}
+
+/// Whether the work is cut by output channels.
+fn by_channels(p: &Dense) -> bool {
+    p.taps() * p.width > p.batch * p.input.iter().product::<usize>()
+}
+
+/// Computes all of `y`.
+pub(super) fn run<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace: &mut [T]) {
+    assert!(workspace.len() >= workspace_len(p), "workspace of a convolution");
+    assert!(run.bias.is_none_or(|b| b.len() == p.width), "one bias per channel");
+    if y.is_empty() {
+        return;
+    }
+    if let (true, Some(bias)) = (run.add, run.bias) {
+        y.par_chunks_mut(p.width).with_min_len(4096).for_each(|voxel| {
+            voxel.iter_mut().zip(bias).for_each(|(value, &b)| *value += b);
+        });
+    }
+    if by_channels(p) {
+        cut_by_channels(p, run, y, aligned(workspace));
+    } else {
+        cut_by_planes(p, run, y, aligned(workspace));
+    }
+}
+
+impl<'a, T: Scalar> Run<'a, T> {
+    /// What the sums of the chunk from channel `start` on begin with, for output channels from `col` on.
+    fn init(&self, start: usize, col: usize) -> Init<'a, T> {
+        match self.bias {
+            _ if start > 0 || self.add => Init::Load,
+            Some(bias) => Init::Bias(&bias[col..]),
+            None => Init::Zero,
+        }
+    }
+}
+
+/// Tasks are runs of whole output planes of one image.
+fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace: &mut [T]) {
+    let (nr, taps) = (nr(p), p.taps());
+    let packed = &mut workspace[..panels(p) * nr * taps * p.depth];
+    let parts = chunks(p);
+    packed.par_chunks_mut(nr * taps * p.depth).enumerate().for_each(|(index, panel)| {
+        for part in parts.clone() {
+            let out = &mut panel[taps * part[0] * nr..taps * part[1] * nr];
+            pack(p, run.w, index, part, out);
+        }
+    });
+    let packed = &*packed;
+    let plane = p.output[1] * p.output[2] * p.width;
+    let planes = (p.batch * p.output[0] / 8).clamp(1, 4).min(p.output[0]);
+    let image_len = p.image_len();
+    let tasks = y.par_chunks_mut(plane * p.output[0]).enumerate().flat_map(|(n, image)| {
+        image.par_chunks_mut(plane * planes).enumerate().map(move |(i, out)| (n, i * planes, out))
+    });
+    tasks.for_each(|(n, z, out)| {
+        let x = &run.x[n * image_len..][..image_len];
+        let image = Image { data: x, dims: p.input, channels: p.depth };
+        let z_range = [z, z + out.len() / plane];
+        with_scratch(|scratch| planes_task(p, run, &image, packed, z_range, out, scratch));
+    });
+}
+
+/// The chunks of summed channels.
+fn chunks(p: &Dense) -> impl Iterator<Item = [usize; 2]> + Clone + use<> {
+    let (depth, step) = (p.depth, chunk_depth(p));
+    (0..depth).step_by(step).map(move |c| [c, (c + step).min(depth)])
+}
+
+/// Output planes `z` of one image.
+fn planes_task<T: Scalar>(
+    p: &Dense,
+    run: &Run<'_, T>,
+    image: &Image<'_, T>,
+    packed: &[T],
+    z: [usize; 2],
+    out: &mut [T],
+    scratch: &mut Scratch,
+) {
+    let (nr, taps) = (nr(p), p.taps());
+    let step = block_rows(p, z);
+    let blocks = p.output[1].div_ceil(step);
+    for block in 0..blocks {
+        let ranges = [z, even(p.output[1], blocks, block), [0, p.output[2]]];
+        let region = p.region(&ranges);
+        for part in chunks(p) {
+            let pitch = part[1] - part[0];
+            let direct = region.inside(&p.input);
+            let slab = scratch.slab.get::<T>(if direct { 0 } else { region.voxels() * pitch });
+            let (a, grid) = if direct {
+                (&image.data[part[0]..], Grid::packed([0; 3], p.input, p.depth))
+            } else {
+                fill(image, &region, part, slab);
+                (&*slab, Grid::packed(region.low, region.dims, pitch))
+            };
+            for class in 0..p.classes() {
+                let Some(axes) = p.class(class, &ranges) else { continue };
+                scratch.rows.clear();
+                scratch.c_rows.clear();
+                list_voxels(p, &axes, &grid, [0, z[0]], &mut scratch.rows, &mut scratch.c_rows);
+                let len = list_taps(p, &axes, &grid, pitch, &mut scratch.segments);
+                for index in 0..panels(p) {
+                    let panel = &packed[index * nr * taps * p.depth..][taps * part[0] * nr..];
+                    let col = index * nr;
+                    let tile = Tile {
+                        a,
+                        rows: Rows::Adjacent(0),
+                        a_step: 1,
+                        b: &panel[..taps * pitch * nr],
+                        b_step: nr,
+                        cols: nr.min(p.width - col),
+                        segments: &scratch.segments,
+                        len,
+                        init: run.init(part[0], col),
+                    };
+                    sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], &mut out[col..]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a plane per block, so that the inputs of a block fit [`SLAB`].
+fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
+    let mut rows = p.output[1];
+    let size = |rows| p.region(&[z, [0, rows], [0, p.output[2]]]).voxels() * chunk_depth(p);
+    while rows > 1 && size(rows) > SLAB {
+        rows = rows.div_ceil(2);
+    }
+    rows
+}
+
+/// Lists the voxels of a class: offset of the lowest input, and of the output.
+///
+/// `origin`: what is added to input offsets, and the first plane of the output.
+fn list_voxels(
+    p: &Dense,
+    axes: &[Axis; 3],
+    grid: &Grid,
+    origin: [usize; 2],
+    rows: &mut Vec<usize>,
+    c_rows: &mut Vec<usize>,
+) {
+    let [az, ay, ax] = axes;
+    for j in 0..az.count {
+        let z_in = origin[0] + grid.along(az, 0, j);
+        let z_out = az.out_first + j * az.out_step - origin[1];
+        for j in 0..ay.count {
+            let y_in = z_in + grid.along(ay, 1, j);
+            let y_out = z_out * p.output[1] + ay.out_first + j * ay.out_step;
+            let first = (y_out * p.output[2] + ax.out_first) * p.width;
+            let (step_in, step_out) = (ax.in_step * grid.strides[2], ax.out_step * p.width);
+            let x_in = y_in + grid.along(ax, 2, 0);
+            rows.extend((0..ax.count).map(|j| x_in + j * step_in));
+            c_rows.extend((0..ax.count).map(|j| first + j * step_out));
+        }
+    }
+}
+
+/// Lists the taps of a class; returns the length of the run at each.
+///
+/// Taps along x are one run where inputs and panel are both contiguous over them.
+fn list_taps(
+    p: &Dense,
+    axes: &[Axis; 3],
+    grid: &Grid,
+    pitch: usize,
+    segments: &mut Segments,
+) -> usize {
+    let nr = nr(p);
+    let [az, ay, ax] = axes;
+    let joined = ax.shift > 0 && grid.strides[2] == pitch;
+    segments.clear();
+    for mz in 0..az.taps {
+        for my in 0..ay.taps {
+            let a = az.tap_offset(mz) * grid.strides[0] + ay.tap_offset(my) * grid.strides[1];
+            let line = (az.tap(mz) * p.filter[1] + ay.tap(my)) * p.filter[2];
+            for mx in 0..if joined { ax.taps.min(1) } else { ax.taps } {
+                let a = a + ax.tap_offset(mx) * grid.strides[2];
+                segments.push(a, (line + ax.tap(mx)) * pitch * nr);
+            }
+        }
+    }
+    if joined { ax.taps * pitch } else { pitch }
+}
+
+/// Runs `tile` over all listed voxels, `[input offsets, output offsets]`.
+fn sweep<T: Scalar>(isa: Isa, tile: Tile<'_, T>, lists: [&[usize]; 2], out: &mut [T]) {
+    let [rows, c_rows] = lists;
+    let tiles = rows.len().div_ceil(ROWS);
+    for index in 0..tiles {
+        let [start, end] = even(rows.len(), tiles, index);
+        let tile = Tile { rows: Rows::At(&rows[start..end]), ..tile };
+        tile.run(isa, out, &c_rows[start..end]);
+    }
+}
+
+/// Tasks are panels of output channels; they compute to the workspace, and are put together at the end.
+fn cut_by_channels<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace: &mut [T]) {
+    let (nr, voxels) = (nr(p), p.batch * p.out_voxels());
+    let region = p.region(&p.everything());
+    let (padded, rest) = workspace.split_at_mut(p.batch * region.voxels() * p.depth);
+    let image = Image { data: run.x, dims: p.input, channels: p.depth };
+    fill_all(run.x, &image, &region, chunk_depth(p), padded);
+    let padded = &*padded;
+    let rest = aligned(rest);
+    let staged = &mut rest[..panels(p) * nr * voxels];
+    staged.par_chunks_mut(voxels * nr).enumerate().for_each(|(index, out)| {
+        with_scratch(|scratch| channels_task(p, run, (padded, &region), index, out, scratch));
+    });
+    let staged = &*staged;
+    y.par_chunks_mut(p.width).with_min_len(16).enumerate().for_each(|(v, voxel)| {
+        for (index, to) in voxel.chunks_mut(nr).enumerate() {
+            let from = &staged[(index * voxels + v) * nr..][..to.len()];
+            if run.add {
+                to.iter_mut().zip(from).for_each(|(to, &from)| *to += from);
+            } else {
+                to.copy_from_slice(from);
+            }
+        }
+    });
+}
+
+/// Panel `index` of the output channels over all images, to `out`: `[voxel][nr]`.
+fn channels_task<T: Scalar>(
+    p: &Dense,
+    run: &Run<'_, T>,
+    (padded, region): (&[T], &Region),
+    index: usize,
+    out: &mut [T],
+    scratch: &mut Scratch,
+) {
+    let nr = nr(p);
+    let col = index * nr;
+    let staged = Dense { width: nr, ..*p };
+    let init = Run { add: false, bias: run.bias.filter(|_| !run.add), ..*run };
+    for part in chunks(p) {
+        let pitch = part[1] - part[0];
+        let panel = scratch.panel.get::<T>(p.taps() * pitch * nr);
+        pack(p, run.w, index, part, panel);
+        let image_len = region.voxels() * pitch;
+        let a = &padded[p.batch * region.voxels() * part[0]..][..p.batch * image_len];
+        let grid = Grid::packed(region.low, region.dims, pitch);
+        for class in 0..p.classes() {
+            let Some(axes) = p.class(class, &p.everything()) else { continue };
+            scratch.rows.clear();
+            scratch.c_rows.clear();
+            for n in 0..p.batch {
+                let start = scratch.c_rows.len();
+                let origin = [n * image_len, 0];
+                let (rows, c_rows) = (&mut scratch.rows, &mut scratch.c_rows);
+                list_voxels(&staged, &axes, &grid, origin, rows, c_rows);
+                c_rows[start..].iter_mut().for_each(|c| *c += n * p.out_voxels() * nr);
+            }
+            let len = list_taps(p, &axes, &grid, pitch, &mut scratch.segments);
+            let tile = Tile {
+                a,
+                rows: Rows::Adjacent(0),
+                a_step: 1,
+                b: &*panel,
+                b_step: nr,
+                cols: nr.min(p.width - col),
+                segments: &scratch.segments,
+                len,
+                init: init.init(part[0], col),
+            };
+            sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], out);
+        }
+    }
+}
