@@ -92,7 +92,8 @@ fn change_gamma(view: &mut [f32], exponent: f32) {
 
 /// Smallest and largest value.
 fn range(view: &[f32]) -> (f32, f32) {
-    view.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
+    view.iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
 }
 
 /// Mean and population standard deviation.
@@ -226,7 +227,10 @@ mod tests {
                 for value in run(&changes, &[constant; 480]) {
                     let factor = changes.brightness.unwrap_or(1.0);
                     let slack = changes.noise_std.map_or(0.0, |s| s * 6.0) + constant.abs() * 1e-6;
-                    assert!((value - constant * factor).abs() <= slack, "{name}: {constant} became {value}");
+                    assert!(
+                        (value - constant * factor).abs() <= slack,
+                        "{name}: {constant} became {value}"
+                    );
                 }
             }
         }
@@ -251,7 +255,8 @@ mod tests {
     fn blur_spreads_a_point_as_a_gaussian() {
         let mut point = vec![0.0; 480];
         point[(3 * 8 + 4) * 10 + 5] = 1.0;
-        let found = run(&Intensity { blur_sigma: Some([0.5, 0.8, 1.0]), ..Intensity::default() }, &point);
+        let found =
+            run(&Intensity { blur_sigma: Some([0.5, 0.8, 1.0]), ..Intensity::default() }, &point);
         let weight = |d: f64, sigma: f64| {
             let r = (4.0 * sigma).ceil() as i32;
             let g = |d: f64| (-0.5 * (d / sigma).powi(2)).exp();
@@ -263,13 +268,17 @@ mod tests {
             if y == 0 || y == 7 || x == 0 || x == 9 {
                 continue;
             }
-            let [dz, dy, dx] = [(z, 3), (y, 4), (x, 5)].map(|(a, b): (usize, usize)| a.abs_diff(b) as f64);
+            let [dz, dy, dx] =
+                [(z, 3), (y, 4), (x, 5)].map(|(a, b): (usize, usize)| a.abs_diff(b) as f64);
             let expected = weight(dz, 0.5) * weight(dy, 0.8) * weight(dx, 1.0);
             let expected = if dz > 2.0 { 0.0 } else { expected };
             assert!((f64::from(value) - expected).abs() < 1e-6, "{z} {y} {x}: {value} {expected}");
         }
         // A sigma of 0 leaves the point alone.
-        assert_eq!(run(&Intensity { blur_sigma: Some([0.0; 3]), ..Intensity::default() }, &point), point);
+        assert_eq!(
+            run(&Intensity { blur_sigma: Some([0.0; 3]), ..Intensity::default() }, &point),
+            point
+        );
     }
 
     #[test]
@@ -291,7 +300,10 @@ mod tests {
         for row in found.chunks_exact(10) {
             assert_eq!(row, expected);
         }
-        assert_eq!(run(&Intensity { low_resolution: Some(1.0), ..Intensity::default() }, &view), view);
+        assert_eq!(
+            run(&Intensity { low_resolution: Some(1.0), ..Intensity::default() }, &view),
+            view
+        );
     }
 
     #[test]
