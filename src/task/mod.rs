@@ -1,4 +1,3 @@
 //! The pretext tasks: geometry, heads, losses, metrics.
 
-#[cfg(test)]
 pub mod geometry;
