@@ -1,7 +1,7 @@
 //! Affine sampling and resizing of volumes.
 
-use spatialssl::data::affine::{AffineMap, affine_sample};
-use spatialssl::data::resample::resize;
+use spatialssl::data::{AffineMap, affine_sample};
+use spatialssl::data::resize;
 
 use crate::FORWARD;
 use crate::format::Case;
