@@ -86,13 +86,15 @@ fn update<T: Scalar>(op: &AdamW, scalars: &[T], factor: T, grad: &[T], state: (&
     let n = p.len();
     let (m, v, grad) = (&mut m[..n], &mut v[..n], &grad[..n]);
     let (b1, b2, eps) = (T::from_f64(op.beta1), T::from_f64(op.beta2), T::from_f64(op.eps));
+    // 1 - beta from f64: the difference in f32 would be off by 5e-5 for beta2 = 0.999.
+    let (c1, c2) = (T::from_f64(1.0 - op.beta1), T::from_f64(1.0 - op.beta2));
     let lr = scalars[scalar::LR];
     let keep = T::ONE - lr * T::from_f64(op.weight_decay);
     let (r1, r2) = (lr / scalars[scalar::BIAS1], T::ONE / scalars[scalar::BIAS2]);
     for i in 0..n {
         let g = grad[i] * factor;
-        m[i] = b1 * m[i] + (T::ONE - b1) * g;
-        v[i] = b2 * v[i] + (T::ONE - b2) * g * g;
+        m[i] = b1 * m[i] + c1 * g;
+        v[i] = b2 * v[i] + c2 * g * g;
         p[i] = p[i] * keep - r1 * m[i] / ((v[i] * r2).sqrt() + eps);
     }
 }

@@ -16,7 +16,8 @@ pub struct Conv3d {
     pub padding: [usize; 3],
     /// Whether input 2 is a bias.
     pub bias: bool,
-    /// Whether an instance norm follows, which takes any bias out again: its gradient is exactly 0 and is not computed.
+    /// Whether an instance norm follows, which takes any bias out again. The bias is then neither added, which would
+    /// only cost precision, nor given a gradient, which is exactly 0.
     pub normed: bool,
 }
 
@@ -85,7 +86,7 @@ impl OpRule for Conv3d {
 
 impl<T: Scalar> CpuRule<T> for Conv3d {
     fn forward(&self, io: &mut Io<'_, T>) {
-        let bias = self.bias.then(|| io.read(2));
+        let bias = (self.bias && !self.normed).then(|| io.read(2));
         let g = self.bound(io.shapes);
         conv::fprop(&g, io.read(0), io.read(1), bias, io.write(0), io.workspace());
     }

@@ -12,7 +12,7 @@ pub fn net(case: &Case) -> ResEncUNet {
     let triple = |v: &serde_json::Value| -> [usize; 3] {
         std::array::from_fn(|a| v.as_array().unwrap()[a].as_u64().unwrap() as usize)
     };
-    let stages = list("features").iter().zip(list("blocks")).zip(list("kernels")).zip(list("strides"));
+    let stages = list("features").into_iter().zip(list("blocks")).zip(list("kernels")).zip(list("strides"));
     ResEncUNet {
         in_channels: case.number("in_channels") as usize,
         stem_channels: case.number("stem_channels") as usize,

@@ -87,15 +87,15 @@ fn load(path: &Path) -> File {
 
 fn parse(stem: &str, name: &str, case: &Value, tensors: &SafeTensors) -> Case {
     let entries = |key: &str| case[key].as_object().cloned().unwrap_or_default();
-    let inputs = entries("inputs").iter().map(|(key, spec)| {
+    let inputs = entries("inputs").into_iter().map(|(key, spec)| {
         let shape = shape(&spec["shape"]);
         let data = match spec.get("gen") {
             Some(rule) if !rule.is_null() => generate(rule, shape.iter().product()),
             _ => numbers(tensors, &format!("{name}/in/{key}")),
         };
-        (key.clone(), Tensor { shape, data })
+        (key, Tensor { shape, data })
     });
-    let outputs = entries("outputs").iter().map(|(key, spec)| {
+    let outputs = entries("outputs").into_iter().map(|(key, spec)| {
         let at = format!("{name}/out/{key}");
         let values = if spec["stored"] == "digest" {
             Values::Digest {
@@ -108,7 +108,7 @@ fn parse(stem: &str, name: &str, case: &Value, tensors: &SafeTensors) -> Case {
         };
         let exact_zero = (spec["exact_zero"] == true).then(|| spec["torch_f32_max_abs"].as_f64().unwrap_or(0.0));
         let torch_rel = spec["torch_f32_rel_l2"].as_f64().unwrap_or(0.0);
-        (key.clone(), Expected { shape: shape(&spec["shape"]), values, torch_rel, exact_zero })
+        (key, Expected { shape: shape(&spec["shape"]), values, torch_rel, exact_zero })
     });
     Case {
         label: format!("{stem}/{name}"),
@@ -129,6 +129,7 @@ fn numbers(tensors: &SafeTensors, name: &str) -> Vec<f64> {
     match view.dtype() {
         Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
         Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        Dtype::U8 => data.iter().map(|&b| f64::from(b)).collect(),
         Dtype::I32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
         other => panic!("{name}: unexpected type {other:?}"),
     }

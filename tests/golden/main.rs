@@ -2,12 +2,19 @@
 //! program's float64 results. `SPATIALSSL_FIXTURES` names another folder of the same format; without it the subset
 //! in `tests/golden/fixtures` is what runs.
 
+#[cfg(test)]
 mod encoder;
+#[cfg(test)]
 mod format;
+#[cfg(test)]
 mod geometry;
+#[cfg(test)]
 mod ops;
+#[cfg(test)]
 mod resample;
+#[cfg(test)]
 mod tasks;
+#[cfg(test)]
 mod trajectory;
 
 /// Relative error allowed of a forward pass of one operation, and of a dense representation.
