@@ -1,1 +1,7 @@
 //! The self-contained HTML report.
+mod data;
+mod plot;
+mod scale;
+mod series;
+mod slice;
+mod text;
