@@ -32,6 +32,8 @@ pub(super) struct Plot {
 /// A finished plot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Picture {
+    /// Heading of the plot, escaped.
+    pub(super) heading: String,
     /// The SVG element; empty if there was nothing to show.
     pub(super) svg: String,
     /// Points left out because they are not finite or not on the scale.
@@ -132,7 +134,7 @@ impl Plot {
     pub(super) fn draw(mut self) -> Picture {
         let dropped = self.drop_unplaced();
         if self.series.iter().all(|s| s.points().is_empty()) {
-            return Picture { svg: String::new(), dropped };
+            return Picture { heading: escape(&self.heading), svg: String::new(), dropped };
         }
         let legend = self.legend();
         let frame = self.frame(legend.1);
@@ -153,7 +155,7 @@ impl Plot {
         }
         self.draw_notes(&frame, &mut svg);
         svg.push_str("</svg>");
-        Picture { svg, dropped }
+        Picture { heading: title, svg, dropped }
     }
 
     /// Removes what the scales cannot show and thins what is too much; returns how many points went.

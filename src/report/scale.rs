@@ -132,6 +132,7 @@ impl Axis {
         if high > 0.0 {
             ticks.extend((0..=above).step_by(stride).map(|d| 10f64.powi(d)));
         }
+        let high = if low == high { high + 1.0 } else { high };
         let ends = [low.min(ticks[0]), high.max(ticks[ticks.len() - 1])];
         let labels = ticks.iter().map(|&t| log_label(t)).collect();
         Axis { scale: Scale::Symlog, ends, ticks, labels }
