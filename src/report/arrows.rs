@@ -158,7 +158,8 @@ fn histogram(angles: &[f64]) -> Picture {
         })
         .collect();
     let titles = ["angle between predicted and true vector, degrees", "% of pairs"];
-    let mut plot = Plot::new("Direction error", titles, HALF).include(&[0.0, 180.0], &[0.0]);
+    let heading = format!("Direction error, median {}\u{b0}", number(median(angles), 0));
+    let mut plot = Plot::new(&heading, titles, HALF).tight().include(&[0.0, 180.0], &[0.0]);
     if !angles.is_empty() {
         plot.add_labelled("s4", "vector head", Shape::Bars(bars));
         plot.add_labelled("guess", "random directions", Shape::Line(random));

@@ -28,8 +28,10 @@ fn raw_and_smooth(
         Scale::Log => format!("{unit}, log scale"),
         Scale::Symlog => format!("{unit}, log scale beyond 1"),
     };
-    let mut plot =
-        Plot::new(heading, ["training step", &unit], size).y_scale(scale).include(&[0.0], &[]);
+    let mut plot = Plot::new(heading, ["training step", &unit], size)
+        .y_scale(scale)
+        .tight()
+        .include(&[0.0], &[]);
     add_raw_and_smooth(&mut plot, ["each step", "moving mean"], class, points);
     plot.draw()
 }
@@ -53,12 +55,11 @@ fn add_raw_and_smooth(
 pub(super) fn losses(steps: &[StepPoint]) -> String {
     let of = |value: OfStep| points(steps, |s| s.step, value);
     let mut rate = Plot::new("Learning rate", ["training step", "learning rate"], HALF)
+        .tight()
         .include(&[0.0], &[0.0]);
     rate.add("s3", Shape::Line(of(|s| s.lr)));
-    let first = [
-        raw_and_smooth("Total loss", "weighted sum of the terms", HALF, "s1", of(|s| s.loss)),
-        rate.draw(),
-    ];
+    let first =
+        [raw_and_smooth("Total loss", "weighted sum", HALF, "s1", of(|s| s.loss)), rate.draw()];
     let terms: [(&str, &str, &'static str, OfStep); 6] = [
         ("Gap, per axis", "squared error", "s1", |s| s.gap_axis),
         ("Gap, distance", "squared error", "s1", |s| s.gap_norm),
@@ -96,7 +97,7 @@ pub(super) fn validations(all: &[ValidationPoint]) -> String {
     }
     let of = |value: OfValidation| points(all, |v| v.step, value);
     let plot = |heading: &str, unit: &str, low_high: &[f64]| {
-        Plot::new(heading, ["training step", unit], HALF).include(&[0.0], low_high)
+        Plot::new(heading, ["training step", unit], HALF).tight().include(&[0.0], low_high)
     };
     let mut mm = plot("Errors in millimetres", "mm, lower is better", &[0.0]);
     mm.add_labelled("guess", "gap, guessing zero", Shape::Line(of(|v| v.gap_baseline_mm)));
@@ -140,6 +141,7 @@ pub(super) fn gradients(steps: &[StepPoint]) -> String {
     let mut tasks =
         Plot::new("By task, at the dense representation", ["training step", unit], HALF)
             .y_scale(scale)
+            .tight()
             .include(&[0.0], if scale == Scale::Log { &[] } else { &[0.0] });
     for (k, class, label) in
         [(0, "s1", "gap"), (1, "s2 dash", "similarity"), (2, "s4 dash2", "vector")]
@@ -167,8 +169,9 @@ pub(super) fn timing(steps: &[StepPoint]) -> String {
     }
     let whole = points(steps, |s| s.step, |s| s.step_ms);
     let wait = points(steps, |s| s.step, |s| s.data_ms);
-    let mut waiting =
-        Plot::new("Waiting for data", ["training step", "ms"], HALF).include(&[0.0], &[0.0]);
+    let mut waiting = Plot::new("Waiting for data", ["training step", "ms"], HALF)
+        .tight()
+        .include(&[0.0], &[0.0]);
     add_raw_and_smooth(&mut waiting, ["each step", "moving mean"], "s6", wait);
     figure(
         "halves",

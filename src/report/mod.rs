@@ -1,6 +1,6 @@
 //! The self-contained HTML report: what the model learnt, for a person to see.
 //!
-//! [`write`] turns a [`ReportData`] into one `index.html` that needs no network and no script. It computes
+//! [`write()`] turns a [`ReportData`] into one `index.html` that needs no network and no script. It computes
 //! summary figures from what it is given; it runs no model and reads no volume.
 
 mod arrows;

@@ -1,7 +1,7 @@
 //! The page around the plots: order of the sections, head, settings, lists of files.
 
 use super::data::{CaseObservation, FileSummary, ReportData, RunInfo};
-use super::plot::{Picture, dropped_note};
+use super::plot::{MAX_DOTS, Picture, dropped_note};
 use super::stats::summarise;
 use super::text::{duration, escape, grouped, number};
 use super::{arrows, boxes, curves, scatter, verdict};
@@ -69,8 +69,13 @@ pub(super) fn figure(layout: &str, pictures: &[Picture], caption: &str) -> Strin
         }
     }
     let dropped = pictures.iter().map(|p| p.dropped).sum();
+    let thinned = if pictures.iter().any(|p| p.thinned) {
+        format!(" Of more than {MAX_DOTS} dots every so many is drawn; figures count all of them.")
+    } else {
+        String::new()
+    };
     out.push_str(&format!(
-        "</div>\n<figcaption>{caption}{}</figcaption>\n</figure>\n",
+        "</div>\n<figcaption>{caption}{thinned}{}</figcaption>\n</figure>\n",
         dropped_note(dropped)
     ));
     out
@@ -105,11 +110,14 @@ fn head_line(run: &RunInfo) -> String {
         let time = duration(run.seconds_trained);
         parts.push(format!("{} training steps in {time}", grouped(run.steps)));
     }
-    parts.push(format!(
-        "{} volumes to train on, {} held out",
-        grouped(run.train_files.len() as u64),
-        grouped(run.validation_files.len() as u64)
-    ));
+    let (trained, held_out) = (run.train_files.len() as u64, run.validation_files.len() as u64);
+    if trained + held_out > 0 {
+        parts.push(format!(
+            "{} volumes to train on, {} held out",
+            grouped(trained),
+            grouped(held_out)
+        ));
+    }
     format!("<p class=\"meta\">{}</p>", parts.join(" \u{b7} "))
 }
 

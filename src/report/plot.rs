@@ -24,6 +24,7 @@ pub(super) struct Plot {
     scales: [Scale; 2],
     size: [f64; 2],
     square: bool,
+    tight: bool,
     series: Vec<Series>,
     include: [Vec<f64>; 2],
     corners: [&'static str; 4],
@@ -38,6 +39,8 @@ pub(super) struct Picture {
     pub(super) svg: String,
     /// Points left out because they are not finite or not on the scale.
     pub(super) dropped: usize,
+    /// Whether there were more dots than a scatter shows.
+    pub(super) thinned: bool,
 }
 
 /// Position of the plot area and the axes around it.
@@ -89,6 +92,7 @@ impl Plot {
             scales: [Scale::Linear; 2],
             size,
             square: false,
+            tight: false,
             series: Vec::new(),
             include: [Vec::new(), Vec::new()],
             corners: [""; 4],
@@ -104,6 +108,12 @@ impl Plot {
     /// Gives both axes the same ends and the plot area equal sides; the height follows from the width.
     pub(super) fn square(mut self) -> Self {
         self.square = true;
+        self
+    }
+
+    /// Ends the x axis at the data instead of at the next round number.
+    pub(super) fn tight(mut self) -> Self {
+        self.tight = true;
         self
     }
 
@@ -132,9 +142,14 @@ impl Plot {
 
     /// Draws the plot. Without a point that can be shown the picture is empty.
     pub(super) fn draw(mut self) -> Picture {
-        let dropped = self.drop_unplaced();
+        let (dropped, thinned) = self.drop_unplaced();
         if self.series.iter().all(|s| s.points().is_empty()) {
-            return Picture { heading: escape(&self.heading), svg: String::new(), dropped };
+            return Picture {
+                heading: escape(&self.heading),
+                svg: String::new(),
+                dropped,
+                thinned: false,
+            };
         }
         let legend = self.legend();
         let frame = self.frame(legend.1);
@@ -155,15 +170,16 @@ impl Plot {
         }
         self.draw_notes(&frame, &mut svg);
         svg.push_str("</svg>");
-        Picture { heading: title, svg, dropped }
+        Picture { heading: title, svg, dropped, thinned }
     }
 
-    /// Removes what the scales cannot show and thins what is too much; returns how many points went.
-    fn drop_unplaced(&mut self) -> usize {
+    /// Removes what the scales cannot show and thins what is too much; returns how many points could not be
+    /// shown, and whether dots were thinned.
+    fn drop_unplaced(&mut self) -> (usize, bool) {
         let scales = self.scales;
         let shown =
             |p: &[f64; 2]| scales[0].place(p[0]).is_some() && scales[1].place(p[1]).is_some();
-        let mut dropped = 0;
+        let (mut dropped, mut thinned) = (0, false);
         for series in &mut self.series {
             match &mut series.shape {
                 Shape::Line(points) | Shape::Path(points) | Shape::Dots(points) => {
@@ -175,11 +191,14 @@ impl Plot {
             }
             match &mut series.shape {
                 Shape::Line(points) | Shape::Path(points) => *points = thin_line(points, MAX_LINE),
-                Shape::Dots(points) => *points = thin_evenly(points, MAX_DOTS),
+                Shape::Dots(points) => {
+                    thinned |= points.len() > MAX_DOTS;
+                    *points = thin_evenly(points, MAX_DOTS);
+                }
                 _ => {}
             }
         }
-        dropped
+        (dropped, thinned)
     }
 
     fn frame(&self, legend_rows: usize) -> Frame {
@@ -195,10 +214,14 @@ impl Plot {
             let both = Axis::fit(self.scales[0], values(0).chain(values(1)), y_ticks);
             (both.clone(), both)
         } else {
-            (
-                Axis::fit(self.scales[0], values(0), wanted(width, 75.0)),
-                Axis::fit(self.scales[1], values(1), y_ticks),
-            )
+            let mut x = Axis::fit(self.scales[0], values(0), wanted(width, 75.0));
+            if self.tight {
+                x.trim(
+                    values(0).fold(f64::INFINITY, f64::min),
+                    values(0).fold(f64::NEG_INFINITY, f64::max),
+                );
+            }
+            (x, Axis::fit(self.scales[1], values(1), y_ticks))
         };
         let widest = y.labels.iter().map(|l| l.chars().count()).max().unwrap_or(1) as f64;
         let left = 18.0 + widest * CHAR + TICK + 4.0;
@@ -283,8 +306,12 @@ impl Plot {
         for series in &self.series {
             let Shape::Note(point, text) = &series.shape else { continue };
             let Some([x, y]) = frame.point(*point) else { continue };
+            // Away from the middle first: arrows come from there.
+            let middle = [(frame.left + frame.right()) / 2.0, (frame.top + frame.bottom()) / 2.0];
+            let outward = (middle[1] - y).atan2(x - middle[0]);
             let around = (0..16).map(|k| {
-                let (turn, reach) = (f64::from(k % 8) * 0.785_398, if k < 8 { 11.0 } else { 20.0 });
+                let reach = if k < 8 { 11.0 } else { 20.0 };
+                let turn = outward + f64::from(k % 8) * std::f64::consts::FRAC_PI_4;
                 [x + reach * turn.cos(), y - reach * turn.sin()]
             });
             let inside = |p: &[f64; 2]| {

@@ -232,8 +232,8 @@ fn the_page_is_whole_self_contained_and_small() {
     let html = super::html(&sample());
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     let all = svgs(&html);
-    // 8 losses, 6 validations, 4 scatters, 5 of vectors, 1 of cosines, 3 x 3 maps, 8 x 4 views, 4 others.
-    assert_eq!(all.len(), 8 + 6 + 4 + 5 + 1 + 9 + 32 + 4);
+    // 8 losses, 6 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views, 4 others.
+    assert_eq!(all.len(), 8 + 6 + 4 + 5 + 3 + 9 + 32 + 4);
     for svg in &all {
         let whole = format!("<svg{svg}</svg>");
         assert_well_formed(&whole);
@@ -243,6 +243,27 @@ fn the_page_is_whole_self_contained_and_small() {
         assert!(!html.contains(outside), "{outside}");
     }
     assert!(html.contains("&lt;script&gt;alert(1)") && html.contains("\\u{202e}"));
+}
+
+#[test]
+fn a_long_run_with_large_noisy_images_stays_small() {
+    let mut data = sample();
+    let mut dice = Dice(3);
+    data.steps = steps(&mut dice, 40_000);
+    let draws = &mut data.cases[0].draws;
+    let noise = |dice: &mut Dice, s: &mut Slice| {
+        (s.width, s.height) = (128, 128);
+        s.pixels = (0..128 * 128).map(|_| (dice.roll() * 256.0) as u8).collect();
+    };
+    for pair in draws.iter_mut().flat_map(|d| &mut d.similarities) {
+        let slices = pair.slices.as_mut().unwrap();
+        slices.adjacent.iter_mut().chain(&mut slices.distant).for_each(|s| noise(&mut dice, s));
+    }
+    draws.iter_mut().flat_map(|d| &mut d.slices).for_each(|s| noise(&mut dice, s));
+    data.cases = vec![data.cases[0].clone(); 60];
+    let html = super::html(&data);
+    assert!(html.len() < 3_000_000, "{} bytes", html.len());
+    assert!(html.contains("figures count all of them"));
 }
 
 #[test]
@@ -279,6 +300,7 @@ fn broken_values_break_no_plot() {
             &svg[..200]
         );
     }
+    assert!(html.contains("have a prediction that is not a finite number"));
     assert!(html.contains("are left out") && html.contains("cannot be shown"));
 }
 

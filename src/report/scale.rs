@@ -81,6 +81,22 @@ impl Axis {
         Some((self.scale.place(value)? - low) / (high - low))
     }
 
+    /// Moves the ends to the data `from` and `to`, when they lie inside, and drops the ticks beyond them.
+    pub(super) fn trim(&mut self, from: f64, to: f64) {
+        if self.ends[0] <= from && from < to && to <= self.ends[1] {
+            self.ends = [from, to];
+            let kept = |t: &f64| (from..=to).contains(t);
+            self.labels = self
+                .ticks
+                .iter()
+                .zip(&self.labels)
+                .filter(|(t, _)| kept(t))
+                .map(|(_, l)| l.clone())
+                .collect();
+            self.ticks.retain(kept);
+        }
+    }
+
     fn linear(low: f64, high: f64, wanted: usize) -> Axis {
         let size = low.abs().max(high.abs());
         let (low, high) = if size < 1e-30 {
@@ -104,18 +120,22 @@ impl Axis {
         let last = ((high.log10() - 1e-9).ceil() as i32).max(first + 1);
         let decades = (last - first) as usize;
         // A whole decade of empty plot is worse than an end at 2 or 5.
-        let inner: &[f64] = if decades <= 2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let mut all: Vec<f64> = Vec::new();
         for decade in first..last {
-            all.extend(inner.iter().map(|m| m * 10f64.powi(decade)));
+            all.extend([1.0, 2.0, 5.0].map(|m| m * 10f64.powi(decade)));
         }
         all.push(10f64.powi(last));
         let from = all.iter().rposition(|&t| t <= low * (1.0 + 1e-9)).unwrap_or(0);
         let to = all.iter().position(|&t| t >= high * (1.0 - 1e-9)).unwrap_or(all.len() - 1);
         let to = to.max((from + 1).min(all.len() - 1));
         let from = from.min(to - 1);
-        let stride = if decades <= 2 { 1 } else { decades.div_ceil(wanted.max(1)) };
-        let ticks: Vec<f64> = all[from..=to].iter().copied().step_by(stride).collect();
+        let whole = |k: &usize| k.is_multiple_of(3);
+        let ticks: Vec<f64> = if (from..=to).filter(whole).count() < 3 {
+            all[from..=to].to_vec()
+        } else {
+            let stride = decades.div_ceil(wanted.max(1));
+            (from..=to).filter(whole).step_by(stride).map(|k| all[k]).collect()
+        };
         let labels = ticks.iter().map(|&t| log_label(t)).collect();
         Axis { scale: Scale::Log, ends: [all[from], all[to]], ticks, labels }
     }
@@ -148,7 +168,7 @@ fn round_step(least: f64) -> f64 {
 
 fn linear_label(value: f64, step: f64, size: f64) -> String {
     let value = if value.abs() < step / 2.0 { 0.0 } else { value };
-    if size >= 1e9 || size < 1e-4 {
+    if !(1e-4..1e9).contains(&size) {
         return if value == 0.0 { "0".to_string() } else { scientific(value) };
     }
     if size >= 1e4 && step >= 100.0 {
@@ -163,7 +183,7 @@ fn linear_label(value: f64, step: f64, size: f64) -> String {
 
 fn log_label(value: f64) -> String {
     match value.abs() {
-        v if v == 0.0 => "0".to_string(),
+        0.0 => "0".to_string(),
         v if (1e-3 - 1e-12..1e4).contains(&v) => {
             number(value, (-(v.log10() + 1e-9).floor()).max(0.0) as usize)
         }
@@ -213,13 +233,25 @@ mod tests {
     #[test]
     fn log_ticks_are_decades() {
         let a = fit(Scale::Log, &[0.002, 30.0]);
-        assert_eq!(a.ends, [0.001, 100.0]);
-        assert_eq!(a.labels, ["0.001", "0.01", "0.1", "1", "10", "100"]);
+        assert_eq!(a.ends, [0.002, 50.0]);
+        assert_eq!(a.labels, ["0.01", "0.1", "1", "10"]);
+        let a = fit(Scale::Log, &[0.09, 4.0]);
+        assert_eq!(a.labels, ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"]);
         let a = fit(Scale::Log, &[0.3, 0.4]);
         assert_eq!(a.ends, [0.2, 0.5]);
         assert!((a.share(0.316_227_766).unwrap() - 0.5).abs() < 1e-6);
         assert_eq!(a.share(0.0), None);
         assert_eq!(fit(Scale::Log, &[1e-5, 1.0]).labels[0], "10\u{207b}\u{2075}");
+    }
+
+    #[test]
+    fn trimming_ends_at_the_data() {
+        let mut a = fit(Scale::Linear, &[0.0, 1281.0]);
+        a.trim(0.0, 1281.0);
+        assert_eq!((a.ends, a.ticks.as_slice()), ([0.0, 1281.0], &[0.0, 500.0, 1000.0][..]));
+        let before = a.clone();
+        a.trim(7.0, 7.0);
+        assert_eq!(a, before);
     }
 
     #[test]

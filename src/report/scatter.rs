@@ -63,3 +63,28 @@ fn row(heading: &str, points: &[[f64; 2]]) -> String {
         number(r_squared(&predicted, &truth), 3),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::data::Draw;
+    use super::*;
+
+    #[test]
+    fn the_table_beside_the_plot_agrees_with_hand_figures() {
+        let gap = |j, truth_mm, gap_mm| PairGap { i: 0, j, truth_mm, gap_mm, vector_mm: [0.0; 3] };
+        let gaps = vec![
+            gap(1, [0.0, 30.0, 40.0], [0.0, 30.0, 0.0]),
+            gap(2, [0.0, 0.0, 10.0], [0.0, 0.0, 20.0]),
+        ];
+        let draw = Draw { gaps, ..Draw::default() };
+        let html =
+            super::gaps(&[CaseObservation { draws: vec![draw], ..CaseObservation::default() }]);
+        assert_eq!(html.matches("<svg").count(), 4);
+        // Distances 50 and 10 predicted as 30 and 20: errors 20 and 10, mean -5; 1 - 500 / 800.
+        let wanted = "<td>distance</td><td class=\"n\">15.0 mm</td><td class=\"n\">\u{2212}5.0 mm</td><td class=\"n\">0.375</td>";
+        assert!(html.contains(wanted), "{html}");
+        // Along z nothing varies, so there is nothing to explain.
+        assert!(html.contains("0.0 mm</td><td class=\"n\">\u{2013}</td>"), "{html}");
+        assert!(html.find("<table>").unwrap() < html.find("<figcaption>").unwrap());
+    }
+}

@@ -16,6 +16,8 @@ pub(super) const COLLAPSE_MARGIN: f64 = 0.02;
 pub(super) struct Summary {
     /// Ordered pairs of different views counted.
     pub(super) pairs: usize,
+    /// Pairs with a prediction or cosine that is not finite; it is in no figure.
+    pub(super) broken: usize,
     /// Unordered pairs with a similarity counted.
     pub(super) similarities: usize,
     /// Mean absolute error of the gap head, mean over axes.
@@ -51,7 +53,11 @@ pub(super) fn summarise(cases: &[CaseObservation]) -> Summary {
     let (predicted, truth): (Vec<f64>, Vec<f64>) =
         pairs.iter().flat_map(|g| (0..3).map(|a| (g.gap_mm[a], g.truth_mm[a]))).unzip();
     let right = |s: &&PairSimilarity| f64::from(u8::from(s.adjacent_cosine > s.distant_cosine));
+    let finite =
+        |g: &&&PairGap| [g.truth_mm, g.gap_mm, g.vector_mm].iter().flatten().all(|&v| usable(v));
+    let every = draws(cases).map(|d| d.similarities.len()).sum::<usize>();
     Summary {
+        broken: pairs.len() - pairs.iter().filter(finite).count() + every - alike.len(),
         pairs: pairs.len(),
         similarities: alike.len(),
         gap_mae_mm: per_axis(&|g| g.gap_mm),
@@ -204,7 +210,7 @@ mod tests {
             ..Draw::default()
         };
         let s = summarise(&[CaseObservation { draws: vec![draw], ..CaseObservation::default() }]);
-        assert_eq!((s.pairs, s.similarities), (1, 2));
+        assert_eq!((s.pairs, s.similarities, s.broken), (1, 2, 1));
         assert_eq!((s.gap_mae_mm, s.gap_baseline_mm, s.vector_mae_mm), (3.0, 30.0, 10.0));
         assert_eq!((s.similarity_accuracy, s.route_closure_mm), (0.5, 4.0));
         // cos = 60 / sqrt(30^2 + 60^2) = 2 / sqrt 5, an angle of atan(1/2).

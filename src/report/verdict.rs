@@ -19,7 +19,8 @@ pub(super) fn verdict(data: &ReportData) -> String {
     };
     let alarm = alarm(&figures, last);
     let state = state(&figures, alarm.is_some());
-    let bad = if alarm.is_some() || !better(&figures, 0.05) { " bad" } else { "" };
+    let bad =
+        if alarm.is_some() || figures.broken > 0 || !better(&figures, 0.05) { " bad" } else { "" };
     let whence = match (use_cases, last) {
         (false, Some(v)) => format!("At the last validation (step {})", grouped(v.step)),
         _ => format!("On {} held-out {}", data.cases.len(), plural(data.cases.len(), "volume")),
@@ -48,6 +49,7 @@ fn warnings(data: &ReportData) -> String {
 fn of_validation(v: &ValidationPoint) -> Summary {
     Summary {
         pairs: 0,
+        broken: 0,
         similarities: 0,
         gap_mae_mm: v.gap_mae_mm,
         gap_baseline_mm: v.gap_baseline_mm,
@@ -67,6 +69,11 @@ fn alarm(figures: &Summary, last: Option<&ValidationPoint>) -> Option<String> {
     collapse(spread, figures.adjacent_cosine, figures.distant_cosine)
 }
 
+/// Whether there is a gap error and a guess to hold it against.
+fn measured(figures: &Summary) -> bool {
+    usable(figures.gap_mae_mm) && usable(figures.gap_baseline_mm) && figures.gap_baseline_mm > 0.0
+}
+
 /// Whether the gap head beats the guess by more than `share`.
 fn better(figures: &Summary, share: f64) -> bool {
     figures.gap_mae_mm < (1.0 - share) * figures.gap_baseline_mm
@@ -75,8 +82,8 @@ fn better(figures: &Summary, share: f64) -> bool {
 fn state(figures: &Summary, collapsed: bool) -> &'static str {
     match () {
         () if collapsed => "The representation seems to have collapsed",
-        () if !usable(figures.gap_mae_mm) => "Distances were not measured",
-        () if better(figures, 0.7) => "The model knows where it is",
+        () if !measured(figures) => "Distances were not measured",
+        () if better(figures, 0.7) => "The model has learnt distances",
         () if better(figures, 0.3) => "The model has learnt distances in part",
         () if better(figures, 0.05) => "The model has begun to learn distances",
         () => "The model does no better than a guess",
@@ -85,7 +92,7 @@ fn state(figures: &Summary, collapsed: bool) -> &'static str {
 
 fn sentence(whence: &str, f: &Summary) -> String {
     let mut parts = Vec::new();
-    if usable(f.gap_mae_mm) {
+    if measured(f) {
         let gain = 100.0 * (1.0 - f.gap_mae_mm / f.gap_baseline_mm);
         let (size, word) = (number(gain.abs(), 0), if gain < 0.0 { "more" } else { "less" });
         parts.push(format!(
@@ -105,6 +112,12 @@ fn sentence(whence: &str, f: &Summary) -> String {
         parts.push(format!(
             "Near sides are more alike than far sides in <strong>{} %</strong> of the pairs (chance: 50 %).",
             number(100.0 * f.similarity_accuracy, 0)
+        ));
+    }
+    if f.broken > 0 {
+        parts.push(format!(
+            "<strong>{} pairs have a prediction that is not a finite number</strong>; they are in none of these figures.",
+            grouped(f.broken as u64)
         ));
     }
     parts.join(" ")
@@ -192,6 +205,7 @@ mod tests {
         assert!(flat.contains("Collapse alarm") && flat.contains("verdict bad"));
         assert!(with(ValidationPoint { distant_cosine: 0.969, ..v }).contains("Collapse alarm"));
         assert!(with(ValidationPoint { gap_mae_mm: f64::NAN, ..v }).contains("not measured"));
+        assert!(with(ValidationPoint { gap_baseline_mm: 0.0, ..v }).contains("not measured"));
     }
 
     #[test]
