@@ -1,0 +1,335 @@
+//! A made-up but lifelike report, and the checks of the whole page that need one.
+
+use super::data::*;
+use super::slice::{Source, pair_slices, volume_slices};
+
+/// Uniform numbers in [0, 1) from a fixed seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> f64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// About normal, standard deviation 1.
+    fn bell(&mut self) -> f64 {
+        (0..12).map(|_| self.roll()).sum::<f64>() - 6.0
+    }
+}
+
+const EXTENT: [usize; 3] = [120, 120, 90];
+const VIEW: [usize; 3] = [32; 3];
+const SUB: [usize; 3] = [16; 3];
+const SPACING: [f64; 3] = [2.0; 3];
+
+/// A head of ellipsoids: skull, brain, ventricles.
+fn head(p: [usize; 3]) -> f32 {
+    let at: [f64; 3] = std::array::from_fn(|a| p[a] as f64 / EXTENT[a] as f64 - 0.5);
+    let within = |r: [f64; 3]| (0..3).map(|a| (at[a] / r[a]).powi(2)).sum::<f64>();
+    let folds =
+        ((p[0] as f64 / 3.0).sin() * (p[1] as f64 / 4.0).cos() * (p[2] as f64 / 3.0).sin()) * 0.15;
+    let value = if within([0.08, 0.17, 0.07]) < 1.0 {
+        0.2
+    } else if within([0.36, 0.38, 0.35]) < 1.0 {
+        0.65 + folds
+    } else if within([0.42, 0.44, 0.41]) < 1.0 {
+        0.15
+    } else if within([0.46, 0.48, 0.46]) < 1.0 {
+        0.95
+    } else {
+        0.02
+    };
+    value as f32
+}
+
+fn steps(dice: &mut Dice, n: u64) -> Vec<StepPoint> {
+    (0..n)
+        .map(|step| {
+            let t = step as f64 / n as f64;
+            let fall = |from: f64, to: f64| to + (from - to) * (-6.0 * t).exp();
+            let mut near = |v: f64| v * (0.25 * dice.bell()).exp();
+            let gap = near(fall(1.2, 0.09));
+            let vector = near(fall(0.6, 0.06));
+            let adjacent = -1.0 + near(fall(0.8, 0.02)).min(1.9);
+            let distant = (fall(0.9, 0.15) + near(0.1) - 0.1).min(1.0);
+            let norms = [near(fall(4.0, 0.6)), near(fall(36.0, 1.1)), near(fall(2.0, 0.3))];
+            StepPoint {
+                step,
+                loss: gap * 2.0 + vector * 1.5 + 0.1 * (adjacent + distant),
+                gap_axis: gap,
+                gap_norm: gap * 0.8,
+                sim_adjacent: adjacent,
+                sim_distant: distant,
+                vector,
+                route: vector * 0.5,
+                lr: 1e-3 * (20.0 * t).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos()),
+                grad_norm: near(fall(30.0, 2.0)),
+                step_ms: near(260.0) + if step % 97 == 0 { 400.0 } else { 0.0 },
+                data_ms: near(3.0),
+                task_grad_norms: (step % 10 == 0).then_some(norms),
+            }
+        })
+        .collect()
+}
+
+fn validations() -> Vec<ValidationPoint> {
+    (1..=12u64)
+        .map(|k| {
+            let fall = |from: f64, to: f64| to + (from - to) * (-0.4 * k as f64).exp();
+            ValidationPoint {
+                step: 100 * k,
+                gap_mae_mm: fall(58.0, 24.0),
+                gap_baseline_mm: 54.1,
+                gap_r2: 0.78 - fall(0.9, 0.0),
+                direction_error_deg: fall(95.0, 24.0),
+                vector_mae_mm: fall(64.0, 31.0),
+                route_closure_mm: fall(14.0, 3.0),
+                similarity_accuracy: 0.94 - fall(0.44, 0.0),
+                adjacent_cosine: 0.97 - fall(0.2, 0.0),
+                distant_cosine: fall(0.8, 0.2),
+                feature_std: 0.4 + fall(0.5, 0.0),
+            }
+        })
+        .collect()
+}
+
+fn pair(dice: &mut Dice, starts: &[[usize; 3]], i: usize, j: usize) -> PairSimilarity {
+    let towards: [f64; 3] = std::array::from_fn(|a| starts[j][a] as f64 - starts[i][a] as f64);
+    let reach = towards.iter().map(|d| 8.0 / (d.abs() + 1e-5)).fold(f64::INFINITY, f64::min);
+    let shifted = |sign: f64| -> [usize; 3] {
+        std::array::from_fn(|a| (8.0 + sign * (reach * towards[a]).round_ties_even()) as usize)
+    };
+    let (adjacent_start, distant_start) =
+        ([shifted(1.0), shifted(-1.0)], [shifted(-1.0), shifted(1.0)]);
+    let read = |v: usize| move |p: [usize; 3]| head(std::array::from_fn(|a| p[a] + starts[v][a]));
+    let (of_i, of_j) = (read(i), read(j));
+    let source = |voxel| Source { extent: VIEW, spacing_mm: SPACING, window: [0.0, 1.0], voxel };
+    let (view_i, view_j) = (source(&of_i), source(&of_j));
+    PairSimilarity {
+        i,
+        j,
+        adjacent_start,
+        distant_start,
+        adjacent_cosine: (0.97 - 0.03 * dice.bell().abs()).min(1.0),
+        distant_cosine: (0.25 + 0.3 * dice.bell()).clamp(-1.0, 1.0),
+        slices: Some(Box::new(pair_slices([&view_i, &view_j], adjacent_start, distant_start, SUB))),
+    }
+}
+
+fn draw(dice: &mut Dice, with_map: bool) -> Draw {
+    let starts: Vec<[usize; 3]> = (0..3)
+        .map(|_| std::array::from_fn(|a| (dice.roll() * (EXTENT[a] - VIEW[a]) as f64) as usize))
+        .collect();
+    let mut gaps = Vec::new();
+    let mut similarities = Vec::new();
+    for (i, from) in starts.iter().enumerate() {
+        for (j, to) in starts.iter().enumerate() {
+            let truth_mm: [f64; 3] =
+                std::array::from_fn(|a| (to[a] as f64 - from[a] as f64) * SPACING[a]);
+            let mut guess = |shrink: f64, noise: f64| {
+                truth_mm.map(|t| shrink * t + if i == j { 0.0 } else { noise * dice.bell() })
+            };
+            gaps.push(PairGap {
+                i,
+                j,
+                truth_mm,
+                gap_mm: guess(0.85, 17.0),
+                vector_mm: guess(0.75, 22.0),
+            });
+            if i < j {
+                similarities.push(pair(dice, &starts, i, j));
+            }
+        }
+    }
+    let whole = Source { extent: EXTENT, spacing_mm: SPACING, window: [0.0, 1.0], voxel: &head };
+    Draw {
+        view_centres: starts
+            .iter()
+            .map(|s| std::array::from_fn(|a| (s[a] + VIEW[a] / 2) as f64))
+            .collect(),
+        gaps,
+        similarities,
+        route_closure_mm: 3.0 * dice.bell().abs(),
+        slices: if with_map { volume_slices(&whole, &starts, VIEW) } else { Vec::new() },
+    }
+}
+
+/// A report as a short training run on heads would leave it.
+pub(super) fn sample() -> ReportData {
+    let mut dice = Dice(7);
+    let file = |k: usize| FileSummary {
+        name: format!("IXI{k:03}-T1.nii.gz"),
+        spacing_mm: SPACING,
+        extent: EXTENT,
+    };
+    let mut cases: Vec<CaseObservation> = (32..40)
+        .map(|k| CaseObservation {
+            name: file(k).name,
+            spacing_mm: SPACING,
+            view_size: VIEW,
+            sub_size: SUB,
+            draws: (0..8).map(|n| draw(&mut dice, n == 0)).collect(),
+        })
+        .collect();
+    cases[0].name = "<script>alert(1)</script>\"&'\u{202e}.nii".to_string();
+    ReportData {
+        run: RunInfo {
+            title: "Heads, balanced losses".to_string(),
+            created: "2025-11-24 13:05".to_string(),
+            config_toml:
+                "[data]\nspacing_mm = 2.0\n\n[tasks]\nsimilarity_weight = 0.1 # <balanced>\n"
+                    .to_string(),
+            command: "spatialssl train --data ixi-heads --out run-7".to_string(),
+            model_preset: "small".to_string(),
+            parameters: 2_345_678,
+            train_files: (0..32).map(file).collect(),
+            validation_files: (32..40).map(file).collect(),
+            seconds_trained: 330.4,
+            steps: 1281,
+            warnings: vec![],
+        },
+        steps: steps(&mut dice, 1281),
+        validations: validations(),
+        cases,
+    }
+}
+
+/// Panics unless `svg` is one element whose tags are balanced and whose attributes are quoted.
+fn assert_well_formed(svg: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = svg;
+    while let Some(at) = rest.find('<') {
+        let text = &rest[..at];
+        assert!(!text.contains('>'), "a bare > in {text}");
+        rest = &rest[at + 1..];
+        let end = rest.find('>').expect("a tag ends");
+        let tag = &rest[..end];
+        assert!(!tag.contains('<'), "a < inside <{tag}>");
+        assert_eq!(tag.matches('"').count() % 2, 0, "quotes in <{tag}>");
+        let name = tag.trim_matches('/').split(' ').next().unwrap();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "closing <{tag}>");
+        } else if !tag.ends_with('/') {
+            open.push(name);
+        }
+        for entity in text.split('&').skip(1) {
+            let known = ["amp;", "lt;", "gt;", "quot;", "#39;"];
+            assert!(known.iter().any(|k| entity.starts_with(k)), "entity in {text}");
+        }
+        rest = &rest[end + 1..];
+    }
+    assert!(open.is_empty(), "{open:?} are open");
+}
+
+fn svgs(html: &str) -> Vec<&str> {
+    html.split("<svg").skip(1).map(|s| s.split_once("</svg>").expect("an end").0).collect()
+}
+
+#[test]
+fn the_page_is_whole_self_contained_and_small() {
+    let html = super::html(&sample());
+    assert!(html.len() < 3_000_000, "{} bytes", html.len());
+    let all = svgs(&html);
+    // 8 losses, 6 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views, 4 others.
+    assert_eq!(all.len(), 8 + 6 + 4 + 5 + 3 + 9 + 32 + 4);
+    for svg in &all {
+        let whole = format!("<svg{svg}</svg>");
+        assert_well_formed(&whole);
+        assert!(whole.contains("aria-label=\"") && whole.contains("<title>"), "{}", &whole[..200]);
+    }
+    for outside in ["src=", "url(", "@import", "<script", "<link", "href=\"http", "NaN", "inf\""] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert!(html.contains("&lt;script&gt;alert(1)") && html.contains("\\u{202e}"));
+}
+
+#[test]
+fn a_long_run_with_large_noisy_images_stays_small() {
+    let mut data = sample();
+    let mut dice = Dice(3);
+    data.steps = steps(&mut dice, 40_000);
+    let draws = &mut data.cases[0].draws;
+    let noise = |dice: &mut Dice, s: &mut Slice| {
+        (s.width, s.height) = (128, 128);
+        s.pixels = (0..128 * 128).map(|_| (dice.roll() * 256.0) as u8).collect();
+    };
+    for pair in draws.iter_mut().flat_map(|d| &mut d.similarities) {
+        let slices = pair.slices.as_mut().unwrap();
+        slices.adjacent.iter_mut().chain(&mut slices.distant).for_each(|s| noise(&mut dice, s));
+    }
+    draws.iter_mut().flat_map(|d| &mut d.slices).for_each(|s| noise(&mut dice, s));
+    data.cases = vec![data.cases[0].clone(); 60];
+    let html = super::html(&data);
+    assert!(html.len() < 3_000_000, "{} bytes", html.len());
+    assert!(html.contains("figures count all of them"));
+}
+
+#[test]
+fn a_page_without_anything_has_sentences_and_no_plots() {
+    let html = super::html(&ReportData::default());
+    assert_eq!(svgs(&html).len(), 0);
+    assert!(html.contains("Nothing to judge yet"));
+    assert!(html.matches("class=\"absent\"").count() >= 8);
+}
+
+#[test]
+fn broken_values_break_no_plot() {
+    let mut data = sample();
+    for (k, bad) in
+        [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300, 0.0].into_iter().enumerate()
+    {
+        let s = &mut data.steps[k * 100];
+        (s.loss, s.gap_axis, s.sim_distant, s.lr, s.grad_norm) = (bad, bad, bad, bad, bad);
+        s.task_grad_norms = Some([bad; 3]);
+        (data.validations[k].gap_mae_mm, data.validations[k].feature_std) = (bad, bad);
+        let d = &mut data.cases[k].draws[0];
+        (d.gaps[1].gap_mm, d.gaps[1].vector_mm, d.route_closure_mm) = ([bad; 3], [bad; 3], bad);
+        d.gaps[2].truth_mm = [bad; 3];
+        d.similarities[0].distant_cosine = bad;
+        d.slices[0].pixels.truncate(k);
+        d.slices[1].pixel_mm = [bad; 2];
+    }
+    let html = super::html(&data);
+    for svg in svgs(&html) {
+        assert_well_formed(&format!("<svg{svg}</svg>"));
+        assert!(
+            !svg.contains("NaN") && !svg.contains("\"inf") && !svg.contains(" inf"),
+            "{}",
+            &svg[..200]
+        );
+    }
+    assert!(html.contains("have a prediction that is not a finite number"));
+    assert!(html.contains("are left out") && html.contains("cannot be shown"));
+}
+
+#[test]
+fn equal_values_are_drawn() {
+    let mut data = sample();
+    data.steps
+        .iter_mut()
+        .for_each(|s| *s = StepPoint { step: s.step, loss: 1.0, ..StepPoint::default() });
+    data.validations.truncate(1);
+    data.cases.truncate(1);
+    let draws = &mut data.cases[0].draws;
+    draws.truncate(1);
+    draws[0].gaps.iter_mut().for_each(|g| *g = PairGap { i: 0, j: 1, ..PairGap::default() });
+    let html = super::html(&data);
+    svgs(&html).iter().for_each(|svg| assert!(!svg.contains("NaN")));
+    assert!(html.contains("have no direction"));
+}
+
+#[test]
+fn the_file_replaces_the_old_one_and_leaves_no_draft() {
+    let dir = tempfile::tempdir().unwrap();
+    let into = dir.path().join("run/report");
+    let first = super::write(&ReportData::default(), &into).unwrap();
+    let second = super::write(&sample(), &into).unwrap();
+    assert_eq!((&first, second.file_name().unwrap().to_str()), (&second, Some("index.html")));
+    assert!(std::fs::read_to_string(&second).unwrap().contains("Heads, balanced losses"));
+    assert_eq!(std::fs::read_dir(&into).unwrap().count(), 1);
+    // A folder that is a file cannot take a page.
+    let err = super::write(&ReportData::default(), &second).unwrap_err();
+    assert_eq!(err.exit_code(), 4);
+}
