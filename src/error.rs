@@ -58,7 +58,9 @@ pub enum Error {
         why: String,
     },
     /// A signal stopped the run after its state was saved. Exit code 75.
-    #[error("stopped by {signal} at step {step}, the state is saved\n  run the same command with --resume to go on")]
+    #[error(
+        "stopped by {signal} at step {step}, the state is saved\n  run the same command with --resume to go on"
+    )]
     Stopped {
         /// Name of the signal.
         signal: &'static str,

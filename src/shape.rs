@@ -40,7 +40,8 @@ impl Shape {
 
     /// The extents as `[N, D, H, W, C]`, if there are five.
     pub fn ndhwc(&self) -> Option<[usize; 5]> {
-        (self.rank == 5).then(|| [self.dims[0], self.dims[1], self.dims[2], self.dims[3], self.dims[4]])
+        (self.rank == 5)
+            .then(|| [self.dims[0], self.dims[1], self.dims[2], self.dims[3], self.dims[4]])
     }
 
     /// The last extent: the channels of an activation.
