@@ -12,17 +12,19 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::config::{Config, Overrides};
+use super::config_explain::{probe, shown};
 use crate::error::{Error, Result, escape};
 
 /// More than any hand-written configuration; keeps a wrong path from being read for minutes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-const SHOWN_CHARS_MAX: usize = 80;
 
 /// One key with its value, and where it came from, for messages.
-struct Setting {
-    path: Vec<String>,
-    value: Value,
-    origin: String,
+pub(super) struct Setting {
+    /// Section, key, and keys within it.
+    pub(super) path: Vec<String>,
+    pub(super) value: Value,
+    /// Such as `set in FILE, line 3`.
+    pub(super) origin: String,
 }
 
 impl Config {
@@ -60,30 +62,6 @@ impl Config {
         let warnings = config.check().map_err(|e| with_origin(e, &origins))?;
         Ok((config, warnings))
     }
-
-    /// The full key, such as `optim.lr`, whose name is nearest to `word`; none if nothing is near.
-    pub fn nearest_key(word: &str) -> Option<String> {
-        let word = word.replace('-', "_");
-        let score = |key: &str| {
-            let leaf = key.rsplit('.').next().unwrap_or(key);
-            similarity(leaf, &word).max(similarity(key, &word))
-        };
-        known_keys()
-            .into_iter()
-            .map(|key| (score(&key), key))
-            .filter(|(score, _)| *score >= 0.5)
-            .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, key)| key)
-    }
-}
-
-fn similarity(a: &str, b: &str) -> f64 {
-    // Long words would cost quadratic time, and no key is that long.
-    let short: String = b.chars().take(SHOWN_CHARS_MAX).collect();
-    let (a, b) = (a.to_lowercase(), short.to_lowercase());
-    // A word that is part of a key's name (`batchsize` and `batch`) is as good as a small typo.
-    let contained = a.len() >= 3 && b.len() >= 3 && (a.contains(&b) || b.contains(&a));
-    strsim::normalized_damerau_levenshtein(&a, &b).max(if contained { 0.6 } else { 0.0 })
 }
 
 fn read_file(path: &Path) -> Result<String> {
@@ -252,7 +230,7 @@ fn from_flags(flags: &Overrides) -> Result<Vec<Setting>> {
     Ok(settings)
 }
 
-fn insert(table: &mut Table, path: &[String], value: Value) {
+pub(super) fn insert(table: &mut Table, path: &[String], value: Value) {
     match path {
         [] => {}
         [last] => {
@@ -270,103 +248,6 @@ fn insert(table: &mut Table, path: &[String], value: Value) {
     }
 }
 
-/// Gives one setting to serde, alone, and turns its refusal into a message.
-fn probe(setting: &Setting) -> Result<()> {
-    let mut table = Table::new();
-    insert(&mut table, &setting.path, setting.value.clone());
-    let Err(error) = Config::deserialize(Value::Table(table)) else { return Ok(()) };
-    let why = explain(error.message(), &setting.path, &setting.value);
-    let key = shown(&setting.path.join("."));
-    Err(Error::config(key, format!("{why}\n  {}", setting.origin)))
-}
-
-fn explain(message: &str, path: &[String], value: &Value) -> String {
-    if message.starts_with("unknown field") {
-        return unknown_key(message, path);
-    }
-    let found = shown(&value.to_string());
-    if message.starts_with("unknown variant") {
-        let allowed = expected_names(message);
-        let word = value.as_str().unwrap_or_default();
-        let hint =
-            nearest(word, &allowed).map_or(String::new(), |n| format!("\n  did you mean {n}?"));
-        return format!("found {found}, needs one of {}{hint}", allowed.join(", "));
-    }
-    match message.split_once(", expected ") {
-        Some((_, expected)) => {
-            let each = if value.is_array() && is_scalar(expected) { " in each place" } else { "" };
-            format!("found {found}, needs {}{each}", plain(expected))
-        }
-        None => format!("found {found}: {}", shown(message)),
-    }
-}
-
-fn is_scalar(expected: &str) -> bool {
-    ["f64", "f32", "u64", "u32", "usize", "i64", "a boolean", "a string"].contains(&expected.trim())
-}
-
-/// What serde expected, in the words of a user of the file.
-fn plain(expected: &str) -> String {
-    match expected.trim() {
-        "f64" | "f32" => "a number".into(),
-        "u64" | "u32" | "usize" => "a whole number, 0 or more".into(),
-        "i64" => "a whole number".into(),
-        "a boolean" => "true or false".into(),
-        "a string" => "text".into(),
-        "a sequence" => "a list, as in [1, 2]".into(),
-        "an array of length 2" => "a list of two numbers".into(),
-        "an array of length 3" => "a list of three numbers, [z, y, x]".into(),
-        other if other.starts_with("struct") || other == "a map" => {
-            "a section, as in [section] with keys below it".into()
-        }
-        other => shown(other),
-    }
-}
-
-fn unknown_key(message: &str, path: &[String]) -> String {
-    let defaults = default_table();
-    let section = path.first().map_or("", String::as_str);
-    let sections: Vec<String> = defaults.keys().cloned().collect();
-    let leaf = path.last().map_or("", String::as_str);
-    let elsewhere = || {
-        known_keys().into_iter().find(|k| k.split_once('.').is_some_and(|(_, name)| name == leaf))
-    };
-    let (what, names, guess) = if sections.iter().any(|s| s == section) {
-        let names = expected_names(message);
-        let guess =
-            elsewhere().or_else(|| nearest(leaf, &names).map(|name| format!("{section}.{name}")));
-        (format!("unknown key; [{section}] takes"), names, guess)
-    } else {
-        let guess = elsewhere().or_else(|| nearest(section, &sections).map(|s| format!("[{s}]")));
-        ("unknown section; there are".to_string(), sections, guess)
-    };
-    let hint = guess.map_or(String::new(), |g| format!("\n  did you mean {g}?"));
-    format!("{what} {}{hint}", names.join(", "))
-}
-
-/// The names in backquotes after "expected".
-fn expected_names(message: &str) -> Vec<String> {
-    let Some((_, list)) = message.rsplit_once("expected ") else { return Vec::new() };
-    list.split('`').skip(1).step_by(2).map(str::to_string).collect()
-}
-
-fn nearest(word: &str, names: &[String]) -> Option<String> {
-    names.iter().max_by(|a, b| similarity(a, word).total_cmp(&similarity(b, word))).cloned()
-}
-
-fn default_table() -> Table {
-    Table::try_from(Config::default()).unwrap_or_default()
-}
-
-fn known_keys() -> Vec<String> {
-    let mut keys = Vec::new();
-    for (section, body) in default_table() {
-        let Value::Table(body) = body else { continue };
-        keys.extend(body.keys().map(|key| format!("{section}.{key}")));
-    }
-    keys
-}
-
 fn with_origin(error: Error, origins: &BTreeMap<String, String>) -> Error {
     match error {
         Error::Config { key, why } => {
@@ -378,15 +259,6 @@ fn with_origin(error: Error, origins: &BTreeMap<String, String>) -> Error {
         }
         other => other,
     }
-}
-
-/// Text from outside as it may be printed: control characters escaped, one line, of bounded length.
-fn shown(text: &str) -> String {
-    let mut short: String = text.chars().take(SHOWN_CHARS_MAX * 4).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    escape(Path::new(&short))
 }
 
 #[cfg(test)]

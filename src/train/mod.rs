@@ -2,6 +2,7 @@
 
 mod config;
 mod config_check;
+mod config_explain;
 mod config_merge;
 mod config_model;
 
