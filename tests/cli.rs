@@ -1,58 +1,65 @@
 //! The binary from outside: help, exit codes, messages, streams.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-fn spatialssl() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("spatialssl"));
-    command.env_remove("NO_COLOR").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
-    command
-}
+use support::{refused, refused_file, refused_setting, run, spatialssl, text, write};
 
-fn run(arguments: &[&str]) -> Output {
-    spatialssl().args(arguments).output().unwrap()
-}
+#[cfg(test)]
+mod support {
+    use std::path::Path;
+    use std::process::{Command, Output, Stdio};
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Runs `train` with these arguments added; it must end with `code`, print nothing to stdout, and one block
-/// to stderr that contains every part.
-fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("run");
-    let mut all = vec!["train", "--data", "scans", "--out", out.to_str().unwrap()];
-    all.extend(arguments);
-    let output = run(&all);
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    assert_eq!(text(&output.stdout), "", "{arguments:?}");
-    assert_eq!(stderr.matches("error:").count(), 1, "{arguments:?}: {stderr}");
-    assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
-    assert!(!stderr.contains('\u{1b}'), "{arguments:?}: {stderr}");
-    for part in parts {
-        assert!(stderr.contains(part), "{arguments:?} lacks {part:?}: {stderr}");
+    pub(super) fn spatialssl() -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("spatialssl"));
+        command.env_remove("NO_COLOR").env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command
     }
-    assert!(!out.exists(), "{arguments:?} left the run's folder");
-}
 
-fn refused_setting(setting: &str, parts: &[&str]) {
-    refused(&["--set", setting], 2, parts);
-}
+    pub(super) fn run(arguments: &[&str]) -> Output {
+        spatialssl().args(arguments).output().unwrap()
+    }
 
-fn refused_file(content: &[u8], parts: &[&str]) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("c.toml");
-    std::fs::write(&path, content).unwrap();
-    refused(&["--config", path.to_str().unwrap()], 2, parts);
-}
+    pub(super) fn text(bytes: &[u8]) -> String {
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
 
-fn write(dir: &Path, name: &str, content: &str) -> String {
-    let path = dir.join(name);
-    std::fs::write(&path, content).unwrap();
-    path.to_str().unwrap().to_string()
+    /// Runs `train` with these arguments added; it must end with `code`, print nothing to stdout, and one block
+    /// to stderr that contains every part.
+    pub(super) fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let mut all = vec!["train", "--data", "scans", "--out", out.to_str().unwrap()];
+        all.extend(arguments);
+        let output = run(&all);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        assert_eq!(stderr.matches("error:").count(), 1, "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains('\u{1b}'), "{arguments:?}: {stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "{arguments:?} lacks {part:?}: {stderr}");
+        }
+        assert!(!out.exists(), "{arguments:?} left the run's folder");
+    }
+
+    pub(super) fn refused_setting(setting: &str, parts: &[&str]) {
+        refused(&["--set", setting], 2, parts);
+    }
+
+    pub(super) fn refused_file(content: &[u8], parts: &[&str]) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, content).unwrap();
+        refused(&["--config", path.to_str().unwrap()], 2, parts);
+    }
+
+    pub(super) fn write(dir: &Path, name: &str, content: &str) -> String {
+        let path = dir.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_string()
+    }
 }
 
 #[test]
@@ -182,10 +189,10 @@ fn numbers_out_of_range_name_the_range() {
     ] {
         refused_setting(&format!("optim.lr={lr}"), &["optim.lr", part]);
     }
-    refused(&["--steps", "0"], 2, &["--steps", "1..=1000000000"]);
+    refused(&["--steps", "0"], 2, &["--steps", "from 1 to 1000000000"]);
     refused(&["--steps", "-5"], 2, &["--steps", "-5"]);
     refused_setting("run.steps=0", &["1 to 1000000000"]);
-    refused(&["--seed", "-1"], 2, &["--seed", "-1"]);
+    refused(&["--seed", "-1"], 2, &["--seed", "-1", "a whole number from 0 to"]);
     refused(&["--seed", "18446744073709551616"], 2, &["--seed", "18446744073709551616"]);
     refused_setting("run.seed=18446744073709551616", &["run.seed", "9223372036854775807"]);
     refused_setting("run.keep_last=0", &["would delete the checkpoint just written"]);

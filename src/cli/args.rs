@@ -77,12 +77,10 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<String>,
     /// Number of training steps (run.steps)
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = steps)]
     pub(super) steps: Option<u64>,
     /// Seed of weights, views and augmentation (run.seed)
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-          value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = seed)]
     pub(super) seed: Option<u64>,
     /// Go on with the run in --out from its newest valid checkpoint
     #[arg(long)]
@@ -166,6 +164,19 @@ pub(super) struct DoctorArgs {
     /// Print JSON to stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+fn steps(text: &str) -> Result<u64, String> {
+    whole(text, 1, 1_000_000_000)
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    whole(text, 0, i64::MAX as u64)
+}
+
+fn whole(text: &str, low: u64, high: u64) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (low..=high).contains(number));
+    number.ok_or_else(|| format!("needs a whole number from {low} to {high}"))
 }
 
 #[cfg(test)]

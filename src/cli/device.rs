@@ -25,7 +25,10 @@ pub(super) fn choose(device: &str, threads: usize) -> Result<Choice> {
         "cpu" => Ok(Choice { threads, line: cpu }),
         "auto" => Ok(Choice { threads, line: format!("{cpu}; no GPU backend in this build") }),
         other => Err(Error::Device(format!(
-            "device {other}: this build has no GPU backend\n  found: CPU backend only; NVIDIA driver: {}\n  needed: a build with the CUDA backend, and an NVIDIA driver\n  use --device cpu, or --device auto",
+            "device {other}: this build has no GPU backend\n  \
+             found: CPU backend only; NVIDIA driver: {}\n  \
+             needed: a build with the CUDA backend, and an NVIDIA driver\n  \
+             use --device cpu, or --device auto",
             driver_version().unwrap_or_else(|| "none".into())
         ))),
     }

@@ -30,7 +30,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(output::report_panic));
     let result = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => dispatch(&arguments.command),
-        Err(error) => return usage(&error),
+        Err(error) => return usage(error),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,19 +53,26 @@ fn dispatch(command: &Command) -> Result<()> {
 }
 
 fn unbuilt(what: &str) -> Result<()> {
-    Err(Error::config(what, "is not part of this build"))
+    Err(Error::config(what, "not part of this build"))
 }
 
-/// Prints what clap says about the arguments (help and version included).
-fn usage(error: &clap::Error) -> ExitCode {
+/// Prints what clap says about the arguments (help and version included), with a hint where an option that does
+/// not exist looks like a setting that does.
+fn usage(mut error: clap::Error) -> ExitCode {
+    let setting = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option))
+            if error.kind() == ErrorKind::UnknownArgument
+                && error.get(ContextKind::SuggestedArg).is_none() =>
+        {
+            Config::nearest_key(option.trim_start_matches('-'))
+        }
+        _ => None,
+    };
+    if let Some(key) = setting {
+        let hint = format!("a similar setting exists: '--set {key}=VALUE'");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
     // Nothing is left to tell anyone if stdout or stderr is closed.
     let _ = error.print();
-    if error.kind() == ErrorKind::UnknownArgument
-        && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
-        && error.get(ContextKind::SuggestedArg).is_none()
-        && let Some(key) = Config::nearest_key(option.trim_start_matches('-'))
-    {
-        output::print_line(&format!("\n  tip: a similar setting exists: --set {key}=VALUE"));
-    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -22,7 +22,8 @@ pub(super) fn run(
 pub(super) fn check_run(run: &Path, checkpoint: Option<&Path>) -> Result<()> {
     if !run.join("config.toml").is_file() {
         let why = format!(
-            "{} is not the folder of a run: it holds no config.toml\n  give the folder that was --out of train",
+            "{} is not the folder of a run: it holds no config.toml\n  \
+             give the folder that was --out of train",
             escape(run)
         );
         return Err(Error::config("--run", why));

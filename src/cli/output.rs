@@ -56,7 +56,9 @@ pub(super) fn report_panic(info: &PanicHookInfo<'_>) {
 fn bug_report(message: &str, place: &str) -> String {
     let message = message.replace('\n', "\n    ");
     format!(
-        "this is a bug in spatialssl {}; please report it with this text and the command\n  what: {message}\n  where: {place}\n  checkpoints already written are not affected; RUST_BACKTRACE=1 shows more",
+        "this is a bug in spatialssl {}; please report it with this text and the \
+         command\n  what: {message}\n  where: {place}\n  \
+         checkpoints already written are not affected; RUST_BACKTRACE=1 shows more",
         env!("CARGO_PKG_VERSION")
     )
 }

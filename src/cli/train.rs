@@ -67,7 +67,9 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
     if args.resume && args.init.is_some() {
         return Err(Error::config(
             "--resume and --init",
-            "cannot be used together\n  use --resume to go on with the run in --out, with its optimiser and its step\n  use --init to start a new run, at step 0, from weights alone",
+            "cannot be used together\n  \
+             use --resume to go on with the run in --out, with its optimiser and its step\n  \
+             use --init to start a new run, at step 0, from weights alone",
         ));
     }
     let flags = Overrides { device: args.device.clone(), steps: args.steps, seed: args.seed };
@@ -95,7 +97,8 @@ fn cache_dir(environment: &Environment, out: &Path) -> Result<String> {
         None => Err(Error::config(
             "data.cache_dir",
             format!(
-                "{} is not UTF-8, which a configuration cannot hold\n  give a folder with --set data.cache_dir=PATH",
+                "{} is not UTF-8, which a configuration cannot hold\n  \
+                 give a folder with --set data.cache_dir=PATH",
                 escape(&dir)
             ),
         )),

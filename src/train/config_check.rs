@@ -57,7 +57,8 @@ fn check_data(data: &mut DataConfig, warnings: &mut Vec<String>) -> Result<()> {
     }
     if low >= high {
         let why = format!(
-            "found [{low:?}, {high:?}], needs the lower value first\n  for example [-1000.0, 1000.0]"
+            "found [{low:?}, {high:?}], needs the lower value first\n  \
+             for example [-1000.0, 1000.0]"
         );
         return Err(Error::config("data.ct_window", why));
     }
@@ -85,7 +86,8 @@ fn check_sub_size(views: &ViewsConfig) -> Result<()> {
         return Err(Error::config(
             "views.sub_size",
             format!(
-                "found {size:?}, needs {SUB_SIZE_MIN} or more on axis {}: the similarity head halves it four times\n  nearest size that fits: {:?}",
+                "found {size:?}, needs {SUB_SIZE_MIN} or more on axis {}: the similarity head halves it four times\n  \
+                 nearest size that fits: {:?}",
                 AXES[axis],
                 size.map(|s| next_multiple(s.max(SUB_SIZE_MIN), 2)),
             ),
@@ -107,7 +109,8 @@ fn check_view_size(config: &Config) -> Result<()> {
         return Err(Error::config(
             "views.size",
             format!(
-                "found {size:?}, needs at least views.sub_size = {sub:?}; axis {} is smaller\n  smallest size that fits: {least:?}",
+                "found {size:?}, needs at least views.sub_size = {sub:?}; axis {} is smaller\n  \
+                 smallest size that fits: {least:?}",
                 AXES[axis]
             ),
         ));
@@ -124,7 +127,9 @@ fn check_view_size(config: &Config) -> Result<()> {
         return Err(Error::config(
             "views.size",
             format!(
-                "found {size:?}, needs more than {total:?}: the deepest stage would have one voxel, which instance normalisation turns into 0\n  next size that fits: {:?}{advice}",
+                "found {size:?}, needs more than {total:?}: the deepest stage would have one \
+                 voxel, which instance normalisation turns into 0\n  \
+                 next size that fits: {:?}{advice}",
                 size.map(|s| 2 * s)
             ),
         ));

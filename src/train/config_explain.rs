@@ -100,17 +100,17 @@ fn unknown_key(message: &str, path: &[String]) -> String {
     let elsewhere = || {
         known_keys().into_iter().find(|k| k.split_once('.').is_some_and(|(_, name)| name == leaf))
     };
-    let (what, names, guess) = if sections.iter().any(|s| s == section) {
+    let (what, takes, names, guess) = if sections.iter().any(|s| s == section) {
         let names = expected_names(message);
         let guess =
             elsewhere().or_else(|| nearest(leaf, &names).map(|name| format!("{section}.{name}")));
-        (format!("unknown key; [{section}] takes"), names, guess)
+        ("unknown key", format!("[{section}] takes"), names, guess)
     } else {
         let guess = elsewhere().or_else(|| nearest(section, &sections).map(|s| format!("[{s}]")));
-        ("unknown section; there are".to_string(), sections, guess)
+        ("unknown section", "the sections are".to_string(), sections, guess)
     };
     let hint = guess.map_or(String::new(), |g| format!("\n  did you mean {g}?"));
-    format!("{what} {}{hint}", names.join(", "))
+    format!("{what}{hint}\n  {takes} {}", names.join(", "))
 }
 
 /// The names in backquotes after "expected".

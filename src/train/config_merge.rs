@@ -65,7 +65,7 @@ impl Config {
 }
 
 fn read_file(path: &Path) -> Result<String> {
-    let fail = |why: String| Error::config("--config", format!("{}: {why}", escape(path)));
+    let fail = |why: String| Error::config(escape(path), why);
     let metadata = std::fs::metadata(path).map_err(|e| fail(format!("cannot be read: {e}")))?;
     if !metadata.is_file() {
         return Err(fail("is not a regular file\n  give a TOML file".into()));
@@ -88,7 +88,7 @@ fn read_file(path: &Path) -> Result<String> {
         fail(format!("is not UTF-8 text (line {line})\n  save it as UTF-8"))
     })?;
     if text.trim_start_matches('\u{feff}').trim().is_empty() {
-        return Err(fail("is empty\n  leave --config out to use the defaults".into()));
+        return Err(fail("is empty\n  without --config the defaults are used".into()));
     }
     Ok(text)
 }
@@ -102,8 +102,7 @@ fn from_text(text: &str, path: &Path) -> Result<Vec<Setting>> {
     let at = |offset: usize| format!("{file}, line {}", line_of(text.as_bytes(), offset));
     let syntax = |e: toml::de::Error| {
         let place = e.span().map_or(file.clone(), |span| at(span.start));
-        let key = "--config";
-        Error::config(key, format!("{place}: not valid TOML: {}", shown(e.message())))
+        Error::config(place, format!("not valid TOML: {}", shown(e.message())))
     };
     let document = DeTable::parse(text).map_err(syntax)?;
     let values: Table = text.parse().map_err(|e: toml::de::Error| {
@@ -424,7 +423,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().to_path_buf(), dir.path().join("absent.toml")] {
             let found = why(Config::load(Some(&path), &[], &Overrides::default()));
-            assert!(found.starts_with("--config: "), "{found}");
+            assert!(found.starts_with(&escape(&path)), "{found}");
         }
         // Nine files of about a megabyte: seconds would mean quadratic work.
         assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());

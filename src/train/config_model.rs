@@ -180,7 +180,7 @@ fn check_values(plan: &StagePlan) -> Result<()> {
         Err(Error::config(key, format!("found {found}, needs {needs}")))
     };
     // The heads halve the dense representation's channels three times.
-    if plan.features[0] % 8 != 0 {
+    if !plan.features[0].is_multiple_of(8) {
         let needs = "a multiple of 8 in the first stage: the heads halve its channels three times";
         return bad("model.features", format!("{:?}", plan.features), needs);
     }
