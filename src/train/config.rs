@@ -387,6 +387,21 @@ mod tests {
     }
 
     #[test]
+    fn words_are_spelt_as_documented() {
+        let text = "data = { normalize = 'zscore_nonzero', on_bad_file = 'skip' }\n\
+                    views = { offset_rule = 'source' }\n\
+                    model = { preset = 'resenc-l' }\n\
+                    tasks = { vector_head = 'pairwise', gradient_views = 'all' }\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.data.normalize, Normalize::ZscoreNonzero);
+        assert_eq!(config.data.on_bad_file, OnBadFile::Skip);
+        assert_eq!(config.views.offset_rule, OffsetRule::Source);
+        assert_eq!(config.model.preset, super::super::Preset::ResencL);
+        assert_eq!(config.tasks.vector_head, VectorHead::Pairwise);
+        assert_eq!(config.tasks.gradient_views, GradientViews::All);
+    }
+
+    #[test]
     fn sections_are_written_in_order() {
         let text = Config::default().to_toml().unwrap();
         let heads: Vec<&str> = text.lines().filter(|l| l.starts_with('[')).collect();

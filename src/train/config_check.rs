@@ -86,7 +86,8 @@ fn check_sub_size(views: &ViewsConfig) -> Result<()> {
         return Err(Error::config(
             "views.sub_size",
             format!(
-                "found {size:?}, needs {SUB_SIZE_MIN} or more on axis {}: the similarity head halves it four times\n  \
+                "found {size:?}, needs {SUB_SIZE_MIN} or more on axis {}: the similarity head halves \
+                 it four times\n  \
                  nearest size that fits: {:?}",
                 AXES[axis],
                 size.map(|s| next_multiple(s.max(SUB_SIZE_MIN), 2)),
@@ -348,6 +349,19 @@ mod tests {
         assert!(why.contains("[16, 16, 16]"), "{why}");
         let (_, why) = refused(|c| c.views.size = [32, 32, 4096]);
         assert!(why.contains("at most 1024 on axis x"), "{why}");
+    }
+
+    #[test]
+    fn an_axis_without_strides_needs_an_even_size_only() {
+        let anisotropic = |z: usize| {
+            let mut config = Config::default();
+            config.model.strides = vec![[1, 1, 1], [1, 2, 2], [1, 2, 2], [1, 2, 2]];
+            config.views.size = [z, 32, 32];
+            config.check()
+        };
+        assert!(anisotropic(34).is_ok());
+        let text = anisotropic(33).unwrap_err().to_string();
+        assert!(text.contains("[32, 32, 32] or [34, 32, 32]"), "{text}");
     }
 
     #[test]
