@@ -1,3 +1,7 @@
 //! The `spatialssl` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    spatialssl::cli::run(std::env::args_os())
+}

@@ -103,7 +103,9 @@ impl<'a, T> Io<'a, T> {
     /// # Panics
     /// If it was not bound, or was taken before.
     pub fn write(&mut self, i: usize) -> &'a mut [T] {
-        let Some(out) = self.writes[i].take() else { panic!("operand {i} is not bound for writing") };
+        let Some(out) = self.writes[i].take() else {
+            panic!("operand {i} is not bound for writing")
+        };
         out
     }
 
@@ -175,7 +177,9 @@ fn hand_out_run<'a, T>(run: &'a mut [T], start: usize, items: &[(Span, Use)], io
         _ => {
             let run: &'a [T] = run;
             for (span, usage) in items {
-                let Use::Read(i) = usage else { panic!("a written range overlaps another operand") };
+                let Use::Read(i) = usage else {
+                    panic!("a written range overlaps another operand")
+                };
                 io.reads[*i] = &run[span.offset - start..span.end() - start];
             }
         }

@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn the_key_depends_on_all_that_decides_the_voxels() {
         let base = PrepareOptions {
-            spacing: super::super::prepare::Spacing::Median,
+            spacing: crate::data::Spacing::Median,
             normalize: Normalize::Zscore,
             ct_window: [-1000.0, 1000.0],
         };

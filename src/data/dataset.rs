@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use super::cache::{self, Hash, Index};
 use super::nifti_read::{files_of, read_geometry};
 use super::nifti_source::suffix;
-use super::prepare::{PrepareOptions, Spacing, prepare};
+use super::prepare::{PrepareOptions, prepare};
 use super::scan::{NAMED_MAX, scan};
+use super::spacing::Spacing;
 use super::volume::Volume;
 use crate::error::{Error, Result, escape};
 
@@ -21,7 +22,8 @@ use crate::error::{Error, Result, escape};
 const IN_FLIGHT: usize = 2;
 
 /// What to do with a volume that cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnBadFile {
     /// Name all of them and stop.
     Stop,
@@ -86,7 +88,7 @@ impl DataSet {
         let target_mm = match options.spacing {
             Spacing::Median => Some(median),
             Spacing::Native => None,
-            Spacing::Fixed(mm) => Some(mm),
+            Spacing::Mm(mm) => Some(mm),
         };
         let work =
             Work { options, target_mm, cache_dir, index: Mutex::new(Index::load(cache_dir)) };

@@ -20,6 +20,7 @@ mod prepare;
 mod resample;
 mod scan;
 mod sniff;
+mod spacing;
 mod view;
 mod volume;
 
@@ -32,8 +33,9 @@ pub use nifti_read::{Geometry as ImageGeometry, Image, read_geometry, read_nifti
 pub use normalize::Normalize;
 pub use orient::Orientation;
 pub use prefetch::{Prefetch, PrefetchOptions, VolumeSource};
-pub use prepare::{PrepareOptions, Spacing, prepare};
+pub use prepare::{PrepareOptions, prepare};
 pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};
+pub use spacing::Spacing;
 pub use view::{SamplePlan, ViewOptions};
 pub use volume::Volume;

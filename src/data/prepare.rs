@@ -11,22 +11,12 @@ use rayon::prelude::*;
 use super::nifti_read::{self, Image};
 use super::normalize::{Normalize, normalize};
 use super::resample::{resampled_extent, resize};
+use super::spacing::Spacing;
 use super::volume::Volume;
 use crate::error::{Error, Result};
 
 /// More voxels than this after resampling are refused: the spacing is then wrong by a factor.
 const VOXELS_MAX: f64 = (1u64 << 31) as f64;
-
-/// The spacing that volumes are brought to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Spacing {
-    /// The median over all volumes, for each axis.
-    Median,
-    /// Each volume keeps its own.
-    Native,
-    /// Edges of a voxel in mm, (z, y, x).
-    Fixed([f64; 3]),
-}
 
 /// What is done to a volume between its file and training.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +34,7 @@ impl PrepareOptions {
     ///
     /// Errors: [`Error::Config`] naming the key.
     pub fn check(&self) -> Result<()> {
-        if let Spacing::Fixed(mm) = self.spacing
+        if let Spacing::Mm(mm) = self.spacing
             && mm.iter().any(|v| !(1e-3..=200.0).contains(v))
         {
             let why = format!("{mm:?} mm, allowed are 0.001 to 200 mm for each of (z, y, x)");
@@ -131,7 +121,7 @@ mod tests {
     #[test]
     fn options_out_of_range_name_their_key() {
         let mut wrong = options(Normalize::Ct);
-        wrong.spacing = Spacing::Fixed([1.0, f64::NAN, 1.0]);
+        wrong.spacing = Spacing::Mm([1.0, f64::NAN, 1.0]);
         assert!(wrong.check().unwrap_err().to_string().contains("data.spacing"));
         wrong.spacing = Spacing::Median;
         wrong.ct_window = [5.0, 5.0];

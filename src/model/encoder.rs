@@ -69,10 +69,13 @@ impl ResEncUNet {
             return Ok(());
         }
         let down: Vec<usize> = size.iter().zip(stride).map(|(&s, t)| (s / t * t).max(t)).collect();
-        let up: Vec<usize> = size.iter().zip(stride).map(|(&s, t)| s.div_ceil(t).max(1) * t).collect();
+        let up: Vec<usize> =
+            size.iter().zip(stride).map(|(&s, t)| s.div_ceil(t).max(1) * t).collect();
         Err(Error::config(
             "views.size",
-            format!("{size:?} does not divide by the encoder's total stride {stride:?}; the nearest sizes are {down:?} and {up:?}"),
+            format!(
+                "{size:?} does not divide by the encoder's total stride {stride:?}; the nearest sizes are {down:?} and {up:?}"
+            ),
         ))
     }
 
@@ -83,20 +86,43 @@ impl ResEncUNet {
     pub fn record(&self, tape: &mut Tape, weights: &mut Weights, x: ValueId) -> Result<ValueId> {
         let tail = Tail { bias: self.conv_bias, slope: Some(SLOPE), residual: None, gamma: 1.0 };
         let mut net = Recorder { tape, weights };
-        let mut x = net.unit("encoder.stem.convs.0", x, self.stem_channels, (self.stages[0].kernel, [1; 3]), tail)?;
+        let mut x = net.unit(
+            "encoder.stem.convs.0",
+            x,
+            self.stem_channels,
+            (self.stages[0].kernel, [1; 3]),
+            tail,
+        )?;
         let mut skips = Vec::new();
         for (s, stage) in self.stages.iter().enumerate() {
             for b in 0..stage.blocks {
                 let stride = if b == 0 { stage.stride } else { [1; 3] };
-                x = net.block(&format!("encoder.stages.{s}.blocks.{b}"), x, stage, stride, self.conv_bias)?;
+                x = net.block(
+                    &format!("encoder.stages.{s}.blocks.{b}"),
+                    x,
+                    stage,
+                    stride,
+                    self.conv_bias,
+                )?;
             }
             skips.push(x);
         }
         for d in 0..self.stages.len() - 1 {
-            let (below, stage) = (&self.stages[self.stages.len() - 1 - d], &self.stages[self.stages.len() - 2 - d]);
-            let up = net.upsample(&format!("decoder.transpconvs.{d}"), x, stage.features, below.stride, self.conv_bias)?;
+            let (below, stage) =
+                (&self.stages[self.stages.len() - 1 - d], &self.stages[self.stages.len() - 2 - d]);
+            let up = net.upsample(
+                &format!("decoder.transpconvs.{d}"),
+                x,
+                stage.features,
+                below.stride,
+                self.conv_bias,
+            )?;
             let skip = skips[self.stages.len() - 2 - d];
-            x = net.tape.record(&format!("decoder.stages.{d}.concat"), Concat { axis: Axis::Channel }, &[up, skip])?;
+            x = net.tape.record(
+                &format!("decoder.stages.{d}.concat"),
+                Concat { axis: Axis::Channel },
+                &[up, skip],
+            )?;
             for c in 0..self.decoder_convs {
                 let name = format!("decoder.stages.{d}.convs.{c}");
                 x = net.unit(&name, x, stage.features, (stage.kernel, [1; 3]), tail)?;
@@ -131,7 +157,8 @@ impl Recorder<'_> {
         let padding = kernel.map(|k| (k - 1) / 2);
         let conv = Conv3d { stride, padding, bias: tail.bias, normed: true };
         let y = self.tape.record(&format!("{name}.conv"), conv, &inputs)?;
-        let gamma = self.get(&format!("{name}.norm.weight"), &[features], Init::Constant(tail.gamma));
+        let gamma =
+            self.get(&format!("{name}.norm.weight"), &[features], Init::Constant(tail.gamma));
         let beta = self.get(&format!("{name}.norm.bias"), &[features], Init::Constant(0.0));
         let mut inputs = vec![y, gamma, beta];
         inputs.extend(tail.residual);
@@ -140,9 +167,17 @@ impl Recorder<'_> {
     }
 
     /// `act(norm(conv(act(norm(conv x)))) + skip(x))`. The last norm starts at 0, so a new block is its skip.
-    fn block(&mut self, name: &str, x: ValueId, stage: &Stage, stride: [usize; 3], bias: bool) -> Result<ValueId> {
+    fn block(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        stage: &Stage,
+        stride: [usize; 3],
+        bias: bool,
+    ) -> Result<ValueId> {
         let plain = Tail { bias, slope: Some(SLOPE), residual: None, gamma: 1.0 };
-        let y = self.unit(&format!("{name}.conv1"), x, stage.features, (stage.kernel, stride), plain)?;
+        let y =
+            self.unit(&format!("{name}.conv1"), x, stage.features, (stage.kernel, stride), plain)?;
         let mut skip = x;
         let strided = stride != [1; 3];
         if strided {
@@ -157,7 +192,14 @@ impl Recorder<'_> {
         self.unit(&format!("{name}.conv2"), y, stage.features, (stage.kernel, [1; 3]), last)
     }
 
-    fn upsample(&mut self, name: &str, x: ValueId, features: usize, stride: [usize; 3], bias: bool) -> Result<ValueId> {
+    fn upsample(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        features: usize,
+        stride: [usize; 3],
+        bias: bool,
+    ) -> Result<ValueId> {
         let channels = self.tape.shape(x).channels();
         let dims = [channels, stride[0], stride[1], stride[2], features];
         // PyTorch counts the fan of a transposed filter [in, out, ...] along its second extent.

@@ -9,7 +9,9 @@ pub fn start(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
     let mut stream = SampleKey { seed, step: 0, sample: tensor }.shared(Purpose::Weights);
     match init {
         Init::Constant(value) => vec![value as f32; len],
-        Init::Uniform { bound } => (0..len).map(|_| ((stream.uniform_f64() * 2.0 - 1.0) * bound) as f32).collect(),
+        Init::Uniform { bound } => {
+            (0..len).map(|_| ((stream.uniform_f64() * 2.0 - 1.0) * bound) as f32).collect()
+        }
         Init::Normal { std } => (0..len).map(|i| stream.normal_at(i as u32) * std as f32).collect(),
     }
 }

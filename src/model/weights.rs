@@ -24,10 +24,18 @@ impl Weights {
     /// The tensor `name`; if it was made before (a network recorded a second time), the same.
     pub fn get(&mut self, tape: &mut Tape, name: &str, dims: &[usize], init: Init) -> ValueId {
         if let Some(at) = self.names.iter().position(|n| n == name) {
-            assert_eq!(tape.shape(self.ids[at]).dims(), dims, "{name} is asked for in another shape");
+            assert_eq!(
+                tape.shape(self.ids[at]).dims(),
+                dims,
+                "{name} is asked for in another shape"
+            );
             return self.ids[at];
         }
-        let id = if self.trained { tape.param(name, dims, init) } else { tape.state(format!("ema.{name}"), dims) };
+        let id = if self.trained {
+            tape.param(name, dims, init)
+        } else {
+            tape.state(format!("ema.{name}"), dims)
+        };
         self.ids.push(id);
         self.names.push(name.to_string());
         id

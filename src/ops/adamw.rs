@@ -53,7 +53,13 @@ impl OpRule for AdamW {
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
         arity(self, inputs, 3)?;
         if inputs[0].len() != SCALARS || inputs[1].len() != 2 {
-            return refuse(self, format!("needs scalars [{SCALARS}] and a norm [2], got {} and {}", inputs[0], inputs[1]));
+            return refuse(
+                self,
+                format!(
+                    "needs scalars [{SCALARS}] and a norm [2], got {} and {}",
+                    inputs[0], inputs[1]
+                ),
+            );
         }
         Ok(vec![inputs[2]; 3])
     }
@@ -81,7 +87,13 @@ impl<T: Scalar> CpuRule<T> for AdamW {
 }
 
 #[multiversion::multiversion(targets = "simd")]
-fn update<T: Scalar>(op: &AdamW, scalars: &[T], factor: T, grad: &[T], state: (&mut [T], &mut [T], &mut [T])) {
+fn update<T: Scalar>(
+    op: &AdamW,
+    scalars: &[T],
+    factor: T,
+    grad: &[T],
+    state: (&mut [T], &mut [T], &mut [T]),
+) {
     let (p, m, v) = state;
     let n = p.len();
     let (m, v, grad) = (&mut m[..n], &mut v[..n], &grad[..n]);

@@ -29,7 +29,10 @@ impl OpRule for AvgPool {
         arity(self, inputs, 1)?;
         let out = self.output(activation(self, inputs[0])?);
         if out.contains(&0) {
-            return refuse(self, format!("{} is smaller than the window {:?}", inputs[0], self.window));
+            return refuse(
+                self,
+                format!("{} is smaller than the window {:?}", inputs[0], self.window),
+            );
         }
         Ok(vec![Shape::new(&out)])
     }
@@ -49,7 +52,8 @@ impl<T: Scalar> CpuRule<T> for AvgPool {
                 let (n, oz, oy, ox) = (v / (z * p * q), v / (p * q) % z, v / q % p, v % q);
                 y.fill(T::ZERO);
                 for k in 0..wz * wy * wx {
-                    let (iz, iy, ix) = (oz * wz + k / (wy * wx), oy * wy + k / wx % wy, ox * wx + k % wx);
+                    let (iz, iy, ix) =
+                        (oz * wz + k / (wy * wx), oy * wy + k / wx % wy, ox * wx + k % wx);
                     let from = (((n * d + iz) * h + iy) * w + ix) * c;
                     for (y, &x) in y.iter_mut().zip(&x[from..from + c]) {
                         *y += x * share;
@@ -70,7 +74,8 @@ impl<T: Scalar> CpuRule<T> for AvgPool {
         parallel::chunks(dx, c, |at, dx| {
             for (v, dx) in dx.chunks_mut(c).enumerate() {
                 let v = at / c + v;
-                let (n, oz, oy, ox) = (v / (d * h * w), v / (h * w) % d / wz, v / w % h / wy, v % w / wx);
+                let (n, oz, oy, ox) =
+                    (v / (d * h * w), v / (h * w) % d / wz, v / w % h / wy, v % w / wx);
                 if !add {
                     dx.fill(T::ZERO);
                 }

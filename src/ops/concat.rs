@@ -1,8 +1,8 @@
 //! Concatenation along the batch or the channels.
 
 use super::{CpuRule, OpRule, put, refuse};
-use crate::backend::{Io, MAX_OPERANDS};
 use crate::backend::cpu::parallel;
+use crate::backend::{Io, MAX_OPERANDS};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -43,7 +43,9 @@ impl OpRule for Concat {
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
-        let Some(first) = inputs.first() else { return refuse(self, "needs inputs, got none".into()) };
+        let Some(first) = inputs.first() else {
+            return refuse(self, "needs inputs, got none".into());
+        };
         let mut dims = first.dims().to_vec();
         let axis = match self.axis {
             Axis::Batch => 0,

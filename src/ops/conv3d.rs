@@ -24,7 +24,8 @@ pub struct Conv3d {
 impl Conv3d {
     fn geometry(&self, x: Shape, w: Shape) -> Option<ConvGeometry> {
         let ([n, d, h, width, c], [k, t, r, s, filter_c]) = (x.ndhwc()?, w.ndhwc()?);
-        let fits = [d, h, width].iter().zip([t, r, s]).zip(self.padding).all(|((i, f), p)| i + 2 * p >= f);
+        let fits =
+            [d, h, width].iter().zip([t, r, s]).zip(self.padding).all(|((i, f), p)| i + 2 * p >= f);
         (c == filter_c && fits).then_some(ConvGeometry {
             batch: n,
             input: [d, h, width],
@@ -53,7 +54,13 @@ impl OpRule for Conv3d {
         arity(self, inputs, 2 + usize::from(self.bias))?;
         activation(self, inputs[0])?;
         let Some(g) = self.geometry(inputs[0], inputs[1]) else {
-            return refuse(self, format!("filter {} does not fit input {} padded by {:?}", inputs[1], inputs[0], self.padding));
+            return refuse(
+                self,
+                format!(
+                    "filter {} does not fit input {} padded by {:?}",
+                    inputs[1], inputs[0], self.padding
+                ),
+            );
         };
         if self.bias && inputs[2].dims() != [g.out_channels] {
             return refuse(self, format!("bias {} needs [{}]", inputs[2], g.out_channels));
@@ -74,7 +81,8 @@ impl OpRule for Conv3d {
         let g = self.bound(inputs);
         match pass {
             Pass::Forward => conv::workspace_len(&g, ConvPass::Fprop),
-            Pass::Backward => conv::workspace_len(&g, ConvPass::Dgrad).max(conv::workspace_len(&g, ConvPass::Wgrad)),
+            Pass::Backward => conv::workspace_len(&g, ConvPass::Dgrad)
+                .max(conv::workspace_len(&g, ConvPass::Wgrad)),
         }
     }
 

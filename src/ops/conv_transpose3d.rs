@@ -65,7 +65,8 @@ impl OpRule for ConvTranspose3d {
         let g = self.bound(inputs);
         match pass {
             Pass::Forward => conv::workspace_len(&g, ConvPass::Dgrad),
-            Pass::Backward => conv::workspace_len(&g, ConvPass::Fprop).max(conv::workspace_len(&g, ConvPass::Wgrad)),
+            Pass::Backward => conv::workspace_len(&g, ConvPass::Fprop)
+                .max(conv::workspace_len(&g, ConvPass::Wgrad)),
         }
     }
 

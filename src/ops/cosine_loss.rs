@@ -71,7 +71,8 @@ impl<T: Scalar> CpuRule<T> for CosineLoss {
         let image = role / cosines.len();
         let mut total = 0.0;
         for (i, cosine) in cosines.iter_mut().enumerate() {
-            let pair = x[a + i * image..][..image].chunks(c).zip(x[b + i * image..][..image].chunks(c));
+            let pair =
+                x[a + i * image..][..image].chunks(c).zip(x[b + i * image..][..image].chunks(c));
             let sum: f64 = pair
                 .map(|(a, b)| {
                     let (dot, na, nb) = products(a, b);
@@ -98,12 +99,22 @@ impl<T: Scalar> CpuRule<T> for CosineLoss {
             let (va, vb) = (&x[a + voxel..][..c], &x[b + voxel..][..c]);
             let (dot, norm_a, norm_b) = products(va, vb);
             let (na, nb) = (norm_a.max(EPS), norm_b.max(EPS));
-            let own = |n: f64, other: f64, raw: f64| if raw > 0.0 { dot / (n * n * other * raw) } else { 0.0 };
+            let own = |n: f64, other: f64, raw: f64| {
+                if raw > 0.0 { dot / (n * n * other * raw) } else { 0.0 }
+            };
             let (own_a, own_b) = (own(na, nb, norm_a), own(nb, na, norm_b));
             for k in 0..c {
                 let (fa, fb) = (va[k].to_f64(), vb[k].to_f64());
-                put(&mut dx[a + voxel + k], T::from_f64(factor * (fb / (na * nb) - own_a * fa)), true);
-                put(&mut dx[b + voxel + k], T::from_f64(factor * (fa / (na * nb) - own_b * fb)), true);
+                put(
+                    &mut dx[a + voxel + k],
+                    T::from_f64(factor * (fb / (na * nb) - own_a * fa)),
+                    true,
+                );
+                put(
+                    &mut dx[b + voxel + k],
+                    T::from_f64(factor * (fa / (na * nb) - own_b * fb)),
+                    true,
+                );
             }
         }
     }

@@ -91,7 +91,8 @@ impl<T: Scalar> CpuRule<T> for GapNormLoss {
     fn forward(&self, io: &mut Io<'_, T>) {
         let (p, g, loss) = (io.read(0), io.read(1), io.write(0));
         let axes = io.shapes[0].channels();
-        let sum: f64 = p.chunks(axes).zip(g.chunks(axes)).map(|(p, g)| (norm(p) - norm(g)).powi(2)).sum();
+        let sum: f64 =
+            p.chunks(axes).zip(g.chunks(axes)).map(|(p, g)| (norm(p) - norm(g)).powi(2)).sum();
         loss[0] = T::from_f64(sum * axes as f64 / p.len() as f64);
     }
 

@@ -21,9 +21,14 @@ impl OpRule for Linear {
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
         arity(self, inputs, 2 + usize::from(self.bias))?;
         let (x, w) = (inputs[0], inputs[1]);
-        let [out, width] = w.dims() else { return refuse(self, format!("needs a weight [O K], got {w}")) };
+        let [out, width] = w.dims() else {
+            return refuse(self, format!("needs a weight [O K], got {w}"));
+        };
         if x.channels() != *width || (self.bias && inputs[2].dims() != [*out]) {
-            return refuse(self, format!("input {x} does not fit weight {w}, or the bias does not"));
+            return refuse(
+                self,
+                format!("input {x} does not fit weight {w}, or the bias does not"),
+            );
         }
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -58,11 +63,13 @@ impl<T: Scalar> CpuRule<T> for Linear {
         let (x, w, dy) = (io.read(0), io.read(1), io.read(2));
         let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
         let rows = dy.len() / out;
-        let over_rows = |value: &dyn Fn(usize) -> T| (0..rows).fold(T::ZERO, |sum, m| sum + value(m));
+        let over_rows =
+            |value: &dyn Fn(usize) -> T| (0..rows).fold(T::ZERO, |sum, m| sum + value(m));
         if let Some((dx, add)) = io.grad(0) {
             for (i, dx) in dx.iter_mut().enumerate() {
                 let (m, k) = (i / width, i % width);
-                let sum = (0..out).fold(T::ZERO, |sum, o| dy[m * out + o].mul_add(w[o * width + k], sum));
+                let sum =
+                    (0..out).fold(T::ZERO, |sum, o| dy[m * out + o].mul_add(w[o * width + k], sum));
                 put(dx, sum, add);
             }
         }

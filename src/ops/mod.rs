@@ -27,8 +27,8 @@ mod vector_loss;
 pub use adamw::{AdamW, SCALARS, scalar};
 pub use avg_pool::AvgPool;
 pub use concat::{Axis, Concat};
-pub use conv3d::Conv3d;
 pub use conv_transpose3d::ConvTranspose3d;
+pub use conv3d::Conv3d;
 pub use cosine_loss::CosineLoss;
 pub use ema::Ema;
 pub use gap_loss::{GapAxisLoss, GapNormLoss};
@@ -138,8 +138,26 @@ macro_rules! ops {
 }
 
 ops!(
-    AdamW, AvgPool, Concat, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss, GapNormLoss, Gelu,
-    GlobalPool, GradNorm, InstanceNorm, LeakyRelu, Linear, Pairwise, Probe, ResidualAdd, RouteLoss, SubView,
+    AdamW,
+    AvgPool,
+    Concat,
+    Conv3d,
+    ConvTranspose3d,
+    CosineLoss,
+    Ema,
+    GapAxisLoss,
+    GapNormLoss,
+    Gelu,
+    GlobalPool,
+    GradNorm,
+    InstanceNorm,
+    LeakyRelu,
+    Linear,
+    Pairwise,
+    Probe,
+    ResidualAdd,
+    RouteLoss,
+    SubView,
     VectorLoss,
 );
 

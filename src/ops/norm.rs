@@ -67,7 +67,8 @@ impl<T: Scalar> CpuRule<T> for InstanceNorm {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (x, gamma, stats) = (io.read(0), io.read(1), io.read(2));
-        let (y, dy) = if self.slope.is_some() { (Some(io.read(3)), io.read(4)) } else { (None, io.read(3)) };
+        let (y, dy) =
+            if self.slope.is_some() { (Some(io.read(3)), io.read(4)) } else { (None, io.read(3)) };
         let (mut dx, mut dgamma, mut dbeta) = (io.grad(0), io.grad(1), io.grad(2));
         let (mut dres, work) = (io.grad(3), io.workspace());
         let c = gamma.len();

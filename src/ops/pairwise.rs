@@ -30,7 +30,9 @@ impl OpRule for Pairwise {
 
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
         arity(self, inputs, 1)?;
-        let [v, n, k] = *inputs[0].dims() else { return refuse(self, format!("needs [V N K], got {}", inputs[0])) };
+        let [v, n, k] = *inputs[0].dims() else {
+            return refuse(self, format!("needs [V N K], got {}", inputs[0]));
+        };
         let width = if self.kind == PairwiseKind::Difference { k } else { 2 * k };
         Ok(vec![Shape::new(&[n, v, v, width])])
     }

@@ -20,7 +20,10 @@ impl OpRule for ResidualAdd {
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
         arity(self, inputs, 2)?;
         if inputs[0] != inputs[1] {
-            return refuse(self, format!("needs equal shapes, got {} and {}", inputs[0], inputs[1]));
+            return refuse(
+                self,
+                format!("needs equal shapes, got {} and {}", inputs[0], inputs[1]),
+            );
         }
         Ok(vec![inputs[0]])
     }

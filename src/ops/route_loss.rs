@@ -52,7 +52,10 @@ impl OpRule for RouteLoss {
         super::gap_loss::infer_loss(self, inputs)?;
         match *inputs[0].dims() {
             [_, v, w, 3] if v == w && v <= MAX_VIEWS => Ok(vec![Shape::new(&[1])]),
-            _ => refuse(self, format!("needs [N V V 3] of at most {MAX_VIEWS} views, got {}", inputs[0])),
+            _ => refuse(
+                self,
+                format!("needs [N V V 3] of at most {MAX_VIEWS} views, got {}", inputs[0]),
+            ),
         }
     }
 
@@ -74,7 +77,8 @@ impl<T: Scalar> CpuRule<T> for RouteLoss {
             let at = n * views * views * 3;
             for_each_route(views, |order| {
                 for axis in 0..3 {
-                    let error: f64 = steps(order, axis).map(|s| (p[at + s] - g[at + s]).to_f64()).sum();
+                    let error: f64 =
+                        steps(order, axis).map(|s| (p[at + s] - g[at + s]).to_f64()).sum();
                     sum += smooth_l1(error);
                 }
             });
@@ -94,7 +98,8 @@ impl<T: Scalar> CpuRule<T> for RouteLoss {
             let at = n * views * views * 3;
             for_each_route(views, |order| {
                 for axis in 0..3 {
-                    let error: f64 = steps(order, axis).map(|s| (p[at + s] - g[at + s]).to_f64()).sum();
+                    let error: f64 =
+                        steps(order, axis).map(|s| (p[at + s] - g[at + s]).to_f64()).sum();
                     let slope = T::from_f64(factor * smooth_l1_slope(error));
                     for s in steps(order, axis) {
                         put(&mut dp[at + s], slope, true);

@@ -62,7 +62,10 @@ impl SubView {
         let start = std::array::from_fn(|a| {
             let at = corner[a].to_f64();
             let fits = at >= 0.0 && at as usize + self.size[a] <= dims[a + 1];
-            assert!(fits, "sub-view box {pair}/{role} of sample {n} leaves its view: start {at} on axis {a}");
+            assert!(
+                fits,
+                "sub-view box {pair}/{role} of sample {n} leaves its view: start {at} on axis {a}"
+            );
             at as usize
         });
         Place { source, image, start }
@@ -98,10 +101,23 @@ impl OpRule for SubView {
         };
         let total: usize = inputs[1..].iter().map(|s| s.dims()[0]).sum();
         if self.views < 2 || p != self.pairs() || total != self.views * n {
-            return refuse(self, format!("{} views of {n} samples need {} images, got {total}", self.views, self.views * n));
+            return refuse(
+                self,
+                format!(
+                    "{} views of {n} samples need {} images, got {total}",
+                    self.views,
+                    self.views * n
+                ),
+            );
         }
         if self.size.iter().zip([d, h, w]).any(|(s, e)| *s > e) {
-            return refuse(self, format!("sub-view {:?} is larger than the view of {images} x {d} {h} {w}", self.size));
+            return refuse(
+                self,
+                format!(
+                    "sub-view {:?} is larger than the view of {images} x {d} {h} {w}",
+                    self.size
+                ),
+            );
         }
         let [sz, sy, sx] = self.size;
         Ok(vec![Shape::new(&[4 * n * p, sz, sy, sx, c])])

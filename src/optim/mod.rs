@@ -41,7 +41,8 @@ impl Block {
         let param_grads = grads;
         let grads = tape.pack(format!("d {name}"), &param_grads, Role::State);
         let dims = tape.shape(packed).dims().to_vec();
-        let (m, v) = (tape.state(format!("m {name}"), &dims), tape.state(format!("v {name}"), &dims));
+        let (m, v) =
+            (tape.state(format!("m {name}"), &dims), tape.state(format!("v {name}"), &dims));
         Block { params: params.to_vec(), param_grads, packed, grads, m, v }
     }
 }
@@ -76,7 +77,12 @@ pub fn record_update(
     }
     for block in blocks {
         let name = format!("adamw {}", tape.get(block.packed).name);
-        tape.update(&name, rule.clone(), &[scalars, norm, block.grads], &[block.packed, block.m, block.v])?;
+        tape.update(
+            &name,
+            rule.clone(),
+            &[scalars, norm, block.grads],
+            &[block.packed, block.m, block.v],
+        )?;
     }
     Ok(Update { scalars, norm })
 }

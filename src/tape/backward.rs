@@ -10,7 +10,11 @@ impl Tape {
     /// gradient of each value in `wanted` (none: no loss depends on it).
     ///
     /// The first record to write a gradient sets it, later ones add: nothing is cleared.
-    pub fn backward(&mut self, losses: &[(ValueId, ValueId)], wanted: &[ValueId]) -> Vec<Option<ValueId>> {
+    pub fn backward(
+        &mut self,
+        losses: &[(ValueId, ValueId)],
+        wanted: &[ValueId],
+    ) -> Vec<Option<ValueId>> {
         let mut grads: Vec<Option<ValueId>> = vec![None; self.values.len()];
         for &(loss, seed) in losses {
             assert_eq!(self.shape(loss), self.shape(seed), "a seed is shaped as its loss");
@@ -18,8 +22,10 @@ impl Tape {
         }
         for (record, inputs, outputs) in std::mem::take(&mut self.forward).into_iter().rev() {
             let Some(dy) = grads[outputs[0].index()] else { continue };
-            let probe = self.probes.iter().find(|(output, _)| *output == outputs[0]).map(|(_, norm)| *norm);
-            let op = if probe.is_some() { Op::from(Probe) } else { self.records[record].op.clone() };
+            let probe =
+                self.probes.iter().find(|(output, _)| *output == outputs[0]).map(|(_, norm)| *norm);
+            let op =
+                if probe.is_some() { Op::from(Probe) } else { self.records[record].op.clone() };
             let mut writes = Vec::with_capacity(inputs.len());
             for (i, &input) in inputs.iter().enumerate() {
                 let wants = op.rule().differentiable(i) && self.values[input.index()].requires_grad;

@@ -10,7 +10,11 @@ use crate::ops::Pass;
 pub fn describe(tape: &Tape, plan: &Plan, element: usize) -> String {
     let mut text = String::new();
     let mib = |len: usize| (len * element) as f64 / (1 << 20) as f64;
-    let _ = writeln!(text, "{:>4} {:8} {:17} {:44} {:>22} {:>10} {:>9}", "#", "pass", "operation", "value", "shape", "offset", "MiB");
+    let _ = writeln!(
+        text,
+        "{:>4} {:8} {:17} {:44} {:>22} {:>10} {:>9}",
+        "#", "pass", "operation", "value", "shape", "offset", "MiB"
+    );
     for (at, record) in tape.records().iter().enumerate() {
         let pass = if record.pass == Pass::Forward { "forward" } else { "backward" };
         for (i, (id, add)) in record.writes.iter().flatten().enumerate() {
@@ -20,24 +24,46 @@ pub fn describe(tape: &Tape, plan: &Plan, element: usize) -> String {
             let name = format!("{}{}", if *add { "+ " } else { "" }, value.name);
             let span = plan.span(*id);
             let shape = value.shape.to_string();
-            let _ = writeln!(text, "{number:>4} {pass:8} {op:17} {name:44} {shape:>22} {:>10} {:>9.3}", span.offset, mib(span.len));
+            let _ = writeln!(
+                text,
+                "{number:>4} {pass:8} {op:17} {name:44} {shape:>22} {:>10} {:>9.3}",
+                span.offset,
+                mib(span.len)
+            );
         }
     }
     let params: usize = tape.params().iter().map(|&p| tape.shape(p).len()).sum();
     let flops: u64 = tape.records().iter().map(flops).sum();
     let inputs = len_of(tape, |r| r == Role::Input);
-    let _ = writeln!(text, "\n{} records, {:.2} GFLOP in convolutions and matrix products", tape.records().len(), flops as f64 / 1e9);
+    let _ = writeln!(
+        text,
+        "\n{} records, {:.2} GFLOP in convolutions and matrix products",
+        tape.records().len(),
+        flops as f64 / 1e9
+    );
     let _ = writeln!(text, "trained parameters {params} ({:.2} MiB)", mib(params));
     let _ = writeln!(text, "inputs {:.2} MiB", mib(inputs));
-    let _ = writeln!(text, "kept (parameters, gradients, moments, averages, inputs, results) {:.2} MiB", mib(plan.persistent_len));
-    let _ = writeln!(text, "arena {:.2} MiB planned, {:.2} MiB without sharing", mib(plan.arena_len), mib(plan.unshared_len));
+    let _ = writeln!(
+        text,
+        "kept (parameters, gradients, moments, averages, inputs, results) {:.2} MiB",
+        mib(plan.persistent_len)
+    );
+    let _ = writeln!(
+        text,
+        "arena {:.2} MiB planned, {:.2} MiB without sharing",
+        mib(plan.arena_len),
+        mib(plan.unshared_len)
+    );
     let _ = writeln!(text, "workspace {:.2} MiB", mib(plan.workspace.len));
     let _ = writeln!(text, "total {:.2} MiB", mib(plan.len));
     text
 }
 
 fn len_of(tape: &Tape, wanted: impl Fn(Role) -> bool) -> usize {
-    tape.values().filter(|(_, v)| v.alias.is_none() && wanted(v.role)).map(|(_, v)| v.shape.len()).sum()
+    tape.values()
+        .filter(|(_, v)| v.alias.is_none() && wanted(v.role))
+        .map(|(_, v)| v.shape.len())
+        .sum()
 }
 
 /// Multiply-adds of a record, times two: the backward pass costs the forward pass once for each gradient it writes.

@@ -197,7 +197,12 @@ impl Tape {
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if the shapes do not fit.
-    pub fn record_all(&mut self, name: &str, op: impl Into<Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
+    pub fn record_all(
+        &mut self,
+        name: &str,
+        op: impl Into<Op>,
+        inputs: &[ValueId],
+    ) -> Result<Vec<ValueId>> {
         let op = op.into();
         let shapes: Vec<Shape> = inputs.iter().map(|&i| self.shape(i)).collect();
         let outputs: Vec<ValueId> = op
@@ -235,11 +240,18 @@ impl Tape {
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if the shapes do not fit.
-    pub fn update(&mut self, name: &str, op: impl Into<Op>, inputs: &[ValueId], outputs: &[ValueId]) -> Result<()> {
+    pub fn update(
+        &mut self,
+        name: &str,
+        op: impl Into<Op>,
+        inputs: &[ValueId],
+        outputs: &[ValueId],
+    ) -> Result<()> {
         let op = op.into();
         let shapes: Vec<Shape> = inputs.iter().map(|&i| self.shape(i)).collect();
         let made = op.rule().infer(&shapes)?;
-        let fits = made.len() == outputs.len() && made.iter().zip(outputs).all(|(m, &o)| *m == self.shape(o));
+        let fits = made.len() == outputs.len()
+            && made.iter().zip(outputs).all(|(m, &o)| *m == self.shape(o));
         assert!(fits, "{name} writes {made:?}");
         self.records.push(Record {
             name: name.to_string(),

@@ -49,11 +49,21 @@ impl Plan {
         for id in 0..tape.values.len() {
             let (root, offset) = tape.root(ValueId(id as u32));
             if root.index() != id {
-                spans[id] = Span { offset: spans[root.index()].offset + offset, len: tape.values[id].shape.len() };
+                spans[id] = Span {
+                    offset: spans[root.index()].offset + offset,
+                    len: tape.values[id].shape.len(),
+                };
             }
         }
         let workspace = Span { offset: persistent_len + arena_len, len: workspace };
-        Plan { spans, workspace, persistent_len, arena_len, unshared_len, len: workspace.offset + workspace.len }
+        Plan {
+            spans,
+            workspace,
+            persistent_len,
+            arena_len,
+            unshared_len,
+            len: workspace.offset + workspace.len,
+        }
     }
 
     /// Place of `id`.
@@ -74,7 +84,9 @@ fn lifetimes(tape: &Tape) -> Vec<Lifetime> {
     }
     tape.values()
         .filter(|(_, v)| v.alias.is_none() && v.role == Role::Temporary)
-        .filter_map(|(id, v)| uses[id.index()].map(|(first, last)| Lifetime { id, len: v.shape.len(), first, last }))
+        .filter_map(|(id, v)| {
+            uses[id.index()].map(|(first, last)| Lifetime { id, len: v.shape.len(), first, last })
+        })
         .collect()
 }
 

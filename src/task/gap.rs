@@ -31,9 +31,19 @@ impl Gap {
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if shapes do not fit.
-    pub fn record(&self, tape: &mut Tape, weights: &mut Weights, views: &Views, target: ValueId) -> Result<GapOutputs> {
+    pub fn record(
+        &self,
+        tape: &mut Tape,
+        weights: &mut Weights,
+        views: &Views,
+        target: ValueId,
+    ) -> Result<GapOutputs> {
         let features = Trunk { name: "gap_head" }.record(tape, weights, views)?;
-        let pairs = tape.record("gap_head.pairs", Pairwise { kind: PairwiseKind::Difference }, &[features])?;
+        let pairs = tape.record(
+            "gap_head.pairs",
+            Pairwise { kind: PairwiseKind::Difference },
+            &[features],
+        )?;
         let start = uniform(tape.shape(pairs).channels());
         let bias = (!self.antisymmetric).then_some(start);
         let prediction = linear(tape, weights, "gap_head.proj_axis", pairs, (start, bias))?;

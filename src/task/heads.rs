@@ -83,13 +83,21 @@ impl Trunk {
         for &value in &views.values {
             let mut x = value;
             for k in 1..=3 {
-                x = conv_gelu(tape, weights, &format!("{}.proj_{k}", self.name), x, (channels >> k, 3))?;
+                x = conv_gelu(
+                    tape,
+                    weights,
+                    &format!("{}.proj_{k}", self.name),
+                    x,
+                    (channels >> k, 3),
+                )?;
             }
             parts.push(tape.record(&format!("{}.pool", self.name), GlobalPool, &[x])?);
         }
         let all = match parts[..] {
             [one] => one,
-            _ => tape.record(&format!("{}.views", self.name), Concat { axis: Axis::Batch }, &parts)?,
+            _ => {
+                tape.record(&format!("{}.views", self.name), Concat { axis: Axis::Batch }, &parts)?
+            }
         };
         Ok(tape.reshape(all, &[views.count, batch, channels >> 3]))
     }

@@ -31,17 +31,31 @@ impl Similarity {
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if shapes do not fit.
-    pub fn record(&self, tape: &mut Tape, weights: &mut Weights, views: &Views, boxes: ValueId) -> Result<SimilarityOutputs> {
+    pub fn record(
+        &self,
+        tape: &mut Tape,
+        weights: &mut Weights,
+        views: &Views,
+        boxes: ValueId,
+    ) -> Result<SimilarityOutputs> {
         let channels = views.channels(tape);
         let mut inputs = vec![boxes];
         inputs.extend(&views.values);
         let cut = SubView { views: views.count, size: self.sub_size };
         let mut x = tape.record("sim_head.sub_views", cut, &inputs)?;
         for k in 0..4 {
-            x = conv_gelu(tape, weights, &format!("sim_head.encoder.{k}"), x, (channels << (k + 1), 4))?;
+            x = conv_gelu(
+                tape,
+                weights,
+                &format!("sim_head.encoder.{k}"),
+                x,
+                (channels << (k + 1), 4),
+            )?;
         }
-        let adjacent = tape.record_all("loss.sim_adjacent", CosineLoss { first: 0, factor: -1.0 }, &[x])?;
-        let distant = tape.record_all("loss.sim_distant", CosineLoss { first: 2, factor: 1.0 }, &[x])?;
+        let adjacent =
+            tape.record_all("loss.sim_adjacent", CosineLoss { first: 0, factor: -1.0 }, &[x])?;
+        let distant =
+            tape.record_all("loss.sim_distant", CosineLoss { first: 2, factor: 1.0 }, &[x])?;
         Ok(SimilarityOutputs {
             adjacent: adjacent[0],
             distant: distant[0],

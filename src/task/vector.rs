@@ -7,7 +7,8 @@ use crate::ops::{Pairwise, PairwiseKind, RouteLoss, VectorLoss};
 use crate::tape::{Init, Tape, ValueId};
 
 /// How the vector of a pair is predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum VectorHead {
     /// `q_v = W h_v + b`, `D[i][j] = q_i - q_j`: routes telescope (the authors').
     Absolute,
@@ -38,7 +39,13 @@ impl Vector {
     ///
     /// # Errors
     /// [`crate::Error::Shape`] if shapes do not fit.
-    pub fn record(&self, tape: &mut Tape, weights: &mut Weights, views: &Views, target: ValueId) -> Result<VectorOutputs> {
+    pub fn record(
+        &self,
+        tape: &mut Tape,
+        weights: &mut Weights,
+        views: &Views,
+        target: ValueId,
+    ) -> Result<VectorOutputs> {
         let features = Trunk { name: "vec_head" }.record(tape, weights, views)?;
         let start = uniform(tape.shape(features).channels());
         let prediction = match self.head {
@@ -46,10 +53,18 @@ impl Vector {
                 // The authors start this weight at ones.
                 let init = (Init::Constant(1.0), Some(start));
                 let places = linear(tape, weights, "vec_head.proj_abs_loc", features, init)?;
-                tape.record("vec_head.pairs", Pairwise { kind: PairwiseKind::Difference }, &[places])?
+                tape.record(
+                    "vec_head.pairs",
+                    Pairwise { kind: PairwiseKind::Difference },
+                    &[places],
+                )?
             }
             VectorHead::Pairwise => {
-                let pairs = tape.record("vec_head.pairs", Pairwise { kind: PairwiseKind::Concat }, &[features])?;
+                let pairs = tape.record(
+                    "vec_head.pairs",
+                    Pairwise { kind: PairwiseKind::Concat },
+                    &[features],
+                )?;
                 let start = uniform(tape.shape(pairs).channels());
                 linear(tape, weights, "vec_head.proj_pair", pairs, (start, Some(start)))?
             }

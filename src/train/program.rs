@@ -5,13 +5,17 @@ use crate::model::{ResEncUNet, Weights};
 use crate::ops::AdamW;
 use crate::optim::{Block, Update, record_update};
 use crate::tape::{Role, Tape, ValueId};
-use crate::task::{Gap, GapOutputs, Similarity, SimilarityOutputs, Vector, VectorHead, VectorOutputs, Views};
+use crate::task::{
+    Gap, GapOutputs, Similarity, SimilarityOutputs, Vector, VectorHead, VectorOutputs, Views,
+};
 
 /// Names of the six terms, in the order their weights and values are kept.
-pub const TERMS: [&str; 6] = ["gap_axis", "gap_norm", "sim_adjacent", "sim_distant", "vector", "route"];
+pub const TERMS: [&str; 6] =
+    ["gap_axis", "gap_norm", "sim_adjacent", "sim_distant", "vector", "route"];
 
 /// Which views' gradients reach the encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GradientViews {
     /// View 0 only; the others pass through the averaged encoder.
     First,
@@ -89,36 +93,62 @@ impl Program {
     pub fn new(options: &ProgramOptions) -> Result<Program> {
         options.check()?;
         let mut tape = Tape::default();
-        let (mut encoder, mut average, mut heads) = (Weights::trained(), Weights::averaged(), Weights::trained());
+        let (mut encoder, mut average, mut heads) =
+            (Weights::trained(), Weights::averaged(), Weights::trained());
         let (images, nir) = record_views(&mut tape, options, &mut encoder, &mut average)?;
         let (v, n) = (options.views, options.batch);
         let target = tape.input("gap", &[n, v, v, 3]);
         let boxes = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
         let (gap_views, gap_norm) = nir.probed(&mut tape, "gap")?;
-        let gap = Gap { antisymmetric: options.antisymmetric_gap }.record(&mut tape, &mut heads, &gap_views, target)?;
+        let gap = Gap { antisymmetric: options.antisymmetric_gap }
+            .record(&mut tape, &mut heads, &gap_views, target)?;
         let (sim_views, sim_norm) = nir.probed(&mut tape, "similarity")?;
-        let similarity = Similarity { sub_size: options.sub_size }.record(&mut tape, &mut heads, &sim_views, boxes)?;
+        let similarity = Similarity { sub_size: options.sub_size }
+            .record(&mut tape, &mut heads, &sim_views, boxes)?;
         let (vector_views, vector_norm) = nir.probed(&mut tape, "vector")?;
-        let vector = Vector { head: options.vector_head }.record(&mut tape, &mut heads, &vector_views, target)?;
-        let kept = [gap.prediction, gap.features, vector.prediction, similarity.adjacent_cosines, similarity.distant_cosines];
-        let losses = [gap.axis, gap.norm, similarity.adjacent, similarity.distant, vector.vector, vector.route];
+        let vector = Vector { head: options.vector_head }.record(
+            &mut tape,
+            &mut heads,
+            &vector_views,
+            target,
+        )?;
+        let kept = [
+            gap.prediction,
+            gap.features,
+            vector.prediction,
+            similarity.adjacent_cosines,
+            similarity.distant_cosines,
+        ];
+        let losses = [
+            gap.axis,
+            gap.norm,
+            similarity.adjacent,
+            similarity.distant,
+            vector.vector,
+            vector.route,
+        ];
         for id in kept.into_iter().chain(losses) {
             tape.keep(id);
         }
         let seeds = TERMS.map(|term| tape.input(format!("weight.{term}"), &[1]));
         let forward_len = tape.records().len();
-        let weighted: Vec<(ValueId, ValueId)> = (0..6)
-            .filter(|&i| options.weights[i] != 0.0)
-            .map(|i| (losses[i], seeds[i]))
-            .collect();
-        let [encoder_grads, head_grads] = record_backward(&mut tape, &weighted, [encoder.ids(), heads.ids()]);
+        let weighted: Vec<(ValueId, ValueId)> =
+            (0..6).filter(|&i| options.weights[i] != 0.0).map(|i| (losses[i], seeds[i])).collect();
+        let [encoder_grads, head_grads] =
+            record_backward(&mut tape, &weighted, [encoder.ids(), heads.ids()]);
         let averages = average_ids(&mut tape, &encoder, average);
         let average = tape.pack("ema encoder", &averages, Role::State);
         let blocks = [
             Block::new(&mut tape, "encoder", encoder.ids(), &encoder_grads),
             Block::new(&mut tape, "heads", heads.ids(), &head_grads),
         ];
-        let update = record_update(&mut tape, &options.adamw, options.max_norm, &blocks, Some((&blocks[0], average)))?;
+        let update = record_update(
+            &mut tape,
+            &options.adamw,
+            options.max_norm,
+            &blocks,
+            Some((&blocks[0], average)),
+        )?;
         Ok(Program {
             forward_len,
             images,
@@ -199,14 +229,23 @@ impl ProgramOptions {
     fn check(&self) -> Result<()> {
         self.encoder.check_input(self.view_size)?;
         if self.encoder.out_channels() < 8 {
-            let why = format!("the first stage needs at least 8 features for the heads, got {}", self.encoder.out_channels());
+            let why = format!(
+                "the first stage needs at least 8 features for the heads, got {}",
+                self.encoder.out_channels()
+            );
             return Err(Error::config("model.features", why));
         }
         if self.views < 2 {
-            return Err(Error::config("views.count", format!("needs at least 2 views, got {}", self.views)));
+            return Err(Error::config(
+                "views.count",
+                format!("needs at least 2 views, got {}", self.views),
+            ));
         }
         if self.sub_size.iter().any(|&s| s < 16) {
-            let why = format!("{:?}: four convolutions of stride 2 need at least 16 voxels on every axis", self.sub_size);
+            let why = format!(
+                "{:?}: four convolutions of stride 2 need at least 16 voxels on every axis",
+                self.sub_size
+            );
             return Err(Error::config("views.sub_size", why));
         }
         Ok(())

@@ -12,7 +12,8 @@ pub fn net(case: &Case) -> ResEncUNet {
     let triple = |v: &serde_json::Value| -> [usize; 3] {
         std::array::from_fn(|a| v.as_array().unwrap()[a].as_u64().unwrap() as usize)
     };
-    let stages = list("features").into_iter().zip(list("blocks")).zip(list("kernels")).zip(list("strides"));
+    let stages =
+        list("features").into_iter().zip(list("blocks")).zip(list("kernels")).zip(list("strides"));
     ResEncUNet {
         in_channels: case.number("in_channels") as usize,
         stem_channels: case.number("stem_channels") as usize,
@@ -30,7 +31,8 @@ pub fn net(case: &Case) -> ResEncUNet {
 }
 
 pub fn check(case: &Case) {
-    let (x, cotangent) = (channels_last(&case.inputs["input"], 1), channels_last(&case.inputs["cotangent"], 1));
+    let (x, cotangent) =
+        (channels_last(&case.inputs["input"], 1), channels_last(&case.inputs["cotangent"], 1));
     let mut tape = Tape::default();
     let mut weights = Weights::trained();
     let input = tape.input("x", &x.shape);
@@ -45,7 +47,8 @@ pub fn check(case: &Case) {
     step.poison(f32::NAN);
     write(&mut step, input, &x.data);
     write(&mut step, seed, &cotangent.data);
-    let given = case.inputs.keys().filter(|k| !["input", "cotangent"].contains(&k.as_str())).count();
+    let given =
+        case.inputs.keys().filter(|k| !["input", "cotangent"].contains(&k.as_str())).count();
     assert_eq!(weights.names().len(), given, "{}: number of tensors", case.label);
     for (name, &id) in weights.names().iter().zip(weights.ids()) {
         let t = &case.inputs[name];
@@ -55,12 +58,20 @@ pub fn check(case: &Case) {
     step.run();
     let read = |id| step.read(id).iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
     let want = &case.outputs["nir"];
-    want.check(&format!("{} nir", case.label), &channels_first(&read(nir), want.shape[0], want.shape[1]), FORWARD);
+    want.check(
+        &format!("{} nir", case.label),
+        &channels_first(&read(nir), want.shape[0], want.shape[1]),
+        FORWARD,
+    );
     for (name, grad) in weights.names().iter().zip(&grads) {
         let want = &case.outputs[&format!("grad/{name}")];
         // No gradient is recorded where it is exactly 0.
         let got = grad.map_or_else(|| vec![0.0; want.shape.iter().product()], read);
-        let got = if want.shape.len() == 5 { channels_first(&got, want.shape[0], want.shape[1]) } else { got };
+        let got = if want.shape.len() == 5 {
+            channels_first(&got, want.shape[0], want.shape[1])
+        } else {
+            got
+        };
         want.check(&format!("{} d {name}", case.label), &got, GRADIENT);
     }
 }

@@ -58,7 +58,8 @@ pub fn files() -> Vec<File> {
     let mut paths = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
-        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let entries =
+            std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -81,8 +82,16 @@ fn load(path: &Path) -> File {
     assert_eq!(fixture["format"], 1, "{}: unknown format", path.display());
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-    let cases = fixture["cases"].as_object().unwrap().iter().map(|(name, case)| parse(&stem, name, case, &tensors));
-    File { path: path.to_path_buf(), kind: fixture["kind"].as_str().unwrap().to_string(), cases: cases.collect() }
+    let cases = fixture["cases"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, case)| parse(&stem, name, case, &tensors));
+    File {
+        path: path.to_path_buf(),
+        kind: fixture["kind"].as_str().unwrap().to_string(),
+        cases: cases.collect(),
+    }
 }
 
 fn parse(stem: &str, name: &str, case: &Value, tensors: &SafeTensors) -> Case {
@@ -106,7 +115,8 @@ fn parse(stem: &str, name: &str, case: &Value, tensors: &SafeTensors) -> Case {
         } else {
             Values::Full(numbers(tensors, &at))
         };
-        let exact_zero = (spec["exact_zero"] == true).then(|| spec["torch_f32_max_abs"].as_f64().unwrap_or(0.0));
+        let exact_zero =
+            (spec["exact_zero"] == true).then(|| spec["torch_f32_max_abs"].as_f64().unwrap_or(0.0));
         let torch_rel = spec["torch_f32_rel_l2"].as_f64().unwrap_or(0.0);
         (key, Expected { shape: shape(&spec["shape"]), values, torch_rel, exact_zero })
     });
@@ -127,10 +137,14 @@ fn numbers(tensors: &SafeTensors, name: &str) -> Vec<f64> {
     let view = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
     let data = view.data();
     match view.dtype() {
-        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+        Dtype::F32 => {
+            data.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect()
+        }
         Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
         Dtype::U8 => data.iter().map(|&b| f64::from(b)).collect(),
-        Dtype::I32 => data.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
+        Dtype::I32 => {
+            data.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect()
+        }
         other => panic!("{name}: unexpected type {other:?}"),
     }
 }
@@ -153,7 +167,11 @@ fn generate(rule: &Value, len: usize) -> Vec<f64> {
         .map(|i| {
             let mut v = value(seed, i, scale);
             if let Some(group) = group {
-                v += value(rule["group_seed"].as_u64().unwrap(), i / group, rule["group_scale"].as_f64().unwrap());
+                v += value(
+                    rule["group_seed"].as_u64().unwrap(),
+                    i / group,
+                    rule["group_scale"].as_f64().unwrap(),
+                );
             }
             f64::from(v)
         })
@@ -172,7 +190,12 @@ impl Expected {
             Values::Digest { digest, sample, stride } => {
                 for (j, want) in sample.iter().enumerate() {
                     let far = (got[j * stride] - want).abs();
-                    assert!(far <= 0.02 * digest[2], "element {} is {}, not {want}", j * stride, got[j * stride]);
+                    assert!(
+                        far <= 0.02 * digest[2],
+                        "element {} is {}, not {want}",
+                        j * stride,
+                        got[j * stride]
+                    );
                 }
                 let mut projections = [0.0; 16];
                 for (i, x) in got.iter().enumerate() {
@@ -181,7 +204,8 @@ impl Expected {
                         *p += if bits >> k & 1 == 1 { -x } else { *x };
                     }
                 }
-                let off: f64 = projections.iter().zip(&digest[3..]).map(|(p, q)| (p - q).powi(2)).sum();
+                let off: f64 =
+                    projections.iter().zip(&digest[3..]).map(|(p, q)| (p - q).powi(2)).sum();
                 (off / 16.0).sqrt() / digest[0]
             }
         }
@@ -192,8 +216,12 @@ impl Expected {
     pub fn check(&self, name: &str, got: &[f64], tolerance: f64) -> f64 {
         assert_eq!(got.len(), self.shape.iter().product::<usize>(), "{name}: number of elements");
         if let Some(noise) = self.exact_zero {
-            let (worst, bound) = (got.iter().fold(0.0f64, |m, g| m.max(g.abs())), (20.0 * noise).max(1e-6));
-            assert!(worst <= bound, "{name}: {worst:e} where exact arithmetic gives 0 (bound {bound:e})");
+            let (worst, bound) =
+                (got.iter().fold(0.0f64, |m, g| m.max(g.abs())), (20.0 * noise).max(1e-6));
+            assert!(
+                worst <= bound,
+                "{name}: {worst:e} where exact arithmetic gives 0 (bound {bound:e})"
+            );
             return worst / bound;
         }
         let error = self.error(got);
@@ -206,7 +234,11 @@ impl Expected {
     /// Fails unless the single number `got` is within `tolerance`, absolute.
     pub fn check_scalar(&self, name: &str, got: f64, tolerance: f64) {
         let Values::Full(want) = &self.values else { panic!("{name}: a number, not a digest") };
-        assert!((got - want[0]).abs() <= tolerance, "{name}: {got}, not {} (within {tolerance})", want[0]);
+        assert!(
+            (got - want[0]).abs() <= tolerance,
+            "{name}: {got}, not {} (within {tolerance})",
+            want[0]
+        );
     }
 
     pub fn full(&self) -> &[f64] {

@@ -1,6 +1,8 @@
 //! Gaps, offsets and boxes, exactly.
 
-use spatialssl::task::geometry::{OffsetRule, box_extent, boxes, gap_matrix, normed_gap_matrix, offsets, owners, sub_view_centres};
+use spatialssl::task::geometry::{
+    OffsetRule, box_extent, boxes, gap_matrix, normed_gap_matrix, offsets, owners, sub_view_centres,
+};
 
 use crate::format::Case;
 
@@ -12,15 +14,19 @@ fn equal(case: &Case, name: &str, got: impl IntoIterator<Item = f64>) {
 
 pub fn check(case: &Case) {
     let coords = &case.inputs["coords"];
-    let centres: Vec<[i32; 3]> = coords.data.chunks(3).map(|c| [c[0] as i32, c[1] as i32, c[2] as i32]).collect();
+    let centres: Vec<[i32; 3]> =
+        coords.data.chunks(3).map(|c| [c[0] as i32, c[1] as i32, c[2] as i32]).collect();
     let views = centres.len();
-    let (view, sub, div) = (case.triple("view_size"), case.triple("sub_view_size"), case.triple("div"));
+    let (view, sub, div) =
+        (case.triple("view_size"), case.triple("sub_view_size"), case.triple("div"));
     let gap = gap_matrix(&centres);
     equal(case, "abs_gap", gap.iter().flatten().map(|&g| f64::from(g)));
     let normed = normed_gap_matrix(&centres, div.map(|d| d as f32));
     equal(case, "normed_abs_gap", normed.iter().flatten().map(|&g| f64::from(g)));
     equal(case, "owner", owners(views).iter().flatten().map(|&o| o as f64));
-    for (rule, shift, place) in [(OffsetRule::Source, "offsets", "boxes"), (OffsetRule::Ray, "ray_offsets", "ray_boxes")] {
+    for (rule, shift, place) in
+        [(OffsetRule::Source, "offsets", "boxes"), (OffsetRule::Ray, "ray_offsets", "ray_boxes")]
+    {
         let offsets = offsets(&gap, views, view, sub, rule);
         equal(case, shift, offsets.iter().flatten().map(|&o| f64::from(o)));
         let starts = boxes(&offsets, views, view, sub);

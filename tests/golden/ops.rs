@@ -1,8 +1,8 @@
 //! Single operations through the tape.
 
 use spatialssl::ops::{
-    AdamW, AvgPool, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss, GapNormLoss, Gelu, GlobalPool, InstanceNorm,
-    LeakyRelu, Linear, Op, SCALARS, VectorLoss, scalar,
+    AdamW, AvgPool, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss, GapNormLoss, Gelu,
+    GlobalPool, InstanceNorm, LeakyRelu, Linear, Op, SCALARS, VectorLoss, scalar,
 };
 use spatialssl::optim::ema_weight;
 use spatialssl::tape::{Init, Step, Tape, ValueId};
@@ -99,7 +99,11 @@ fn conv3d(case: &Case) {
 
 fn conv_transpose3d(case: &Case) {
     assert_eq!(case.triple("kernel"), case.triple("stride"), "only filters equal to their stride");
-    activation_op(case, ConvTranspose3d { bias: case.inputs.contains_key("bias") }, &with_bias(case));
+    activation_op(
+        case,
+        ConvTranspose3d { bias: case.inputs.contains_key("bias") },
+        &with_bias(case),
+    );
 }
 
 fn norm_pool_linear(case: &Case) {
@@ -117,7 +121,11 @@ fn norm_pool_linear(case: &Case) {
             let ran = run(GlobalPool, &[&x], &case.inputs["grad_output"].data);
             case.outputs["output"].check(&case.label, &ran.output, FORWARD);
             let (n, c) = (x.shape[0], x.shape[4]);
-            case.outputs["grad/input"].check(&case.label, &channels_first(&ran.grads[0], n, c), GRADIENT);
+            case.outputs["grad/input"].check(
+                &case.label,
+                &channels_first(&ran.grads[0], n, c),
+                GRADIENT,
+            );
         }
         name if name.starts_with("linear") => {
             let inputs = ["input", "weight", "bias"].map(|n| &case.inputs[n]);
@@ -203,7 +211,8 @@ fn optimiser(case: &Case) {
 fn adamw(case: &Case) {
     let (param, grads) = (&case.inputs["param"], &case.inputs["grads"]);
     let n = param.data.len();
-    let betas: Vec<f64> = case.attrs["betas"].as_array().unwrap().iter().map(|b| b.as_f64().unwrap()).collect();
+    let betas: Vec<f64> =
+        case.attrs["betas"].as_array().unwrap().iter().map(|b| b.as_f64().unwrap()).collect();
     let rule = AdamW {
         beta1: betas[0],
         beta2: betas[1],
@@ -211,7 +220,8 @@ fn adamw(case: &Case) {
         weight_decay: case.number("weight_decay"),
     };
     let mut tape = Tape::default();
-    let [scalars, norm, grad] = [("scalars", SCALARS), ("norm", 2), ("grad", n)].map(|(s, n)| tape.input(s, &[n]));
+    let [scalars, norm, grad] =
+        [("scalars", SCALARS), ("norm", 2), ("grad", n)].map(|(s, n)| tape.input(s, &[n]));
     let [p, m, v] = ["p", "m", "v"].map(|s| tape.state(s, &[n]));
     tape.update("adamw", rule.clone(), &[scalars, norm, grad], &[p, m, v]).unwrap();
     let mut step = Step::<f32>::new(&tape);

@@ -55,7 +55,8 @@ fn record(case: &Case) -> Recorded {
     let mut losses = BTreeMap::new();
     let mut boxes = None;
     if has("gap_head") {
-        let out = Gap { antisymmetric: false }.record(&mut tape, &mut weights, &views, gap).unwrap();
+        let out =
+            Gap { antisymmetric: false }.record(&mut tape, &mut weights, &views, gap).unwrap();
         losses.extend([(NAMES[0], out.axis), (NAMES[1], out.norm)]);
     }
     if has("sim_head") {
@@ -66,7 +67,9 @@ fn record(case: &Case) -> Recorded {
         boxes = Some(starts);
     }
     if has("vec_head") {
-        let out = Vector { head: VectorHead::Absolute }.record(&mut tape, &mut weights, &views, gap).unwrap();
+        let out = Vector { head: VectorHead::Absolute }
+            .record(&mut tape, &mut weights, &views, gap)
+            .unwrap();
         losses.extend([(NAMES[4], out.vector), (NAMES[5], out.route)]);
     }
     Recorded { tape, weights, nir: id, gap, boxes, losses }
@@ -87,9 +90,14 @@ pub fn check(case: &Case) {
 /// Gradients of one loss, or of the sum of all.
 fn check_gradients_of(case: &Case, total: &str) {
     let mut r = record(case);
-    let chosen: Vec<ValueId> =
-        r.losses.iter().filter(|(name, _)| total == "total" || **name == total).map(|(_, &id)| id).collect();
-    let seeds: Vec<(ValueId, ValueId)> = chosen.iter().map(|&id| (id, r.tape.input("seed", &[1]))).collect();
+    let chosen: Vec<ValueId> = r
+        .losses
+        .iter()
+        .filter(|(name, _)| total == "total" || **name == total)
+        .map(|(_, &id)| id)
+        .collect();
+    let seeds: Vec<(ValueId, ValueId)> =
+        chosen.iter().map(|&id| (id, r.tape.input("seed", &[1]))).collect();
     let mut ids = r.weights.ids().to_vec();
     ids.push(r.nir);
     let grads = r.tape.backward(&seeds, &ids);
@@ -109,7 +117,11 @@ fn check_gradients_of(case: &Case, total: &str) {
     }
     for (name, &id) in r.weights.names().iter().zip(r.weights.ids()) {
         let t = &case.inputs[name];
-        write(&mut step, id, &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() });
+        write(
+            &mut step,
+            id,
+            &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() },
+        );
     }
     step.run();
     let read = |id: ValueId| step.read(id).iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
@@ -117,7 +129,11 @@ fn check_gradients_of(case: &Case, total: &str) {
     for (name, &id) in &r.losses {
         let got = read(id)[0];
         sum += got;
-        case.outputs[&format!("loss/{name}")].check_scalar(&format!("{} {name}", case.label), got, LOSS);
+        case.outputs[&format!("loss/{name}")].check_scalar(
+            &format!("{} {name}", case.label),
+            got,
+            LOSS,
+        );
     }
     case.outputs["loss/total"].check_scalar(&case.label, sum, LOSS * r.losses.len() as f64);
     let names = r.weights.names().iter().map(String::as_str).chain(["nir"]);

@@ -6,7 +6,9 @@ use spatialssl::ops::{AdamW, SCALARS, scalar};
 use spatialssl::optim::ema_weight;
 use spatialssl::tape::{Step, Tape, ValueId};
 use spatialssl::task::VectorHead;
-use spatialssl::task::geometry::{OffsetRule, boxes, centre, gap_matrix, normed_gap_matrix, offsets};
+use spatialssl::task::geometry::{
+    OffsetRule, boxes, centre, gap_matrix, normed_gap_matrix, offsets,
+};
 use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 use crate::format::{Case, channels_first, channels_last};
@@ -58,7 +60,8 @@ fn feed(case: &Case, o: &ProgramOptions, program: &Program, step: &mut Step<f32>
             }
         }
         gaps.extend(normed_gap_matrix(&centres, div).iter().flatten().map(|&g| f64::from(g)));
-        let offsets = offsets(&gap_matrix(&centres), o.views, o.view_size, o.sub_size, OffsetRule::Source);
+        let offsets =
+            offsets(&gap_matrix(&centres), o.views, o.view_size, o.sub_size, OffsetRule::Source);
         let starts = boxes(&offsets, o.views, o.view_size, o.sub_size);
         places.extend(starts.iter().flatten().flatten().map(|&b| f64::from(b)));
     }
@@ -72,12 +75,20 @@ fn feed(case: &Case, o: &ProgramOptions, program: &Program, step: &mut Step<f32>
 fn read(tape: &Tape, step: &Step<f32>, id: ValueId) -> Vec<f64> {
     let shape = tape.shape(id);
     let data: Vec<f64> = step.read(id).iter().map(|&v| f64::from(v)).collect();
-    if shape.dims().len() == 5 { channels_first(&data, shape.dims()[0], shape.channels()) } else { data }
+    if shape.dims().len() == 5 {
+        channels_first(&data, shape.dims()[0], shape.channels())
+    } else {
+        data
+    }
 }
 
 pub fn check(case: &Case) {
-    let noise: BTreeSet<&str> =
-        case.attrs["noise_parameters"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    let noise: BTreeSet<&str> = case.attrs["noise_parameters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_str().unwrap())
+        .collect();
     for (run, lr) in case.attrs["lr"].as_object().unwrap() {
         check_run(case, run, lr.as_f64().unwrap(), &noise);
     }
@@ -91,7 +102,11 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
     let params = program.tape.params();
     for &id in &params {
         let t = &case.inputs[&program.tape.get(id).name];
-        write(&mut step, id, &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() });
+        write(
+            &mut step,
+            id,
+            &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() },
+        );
     }
     let encoder = step.read(program.blocks[0].packed).to_vec();
     step.write(program.average).copy_from_slice(&encoder);
@@ -109,8 +124,14 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
         step.run();
         let tolerance = case.attrs["loss_tolerance"][run][t].as_f64().unwrap();
         for (name, id) in NAMES.iter().zip(program.losses()) {
-            let (got, want) = (f64::from(step.read(id)[0]), case.outputs[&format!("{run}/loss/{name}")].full()[t]);
-            assert!((got - want).abs() <= tolerance, "{run} step {t} {name}: {got}, not {want} (within {tolerance})");
+            let (got, want) = (
+                f64::from(step.read(id)[0]),
+                case.outputs[&format!("{run}/loss/{name}")].full()[t],
+            );
+            assert!(
+                (got - want).abs() <= tolerance,
+                "{run} step {t} {name}: {got}, not {want} (within {tolerance})"
+            );
         }
         if t == 0 {
             check_first_gradients(case, &program, &step);
@@ -128,7 +149,11 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
         let name = &program.tape.get(of).name;
         if !noise.contains(name.as_str()) {
             let want = &case.outputs[&format!("{run}/final_ema/{name}")];
-            want.check(&format!("{run} final_ema {name}"), &read(&program.tape, &step, id), FORWARD);
+            want.check(
+                &format!("{run} final_ema {name}"),
+                &read(&program.tape, &step, id),
+                FORWARD,
+            );
         }
     }
 }

@@ -332,7 +332,9 @@ fn input_gradient<T: Scalar>(s: &Slice<'_, T>, sums: &[T], at: usize, dx: &mut [
                 }
             } else {
                 for (l, dx) in row.iter_mut().enumerate() {
-                    let value = scale[l] * s.before(slope, i + l) - offset[l] - (s.x[i + l] - mean[l]) * tilt[l];
+                    let value = scale[l] * s.before(slope, i + l)
+                        - offset[l]
+                        - (s.x[i + l] - mean[l]) * tilt[l];
                     *dx = if add { *dx + value } else { value };
                 }
             }

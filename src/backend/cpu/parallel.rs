@@ -27,7 +27,12 @@ pub fn chunks<T: Send>(out: &mut [T], unit: usize, f: impl Fn(usize, &mut [T]) +
 }
 
 /// Like [`chunks`] over two outputs of equal length.
-pub fn chunks2<T: Send>(a: &mut [T], b: &mut [T], unit: usize, f: impl Fn(usize, &mut [T], &mut [T]) + Sync) {
+pub fn chunks2<T: Send>(
+    a: &mut [T],
+    b: &mut [T],
+    unit: usize,
+    f: impl Fn(usize, &mut [T], &mut [T]) + Sync,
+) {
     assert_eq!(a.len(), b.len(), "two outputs of one loop have equal length");
     if a.len() <= GRAIN {
         f(0, a, b);
