@@ -23,6 +23,8 @@ pub struct Block {
     pub m: ValueId,
     /// Second moments.
     pub v: ValueId,
+    /// First and second moments of each parameter, in the order of the parameters.
+    pub moments: Vec<[ValueId; 2]>,
 }
 
 impl Block {
@@ -43,7 +45,7 @@ impl Block {
         let dims = tape.shape(packed).dims().to_vec();
         let (m, v) =
             (tape.state(format!("m {name}"), &dims), tape.state(format!("v {name}"), &dims));
-        Block { params: params.to_vec(), param_grads, packed, grads, m, v }
+        Block { params: params.to_vec(), param_grads, packed, grads, m, v, moments }
     }
 }
 

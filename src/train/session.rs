@@ -1,0 +1,213 @@
+//! What a run works with: data, program, memory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::config::Config;
+use super::program::{Program, ProgramOptions};
+use super::state;
+use super::ui::Ui;
+use crate::data::{Batch, DataSet, PrepareOptions, Spacing, ViewOptions, Volume};
+use crate::error::{Error, Result, escape};
+use crate::model::{ResEncUNet, Stage, initialise};
+use crate::ops::AdamW;
+use crate::tape::Step;
+
+/// The volumes of a run and which of them train.
+pub(super) struct RunData {
+    /// All volumes.
+    pub set: Arc<DataSet>,
+    /// Indices of the training volumes.
+    pub train: Vec<usize>,
+    /// Indices of the volumes held out.
+    pub validation: Vec<usize>,
+}
+
+impl RunData {
+    /// Finds and prepares the volumes, and splits them. A training volume smaller than a view is noted: it is padded.
+    pub(super) fn open(config: &Config, paths: &[PathBuf], ui: &mut dyn Ui) -> Result<RunData> {
+        let data = &config.data;
+        let window = data.ct_window.map(|v| v as f32);
+        let options = PrepareOptions { spacing: data.spacing, normalize: data.normalize, ct_window: window };
+        let cache = Path::new(&data.cache_dir);
+        let set = DataSet::open(paths, &options, cache, data.on_bad_file, &mut |done, all| ui.preparing(done, all))?;
+        for warning in &set.warnings {
+            ui.warn(warning);
+        }
+        let (train, validation) = set.split(data.validation_fraction, data.split_seed);
+        let size = config.views.size;
+        let small: Vec<_> = set.cases.iter().filter(|c| (0..3).any(|a| c.extent[a] < size[a])).collect();
+        if let Some(first) = small.first() {
+            ui.warn(&format!(
+                "{} of {} volumes are smaller than a view of {size:?} voxels and are padded with their smallest value, \
+                 the first is {} with {:?}",
+                small.len(),
+                set.cases.len(),
+                escape(&first.source),
+                first.extent
+            ));
+        }
+        Ok(RunData { set: Arc::new(set), train, validation })
+    }
+
+    /// Half of the largest mean extent of the training volumes, in mm, rounded to whole mm: the default unit of gaps.
+    pub(super) fn default_gap_unit_mm(&self) -> f64 {
+        let mean = |a: usize| {
+            let sum: usize = self.train.iter().map(|&i| self.set.cases[i].extent[a]).sum();
+            sum as f64 / self.train.len().max(1) as f64 * self.set.spacing_mm[a]
+        };
+        (mean(0).max(mean(1)).max(mean(2)) / 2.0).round().max(1.0)
+    }
+}
+
+/// How views are cut, with the unit of gaps in voxels.
+pub(super) fn view_options(config: &Config, spacing_mm: [f64; 3]) -> ViewOptions {
+    let views = &config.views;
+    ViewOptions {
+        count: views.count,
+        size: views.size,
+        sub_size: views.sub_size,
+        batch: views.batch,
+        offset_rule: views.offset_rule,
+        gap_divisor: spacing_mm.map(|mm| (views.gap_unit_mm / mm) as f32),
+    }
+}
+
+/// The program a configuration describes.
+///
+/// # Errors
+/// [`Error::Config`] or [`Error::Shape`] if sizes do not fit together.
+pub fn program_options(config: &Config) -> Result<ProgramOptions> {
+    let plan = config.model.stage_plan()?;
+    let tasks = &config.tasks;
+    let stages = (0..plan.features.len()).map(|s| Stage {
+        features: plan.features[s],
+        blocks: plan.blocks[s],
+        kernel: plan.kernels[s],
+        stride: plan.strides[s],
+    });
+    Ok(ProgramOptions {
+        encoder: ResEncUNet {
+            in_channels: 1,
+            stem_channels: plan.features[0],
+            stages: stages.collect(),
+            decoder_convs: plan.decoder_convs,
+            conv_bias: plan.conv_bias,
+        },
+        views: config.views.count,
+        batch: config.views.batch,
+        view_size: config.views.size,
+        sub_size: config.views.sub_size,
+        weights: [tasks.gap_axis, tasks.gap_norm, tasks.sim_adjacent, tasks.sim_distant, tasks.vector, tasks.route],
+        vector_head: tasks.vector_head,
+        antisymmetric_gap: tasks.antisymmetric_gap,
+        gradient_views: tasks.gradient_views,
+        adamw: AdamW {
+            beta1: config.optim.beta1,
+            beta2: config.optim.beta2,
+            eps: config.optim.eps,
+            weight_decay: config.optim.weight_decay,
+        },
+        max_norm: (config.optim.clip_norm > 0.0).then_some(config.optim.clip_norm),
+    })
+}
+
+/// A program and its memory.
+pub(super) struct Model {
+    /// The recorded step.
+    pub program: Program,
+    /// Its memory.
+    pub step: Step<f32>,
+}
+
+impl Model {
+    /// Records the program, allocates its memory, and starts the weights from the seed.
+    pub(super) fn new(config: &Config) -> Result<Model> {
+        let options = program_options(config)?;
+        let program = Program::new(&options)?;
+        let mut step = Step::new(&program.tape);
+        initialise(&program.tape, &mut step, config.run.seed);
+        state::start_average(&program, &mut step);
+        for (seed, weight) in program.seeds.iter().zip(options.weights) {
+            step.write(*seed)[0] = weight as f32;
+        }
+        Ok(Model { program, step })
+    }
+
+    /// Number of trained parameters.
+    pub(super) fn parameters(&self) -> u64 {
+        self.program.tape.params().iter().map(|&p| self.program.tape.shape(p).len() as u64).sum()
+    }
+
+    /// Writes a batch into the inputs.
+    pub(super) fn feed(&mut self, batch: &Batch) {
+        let mut rest = &batch.views[..];
+        for &id in &self.program.images {
+            let to = self.step.write(id);
+            let (first, others) = rest.split_at(to.len());
+            to.copy_from_slice(first);
+            rest = others;
+        }
+        self.step.write(self.program.target).copy_from_slice(&batch.gap);
+        for (to, &from) in self.step.write(self.program.boxes).iter_mut().zip(&batch.boxes) {
+            *to = from as f32;
+        }
+    }
+}
+
+/// The volume of case `index`, with its name in any error.
+pub(super) fn load(set: &DataSet, index: usize) -> Result<Arc<Volume>> {
+    set.load(index).map(Arc::new)
+}
+
+/// Checks that a resumed run computes what the checkpoint's run computed.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming each difference, old and new.
+pub(super) fn check_same(path: &Path, old: &str, new: &Config) -> Result<()> {
+    let text = new.to_toml()?;
+    let parse = |text: &str| toml::from_str::<toml::Table>(text).unwrap_or_default();
+    let (old, new) = (parse(old), parse(&text));
+    let mut differences = Vec::new();
+    for (section, values) in &new {
+        for (key, value) in values.as_table().into_iter().flatten() {
+            let name = format!("{section}.{key}");
+            let before = old.get(section).and_then(|s| s.get(key));
+            if !MAY_CHANGE.contains(&name.as_str()) && before != Some(value) {
+                let before = before.map_or_else(|| "absent".to_string(), ToString::to_string);
+                differences.push(format!("{name} was {before}, is {value}"));
+            }
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "the run was started with other settings:\n  {}\n  \
+         resume with the run's own config.toml, or start a new run in another folder",
+        differences.join("\n  ")
+    );
+    Err(Error::checkpoint(path, why))
+}
+
+/// Settings that do not change what a step computes.
+const MAY_CHANGE: [&str; 9] = [
+    "data.cache_dir",
+    "data.loader_threads",
+    "data.on_bad_file",
+    "run.device",
+    "run.threads",
+    "run.checkpoint_every",
+    "run.keep_last",
+    "run.max_minutes",
+    "run.validation_draws",
+];
+
+/// The spacing of prepared volumes as the log prints it.
+pub(super) fn spacing_text(config: &Config, set: &DataSet) -> String {
+    let [z, y, x] = set.spacing_mm;
+    match config.data.spacing {
+        Spacing::Native => "each volume at its own spacing".to_string(),
+        _ => format!("spacing {z:.3} x {y:.3} x {x:.3} mm (z, y, x)"),
+    }
+}
