@@ -194,8 +194,8 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temp)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(folder)?.sync_all()
+        // The folder is not synced: a name lost in a power cut costs one preparation.
+        fs::rename(&temp, path)
     })();
     if written.is_err() {
         // The first error is the one to report.

@@ -121,11 +121,19 @@ impl Fields<'_> {
     }
 
     /// A real number: 4 bytes in NIfTI-1, 8 in NIfTI-2.
-    ///
-    /// A float32 becomes the float64 of the same shortest decimal, so that a stored 1.2 is shown as 1.2.
+    fn exact(&self, at: usize) -> f64 {
+        if self.layout.second {
+            f64::from_le_bytes(self.take(at))
+        } else {
+            f64::from(f32::from_le_bytes(self.take(at)))
+        }
+    }
+
+    /// A real number that people read. A float32 becomes the float64 of the same shortest decimal, so
+    /// that a stored 1.2 is shown as 1.2.
     fn real(&self, at: usize) -> f64 {
         if self.layout.second {
-            return f64::from_le_bytes(self.take(at));
+            return self.exact(at);
         }
         let value = f32::from_le_bytes(self.take(at));
         if value.is_finite() {
@@ -315,7 +323,7 @@ fn vox_offset(
 
 /// Slope and intercept. A slope of 0 means "none" in the standard; NaN is written by some tools for it.
 fn scaling(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Option<(f64, f64)>, String> {
-    let (slope, inter) = (fields.real(fields.at(112, 176)), fields.real(fields.at(116, 184)));
+    let (slope, inter) = (fields.exact(fields.at(112, 176)), fields.exact(fields.at(116, 184)));
     if slope == 0.0 || (slope == 1.0 && inter == 0.0) {
         return Ok(None);
     }
