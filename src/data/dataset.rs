@@ -240,8 +240,9 @@ fn prepare_all(
 
 /// Looks one volume up in the cache, or prepares and stores it.
 fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
-    let content =
-        cache::content(&files_of(file), &work.index).map_err(|what| Error::data(file, what))?;
+    let files = files_of(file);
+    let before = cache::stamps(&files);
+    let content = cache::content(&files, &work.index).map_err(|what| Error::data(file, what))?;
     let key = cache::key(&content, work.options, work.target_mm);
     let prepared = cache::path(work.cache_dir, &key);
     let case = |extent| Case {
@@ -255,6 +256,10 @@ fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
         return Ok((case(extent), warnings));
     }
     let (volume, warnings) = prepare(file, work.options, work.target_mm)?;
+    // Were it stored now, other content would go by this content's name.
+    if cache::stamps(&files) != before {
+        return Err(Error::data(file, cache::CHANGED));
+    }
     cache::write(&prepared, &key, &volume, &warnings)?;
     Ok((case(volume.extent), warnings))
 }
