@@ -194,8 +194,8 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temp)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(folder)?.sync_all()
+        // The folder is not synced: a name lost in a power cut costs one preparation.
+        fs::rename(&temp, path)
     })();
     if written.is_err() {
         // The first error is the one to report.
@@ -206,7 +206,7 @@ fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 
 /// Size and time of change of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-struct Stamp {
+pub(crate) struct Stamp {
     bytes: u64,
     modified_ns: u64,
 }
@@ -304,6 +304,15 @@ pub(crate) fn save_index(index: &std::sync::Mutex<Index>) {
     lock(index).save();
 }
 
+/// Size and time of change of each file; `None` for those that cannot be asked.
+pub(crate) fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
+    files.iter().map(|file| Stamp::of(file).ok()).collect()
+}
+
+/// What to say of a file whose stamp changed between two looks at it.
+pub(crate) const CHANGED: &str =
+    "the file changed while it was being read\n  run again when it is complete";
+
 /// A thread that panicked left no half-made entry, so its lock is taken over.
 fn lock(index: &std::sync::Mutex<Index>) -> std::sync::MutexGuard<'_, Index> {
     index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -324,9 +333,7 @@ fn hash_file(path: &Path) -> std::result::Result<(Stamp, Hash), String> {
         }
     }
     if Stamp::of(path).map_err(fail)? != before {
-        return Err(
-            "the file changed while it was being read\n  run again when it is complete".into()
-        );
+        return Err(CHANGED.into());
     }
     Ok((before, hash.finalize().into()))
 }

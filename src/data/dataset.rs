@@ -242,8 +242,9 @@ fn prepare_all(
 
 /// Looks one volume up in the cache, or prepares and stores it.
 fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
-    let content =
-        cache::content(&files_of(file), &work.index).map_err(|what| Error::data(file, what))?;
+    let files = files_of(file);
+    let before = cache::stamps(&files);
+    let content = cache::content(&files, &work.index).map_err(|what| Error::data(file, what))?;
     let key = cache::key(&content, work.options, work.target_mm);
     let prepared = cache::path(work.cache_dir, &key);
     let case = |extent| Case {
@@ -257,6 +258,10 @@ fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
         return Ok((case(extent), warnings));
     }
     let (volume, warnings) = prepare(file, work.options, work.target_mm)?;
+    // Were it stored now, other content would go by this content's name.
+    if cache::stamps(&files) != before {
+        return Err(Error::data(file, cache::CHANGED));
+    }
     cache::write(&prepared, &key, &volume, &warnings)?;
     Ok((case(volume.extent), warnings))
 }
@@ -284,4 +289,47 @@ fn all_bad(bad: &[Bad], total: usize) -> Error {
         lines.push(format!("and {} more", bad.len() - NAMED_MAX));
     }
     Error::data(first, lines.join("\n  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_is_complete_seeded_and_of_the_stated_size() {
+        let (train, validation) = split(50, 0.2, 7);
+        assert_eq!((train.len(), validation.len()), (40, 10));
+        assert!(train.is_sorted() && validation.is_sorted());
+        let mut all = [train.clone(), validation.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+        assert_eq!(split(50, 0.2, 7), (train, validation.clone()));
+        assert_ne!(split(50, 0.2, 8).1, validation);
+    }
+
+    #[test]
+    fn small_sets_keep_a_case_on_each_side() {
+        assert_eq!(split(2, 0.01, 0).1.len(), 1);
+        assert_eq!(split(3, 1.0, 0).0.len(), 1);
+        assert_eq!(split(5, 0.0, 0), (vec![0, 1, 2, 3, 4], vec![]));
+        assert_eq!(split(1, 0.5, 0), (vec![0], vec![]));
+        assert_eq!(split(0, 0.5, 0), (vec![], vec![]));
+    }
+
+    #[test]
+    fn every_case_is_drawn_for_validation_equally_often() {
+        let mut drawn = [0u32; 10];
+        for seed in 0..2000 {
+            split(10, 0.3, seed).1.iter().for_each(|&i| drawn[i] += 1);
+        }
+        // Binomial: mean 600, deviation sqrt(2000 * 0.3 * 0.7) = 20.5; five deviations.
+        assert!(drawn.iter().all(|&n| n.abs_diff(600) < 103), "{drawn:?}");
+    }
+
+    #[test]
+    fn the_median_is_taken_for_each_axis() {
+        assert_eq!(median(&[[1.0, 9.0, 2.0], [3.0, 7.0, 2.0], [2.0, 8.0, 5.0]]), [2.0, 8.0, 2.0]);
+        assert_eq!(median(&[[1.0, 1.0, 1.0], [2.0, 1.0, 4.0]]), [1.5, 1.0, 2.5]);
+        assert_eq!(median(&[]), [1.0; 3]);
+    }
 }

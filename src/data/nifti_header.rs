@@ -14,6 +14,9 @@ pub(crate) const HEAD_2: usize = 540;
 /// The most bytes that extensions may take before the voxels.
 const OFFSET_MAX: f64 = (1u64 << 30) as f64;
 
+/// What to do about a field that no reader could use.
+const DAMAGED: &str = "\n  the header is damaged: export or download the volume again";
+
 /// Version and byte order: what must be known before any field can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -121,11 +124,19 @@ impl Fields<'_> {
     }
 
     /// A real number: 4 bytes in NIfTI-1, 8 in NIfTI-2.
-    ///
-    /// A float32 becomes the float64 of the same shortest decimal, so that a stored 1.2 is shown as 1.2.
+    fn exact(&self, at: usize) -> f64 {
+        if self.layout.second {
+            f64::from_le_bytes(self.take(at))
+        } else {
+            f64::from(f32::from_le_bytes(self.take(at)))
+        }
+    }
+
+    /// A real number that people read. A float32 becomes the float64 of the same shortest decimal, so
+    /// that a stored 1.2 is shown as 1.2.
     fn real(&self, at: usize) -> f64 {
         if self.layout.second {
-            return f64::from_le_bytes(self.take(at));
+            return self.exact(at);
         }
         let value = f32::from_le_bytes(self.take(at));
         if value.is_finite() {
@@ -223,16 +234,24 @@ fn magic(fields: &Fields<'_>) -> Result<bool, String> {
 fn extents(fields: &Fields<'_>) -> Result<[usize; 3], String> {
     let rank = fields.dim(0);
     if !(1..=7).contains(&rank) {
-        return Err(format!("the number of dimensions dim[0] is {rank}, allowed are 1 to 7"));
+        return Err(format!(
+            "the number of dimensions dim[0] is {rank}, allowed are 1 to 7{DAMAGED}"
+        ));
     }
     let rank = rank as usize;
     let all: Vec<i64> = (1..=rank).map(|i| fields.dim(i)).collect();
     if let Some(i) = all.iter().position(|&d| d < 1) {
-        return Err(format!("the extent dim[{}] is {}, needed is at least 1", i + 1, all[i]));
+        return Err(format!(
+            "the extent dim[{}] is {}, needed is at least 1{DAMAGED}",
+            i + 1,
+            all[i]
+        ));
     }
     let shape = all.iter().map(i64::to_string).collect::<Vec<_>>().join(" x ");
     if rank < 3 {
-        return Err(format!("the file has {rank} dimensions ({shape}), needed are 3"));
+        return Err(format!(
+            "the file has {rank} dimensions ({shape}), needed are 3\n  leave slices and lists out, or join the slices of a scan to one volume"
+        ));
     }
     let total = all.iter().try_fold(1u64, |product, &d| product.checked_mul(d as u64));
     if total.and_then(|t| t.checked_mul(8)).is_none_or(|bytes| bytes > i64::MAX as u64) {
@@ -280,7 +299,7 @@ fn voxel_type(fields: &Fields<'_>) -> Result<VoxelType, String> {
     };
     if i32::from(bitpix) != found.bytes as i32 * 8 {
         return Err(format!(
-            "bitpix is {bitpix}, but the datatype {} has {} bits: the header contradicts itself",
+            "bitpix is {bitpix}, but the datatype {} has {} bits: the header contradicts itself{DAMAGED}",
             found.name,
             found.bytes * 8
         ));
@@ -305,17 +324,19 @@ fn vox_offset(
         return Ok(least);
     }
     if !stored.is_finite() || stored.fract() != 0.0 {
-        return Err(format!("vox_offset is {stored}, needed is a whole number of bytes"));
+        return Err(format!("vox_offset is {stored}, needed is a whole number of bytes{DAMAGED}"));
     }
     if !(least as f64..=OFFSET_MAX).contains(&stored) {
-        return Err(format!("vox_offset is {stored}, allowed are {least} to {OFFSET_MAX}"));
+        return Err(format!(
+            "vox_offset is {stored}, allowed are {least} to {OFFSET_MAX}{DAMAGED}"
+        ));
     }
     Ok(stored as u64)
 }
 
 /// Slope and intercept. A slope of 0 means "none" in the standard; NaN is written by some tools for it.
 fn scaling(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Option<(f64, f64)>, String> {
-    let (slope, inter) = (fields.real(fields.at(112, 176)), fields.real(fields.at(116, 184)));
+    let (slope, inter) = (fields.exact(fields.at(112, 176)), fields.exact(fields.at(116, 184)));
     if slope == 0.0 || (slope == 1.0 && inter == 0.0) {
         return Ok(None);
     }
@@ -325,7 +346,7 @@ fn scaling(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Option<(f6
     }
     if !inter.is_finite() {
         return Err(format!(
-            "the intercept scl_inter is {inter} with the slope {slope}: voxels cannot be scaled"
+            "the intercept scl_inter is {inter} with the slope {slope}: voxels cannot be scaled{DAMAGED}"
         ));
     }
     Ok(Some((slope, inter)))

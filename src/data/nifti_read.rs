@@ -24,6 +24,9 @@ const VOXELS_MAX: u128 = 1 << 31;
 /// Bytes after the voxels of a gzip file that are read to reach its checksum.
 const SURPLUS_MAX: u64 = 1 << 20;
 
+/// Unpacked bytes of a gzip file with a bad header that are searched for damage.
+const CORRUPT_SEARCH: u64 = 1 << 26;
+
 /// A volume as its file stores it, scaled by slope and intercept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
@@ -145,6 +148,18 @@ fn open(path: &Path) -> std::result::Result<(Header, Source), String> {
 
 fn open_header(path: &Path) -> std::result::Result<(Header, Source), String> {
     let mut source = Source::open(path)?;
+    match read_header(&mut source) {
+        Ok(header) => Ok((header, source)),
+        Err(what) if source.gzip() => {
+            // A damaged gzip gives a senseless header: then the damage is what to name.
+            source.skip(CORRUPT_SEARCH)?;
+            Err(what)
+        }
+        Err(what) => Err(what),
+    }
+}
+
+fn read_header(source: &mut Source) -> std::result::Result<Header, String> {
     let mut head = [0; HEAD_2];
     let mut got = source.fill(&mut head[..HEAD_1])?;
     if let Some(what) = sniff::not_nifti(&head[..got]) {
@@ -166,7 +181,7 @@ fn open_header(path: &Path) -> std::result::Result<(Header, Source), String> {
             return Err(short(got, layout.bytes()));
         }
     }
-    Ok((nifti_header::parse(&head, layout)?, source))
+    nifti_header::parse(&head, layout)
 }
 
 /// Compares what the header claims with what the file can hold, before anything is allocated.

@@ -7,6 +7,9 @@ use rayon::prelude::*;
 
 use super::nifti_affine::directions;
 
+/// Fewer voxels than this are not worth waking other threads for.
+const SERIAL_MAX: usize = 1 << 16;
+
 /// How the axes of a file lie in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Orientation {
@@ -62,14 +65,20 @@ impl Orientation {
         }
         let (origin, step, extent) = self.walk(dims);
         let mut out = voxels.clone();
-        out.par_chunks_mut(extent[1] * extent[2]).enumerate().for_each(|(z, slab)| {
+        let fill = |(z, slab): (usize, &mut [T])| {
             for (i, value) in slab.iter_mut().enumerate() {
                 let (y, x) = (i / extent[2], i % extent[2]);
                 let at =
                     origin + z as isize * step[0] + y as isize * step[1] + x as isize * step[2];
                 *value = voxels[at as usize];
             }
-        });
+        };
+        let slab = extent[1] * extent[2];
+        if count < SERIAL_MAX {
+            out.chunks_mut(slab).enumerate().for_each(fill);
+        } else {
+            out.par_chunks_mut(slab).enumerate().for_each(fill);
+        }
         out
     }
 

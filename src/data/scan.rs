@@ -49,7 +49,7 @@ pub fn scan(paths: &[PathBuf]) -> Result<Scan> {
     found.files.sort();
     drop_duplicates(&mut found);
     if found.files.is_empty() {
-        return Err(Error::data(
+        return Err(Error::config(
             "--data",
             "no path was given\n  name a volume, a folder or a list",
         ));
