@@ -1,14 +1,16 @@
 //! `spatialssl inspect`: what a run, a configuration or a weight file holds.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use super::args::InspectArgs;
 use super::output::{print, print_warning};
 use crate::error::{Error, Result, escape};
-use crate::train::{Config, Overrides};
+use crate::tape::{Plan, describe};
+use crate::train::{Config, Overrides, Program, checkpoint, program_options};
 
-/// Prints a configuration or a run's configuration; other files go to `weights`.
-pub(super) fn run(args: &InspectArgs, weights: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Prints a configuration, or that of a run, with the program it describes; or the tensors of a weight file.
+pub(super) fn run(args: &InspectArgs) -> Result<()> {
     let target = &args.target;
     if target.is_dir() {
         let config = target.join("config.toml");
@@ -24,10 +26,36 @@ pub(super) fn run(args: &InspectArgs, weights: impl FnOnce(&Path) -> Result<()>)
     weights(target)
 }
 
+/// Every key, then the recorded step: each record with shape, place and size, and the memory plan.
 fn configuration(path: &Path) -> Result<()> {
     let (config, warnings) = Config::load(Some(path), &[], &Overrides::default())?;
     for warning in warnings {
         print_warning(&warning);
     }
-    print(&config.to_toml()?)
+    let program = Program::new(&program_options(&config)?)?;
+    let plan = Plan::new(&program.tape);
+    print(&format!("{}\n{}", config.to_toml()?, describe(&program.tape, &plan, size_of::<f32>())))
+}
+
+fn weights(path: &Path) -> Result<()> {
+    let loaded = checkpoint::load_weights(path)?;
+    let mut text = String::new();
+    let mut elements = 0;
+    for (name, (shape, data)) in &loaded.tensors {
+        elements += data.len();
+        let (low, high) =
+            data.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &x| (l.min(x), h.max(x)));
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        let odd = data.iter().filter(|x| !x.is_finite()).count();
+        let odd = if odd > 0 { format!("  {odd} NaN or infinite") } else { String::new() };
+        let _ =
+            writeln!(text, "{name:56} {:>20}  {low:>11.4e} to {high:>11.4e}{odd}", shape.join(" "));
+    }
+    for (key, value) in
+        loaded.metadata.iter().filter(|(_, value)| !value.contains('\n') && value.len() < 200)
+    {
+        let _ = writeln!(text, "{key}: {value}");
+    }
+    let _ = writeln!(text, "{} tensors, {elements} elements", loaded.tensors.len());
+    print(&text)
 }

@@ -11,6 +11,8 @@ mod observe;
 mod output;
 mod progress;
 mod train;
+mod ui;
+mod volumes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -18,9 +20,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::error::{Error, Result};
-use crate::train::Config;
-use args::{Arguments, Command};
+use crate::error::{Error, Result, escape};
+use crate::train::{Config, ObserveOptions, RunOptions};
+use args::{Arguments, Command, ExportArgs, ObserveArgs};
+use train::Environment;
+use ui::Watch;
 
 pub use train::TrainJob;
 
@@ -42,19 +46,74 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-// Integration: each `unbuilt` gives way to a call of the library.
 fn dispatch(command: &Command) -> Result<()> {
     match command {
-        Command::Train(args) => train::run(args, |_job| unbuilt("train")),
-        Command::Observe(args) => observe::run(args, |_args| unbuilt("observe")),
-        Command::Export(args) => export::run(args, |_args| unbuilt("export")),
-        Command::Inspect(args) => inspect::run(args, |_path| unbuilt("inspect of weights")),
-        Command::Doctor(args) => doctor::run(args, |_paths| unbuilt("doctor --data")),
+        Command::Train(args) => train::run(args, train_job),
+        Command::Observe(args) => observe::run(args, observe_job),
+        Command::Export(args) => export::run(args, export_job),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args, |paths| volumes::run(paths, args.json)),
     }
 }
 
-fn unbuilt(what: &str) -> Result<()> {
-    Err(Error::config(what, "not part of this build"))
+fn train_job(job: &TrainJob) -> Result<()> {
+    let options = RunOptions {
+        data: job.data.clone(),
+        out: job.out.clone(),
+        resume: job.resume,
+        init: job.init.clone(),
+        command: command_line(),
+    };
+    with_threads(job.threads, || crate::train::run(&job.config, &options, &mut Watch::new()))
+}
+
+fn observe_job(args: &ObserveArgs) -> Result<()> {
+    let cache = Environment::read().cache_dir();
+    let options = ObserveOptions {
+        run: args.run.clone(),
+        checkpoint: args.checkpoint.clone(),
+        data: args.data.clone(),
+        out: args.out.clone(),
+        cache_dir: cache.and_then(|dir| dir.to_str().map(str::to_string)).unwrap_or_default(),
+        command: command_line(),
+    };
+    let observed = with_threads(0, || crate::train::observe(&options, &mut Watch::new()));
+    let (page, row) = observed?;
+    output::print_line(&format!(
+        "gap error {:.1} mm (trivial guess {:.1} mm), direction error {:.0} degrees, similarity accuracy {:.2}",
+        row.gap_mae_mm, row.gap_baseline_mm, row.direction_error_deg, row.similarity_accuracy
+    ));
+    output::print_line(&format!("report: {}", escape(&page)));
+    Ok(())
+}
+
+fn export_job(args: &ExportArgs) -> Result<()> {
+    let bytes =
+        crate::train::export(&args.run, args.checkpoint.as_deref(), &args.out, &mut Watch::new())?;
+    output::print_line(&format!(
+        "{}: {:.1} MiB",
+        escape(&args.out),
+        bytes as f64 / f64::from(1 << 20)
+    ));
+    Ok(())
+}
+
+/// Runs `work` in a pool of `threads` threads; 0: as many as there are.
+fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| {
+        Error::output(
+            "threads",
+            format!("{threads} threads cannot be started: {e}\n  lower run.threads"),
+        )
+    })?;
+    pool.install(work)
+}
+
+/// The command as typed, for the report.
+fn command_line() -> String {
+    let words = std::env::args_os().map(|word| escape(std::path::Path::new(&word)));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Prints what clap says about the arguments (help and version included), with a hint where an option that does

@@ -28,15 +28,20 @@ pub(super) fn print_error(text: &str) {
 
 /// Prints a warning to stderr.
 pub(super) fn print_warning(text: &str) {
-    print_line(&format!("{} {text}", label("warning:", "1;33")));
+    print_line(&warning_text(text));
+}
+
+/// A warning as it is printed.
+pub(super) fn warning_text(text: &str) -> String {
+    format!("{} {text}", label("warning:", "1;33"))
 }
 
 fn label(word: &str, style: &str) -> String {
-    if colour() { format!("\u{1b}[{style}m{word}\u{1b}[0m") } else { word.to_string() }
+    if has_colour() { format!("\u{1b}[{style}m{word}\u{1b}[0m") } else { word.to_string() }
 }
 
 /// Whether stderr is a terminal that wants colour; see no-color.org.
-fn colour() -> bool {
+pub(super) fn has_colour() -> bool {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     std::io::stderr().is_terminal() && !set("NO_COLOR") && !dumb

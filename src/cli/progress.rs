@@ -16,7 +16,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 const REDRAWS_PER_S: u8 = 5;
 
 /// Shows step, loss, error of the last validation, times and the time left.
-pub struct Progress {
+pub(super) struct Progress {
     output: Output,
     total: u64,
     gap_mae_mm: Option<f64>,
@@ -32,7 +32,7 @@ enum Output {
 
 impl Progress {
     /// Progress on stderr: a bar if it is a terminal, lines otherwise. `has_color` is false under `NO_COLOR`.
-    pub fn stderr(has_color: bool) -> Self {
+    pub(super) fn stderr(has_color: bool) -> Self {
         let is_terminal = io::stderr().is_terminal();
         let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_S);
         if !is_terminal || target.is_hidden() {
@@ -43,7 +43,7 @@ impl Progress {
     }
 
     /// Progress as lines to `out`, one at most `every` so often; the first and the last step have one too.
-    pub fn lines(out: Box<dyn Write + Send>, every: Duration) -> Self {
+    pub(super) fn lines(out: Box<dyn Write + Send>, every: Duration) -> Self {
         Self::new(Output::Lines { out, every, last: None })
     }
 
@@ -52,7 +52,7 @@ impl Progress {
     }
 
     /// Begins a run of `total` steps, those done before a resume included.
-    pub fn start(&mut self, total: u64) {
+    pub(super) fn start(&mut self, total: u64) {
         self.total = total;
         self.first = None;
         if let Output::Bar { bar, has_color } = &self.output {
@@ -67,7 +67,7 @@ impl Progress {
     }
 
     /// Shows a finished step.
-    pub fn step(&mut self, row: &StepRow) {
+    pub(super) fn step(&mut self, row: &StepRow) {
         let now = Instant::now();
         let (first_step, first_time) = *self.first.get_or_insert((row.step, now));
         let done = row.step.saturating_sub(first_step);
@@ -89,7 +89,7 @@ impl Progress {
     }
 
     /// Shows a validation, and its error beside the steps from now on.
-    pub fn validation(&mut self, row: &ValidationRow) {
+    pub(super) fn validation(&mut self, row: &ValidationRow) {
         self.gap_mae_mm = Some(row.gap_mae_mm);
         self.note(&format!(
             "validation at step {}: gap error {} mm (constant prediction {} mm), direction error {} deg, \
@@ -103,7 +103,7 @@ impl Progress {
     }
 
     /// Prints a line, above the bar if there is one. Paths in it must be escaped already.
-    pub fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         match &mut self.output {
             Output::Bar { bar, .. } => bar.println(text),
             Output::Lines { out, .. } => {
@@ -113,7 +113,7 @@ impl Progress {
     }
 
     /// Ends the display; the bar stays as it is, also if the run ended early.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         match &mut self.output {
             Output::Bar { bar, .. } => bar.abandon(),
             Output::Lines { out, .. } => {

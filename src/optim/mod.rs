@@ -42,9 +42,19 @@ impl Block {
         let packed = tape.pack(name, params, Role::State);
         let param_grads = grads;
         let grads = tape.pack(format!("d {name}"), &param_grads, Role::State);
-        let dims = tape.shape(packed).dims().to_vec();
-        let (m, v) =
-            (tape.state(format!("m {name}"), &dims), tape.state(format!("v {name}"), &dims));
+        let moments = |tape: &mut Tape, moment: &str| {
+            let made: Vec<ValueId> = params
+                .iter()
+                .map(|&p| {
+                    let name = format!("{moment} {}", tape.get(p).name);
+                    let dims = tape.shape(p).dims().to_vec();
+                    tape.state(name, &dims)
+                })
+                .collect();
+            (tape.pack(format!("{moment} {name}"), &made, Role::State), made)
+        };
+        let ((m, first), (v, second)) = (moments(tape, "m"), moments(tape, "v"));
+        let moments = first.into_iter().zip(second).map(|(m, v)| [m, v]).collect();
         Block { params: params.to_vec(), param_grads, packed, grads, m, v, moments }
     }
 }

@@ -8,12 +8,28 @@ mod config_explain;
 mod config_merge;
 mod config_model;
 pub mod events;
+mod later;
 pub mod lock;
 pub mod metrics;
+mod observe;
 mod program;
 pub mod retention;
+mod run;
+mod session;
 pub mod signal;
+mod state;
+mod ui;
+mod validate;
 
 pub use config::{Config, DataConfig, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig};
 pub use config_model::{ModelConfig, Preset, StagePlan};
+pub use later::{ObserveOptions, export, observe};
 pub use program::{GradientViews, Program, ProgramOptions, TERMS};
+pub use run::{RunOptions, run};
+pub use session::program_options;
+pub use ui::Ui;
+
+/// File of the step rows in a run folder.
+pub const METRICS: &str = "metrics.jsonl";
+/// File of the validation rows in a run folder.
+pub const VALIDATION: &str = "validation.jsonl";

@@ -28,15 +28,19 @@ impl RunData {
     pub(super) fn open(config: &Config, paths: &[PathBuf], ui: &mut dyn Ui) -> Result<RunData> {
         let data = &config.data;
         let window = data.ct_window.map(|v| v as f32);
-        let options = PrepareOptions { spacing: data.spacing, normalize: data.normalize, ct_window: window };
+        let options =
+            PrepareOptions { spacing: data.spacing, normalize: data.normalize, ct_window: window };
         let cache = Path::new(&data.cache_dir);
-        let set = DataSet::open(paths, &options, cache, data.on_bad_file, &mut |done, all| ui.preparing(done, all))?;
+        let set = DataSet::open(paths, &options, cache, data.on_bad_file, &mut |done, all| {
+            ui.preparing(done, all)
+        })?;
         for warning in &set.warnings {
             ui.warn(warning);
         }
         let (train, validation) = set.split(data.validation_fraction, data.split_seed);
         let size = config.views.size;
-        let small: Vec<_> = set.cases.iter().filter(|c| (0..3).any(|a| c.extent[a] < size[a])).collect();
+        let small: Vec<_> =
+            set.cases.iter().filter(|c| (0..3).any(|a| c.extent[a] < size[a])).collect();
         if let Some(first) = small.first() {
             ui.warn(&format!(
                 "{} of {} volumes are smaller than a view of {size:?} voxels and are padded with their smallest value, \
@@ -98,7 +102,14 @@ pub fn program_options(config: &Config) -> Result<ProgramOptions> {
         batch: config.views.batch,
         view_size: config.views.size,
         sub_size: config.views.sub_size,
-        weights: [tasks.gap_axis, tasks.gap_norm, tasks.sim_adjacent, tasks.sim_distant, tasks.vector, tasks.route],
+        weights: [
+            tasks.gap_axis,
+            tasks.gap_norm,
+            tasks.sim_adjacent,
+            tasks.sim_distant,
+            tasks.vector,
+            tasks.route,
+        ],
         vector_head: tasks.vector_head,
         antisymmetric_gap: tasks.antisymmetric_gap,
         gradient_views: tasks.gradient_views,

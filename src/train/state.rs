@@ -71,8 +71,10 @@ fn kept(program: &Program) -> Vec<(String, ValueId)> {
 }
 
 fn with_refs<R>(tensors: &[Tensor], f: impl FnOnce(&[TensorRef<'_>]) -> R) -> R {
-    let refs: Vec<TensorRef<'_>> =
-        tensors.iter().map(|t| TensorRef { name: &t.name, shape: &t.shape, data: &t.data }).collect();
+    let refs: Vec<TensorRef<'_>> = tensors
+        .iter()
+        .map(|t| TensorRef { name: &t.name, shape: &t.shape, data: &t.data })
+        .collect();
     f(&refs)
 }
 
@@ -95,7 +97,12 @@ pub(super) fn save(
 ///
 /// # Errors
 /// [`Error::Checkpoint`] naming what is missing, extra, of another shape, or not finite.
-pub(super) fn restore(program: &Program, step: &mut Step<f32>, path: &Path, loaded: &Loaded) -> Result<()> {
+pub(super) fn restore(
+    program: &Program,
+    step: &mut Step<f32>,
+    path: &Path,
+    loaded: &Loaded,
+) -> Result<()> {
     let kept = kept(program);
     let wanted: BTreeMap<String, Vec<usize>> =
         kept.iter().map(|(name, id)| (name.clone(), torch_dims(program.tape.shape(*id)))).collect();
@@ -109,7 +116,10 @@ pub(super) fn restore(program: &Program, step: &mut Step<f32>, path: &Path, load
 
 fn finite(path: &Path, loaded: &Loaded) -> Result<()> {
     match loaded.first_not_finite() {
-        Some(name) => Err(Error::checkpoint(path, format!("{name} holds NaN or infinity\n  use an earlier checkpoint"))),
+        Some(name) => Err(Error::checkpoint(
+            path,
+            format!("{name} holds NaN or infinity\n  use an earlier checkpoint"),
+        )),
         None => Ok(()),
     }
 }
@@ -149,7 +159,9 @@ pub(super) fn load_weights(program: &Program, step: &mut Step<f32>, path: &Path)
         .collect();
     loaded.check_fit(path, &wanted)?;
     finite(path, &loaded)?;
-    for (name, (&id, &average)) in names.iter().zip(program.blocks[0].params.iter().zip(&program.averages)) {
+    for (name, (&id, &average)) in
+        names.iter().zip(program.blocks[0].params.iter().zip(&program.averages))
+    {
         fill(program, step, id, &loaded.tensors[name].1);
         fill(program, step, average, &loaded.tensors[name].1);
     }
