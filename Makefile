@@ -1,0 +1,24 @@
+# What continuous integration calls. `make check` is everything that must pass.
+
+.PHONY: check format lint docs test bench golden
+
+check: format lint docs test
+
+format:
+	cargo fmt --check
+
+lint:
+	cargo clippy --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+test:
+	cargo test
+
+bench:
+	cargo bench
+
+# All golden values: make golden FIXTURES=folder
+golden:
+	SPATIALSSL_FIXTURES=$(FIXTURES) cargo test --test golden
