@@ -1,4 +1,7 @@
-//! Between the memory of a step and files: checkpoints and weights under nnU-Net's names, in PyTorch's layout.
+//! Between the memory of a step and files, under nnU-Net's names.
+//!
+//! Weights for others are in PyTorch's layout. Checkpoints hold filters as they lie in memory, `[K, T, R, S, C]`, so that
+//! saving copies nothing; their metadata say so.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,10 +50,24 @@ fn tensor(program: &Program, step: &Step<f32>, id: ValueId, name: String) -> Ten
     Tensor { name, shape: torch_dims(shape), data }
 }
 
-fn fill(program: &Program, step: &mut Step<f32>, id: ValueId, data: &[f32]) {
+/// The metadata key that tells a checkpoint's filters from PyTorch's.
+const KEY_LAYOUT: &str = "filter_layout";
+const LAYOUT: &str = "KTRSC";
+
+/// Extents of `id` in a file of our layout or of PyTorch's.
+fn dims_in(program: &Program, id: ValueId, ours: bool) -> Vec<usize> {
+    let shape = program.tape.shape(id);
+    if ours { shape.dims().to_vec() } else { torch_dims(shape) }
+}
+
+fn fill(program: &Program, step: &mut Step<f32>, id: ValueId, data: &[f32], ours: bool) {
     let shape = program.tape.shape(id);
     let to = step.write(id);
-    for_each_place(shape, |ours, theirs| to[ours] = data[theirs]);
+    if ours {
+        to.copy_from_slice(data);
+    } else {
+        for_each_place(shape, |place, theirs| to[place] = data[theirs]);
+    }
 }
 
 /// Every value a run needs to go on, by the name its checkpoint gives it: parameters under their own names, the
@@ -70,14 +87,6 @@ fn kept(program: &Program) -> Vec<(String, ValueId)> {
     all
 }
 
-fn with_refs<R>(tensors: &[Tensor], f: impl FnOnce(&[TensorRef<'_>]) -> R) -> R {
-    let refs: Vec<TensorRef<'_>> = tensors
-        .iter()
-        .map(|t| TensorRef { name: &t.name, shape: &t.shape, data: &t.data })
-        .collect();
-    f(&refs)
-}
-
 /// Writes a checkpoint with everything the run needs to go on bit for bit.
 ///
 /// # Errors
@@ -88,9 +97,18 @@ pub(super) fn save(
     path: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<SaveReport> {
-    let tensors: Vec<Tensor> =
-        kept(program).into_iter().map(|(name, id)| tensor(program, step, id, name)).collect();
-    with_refs(&tensors, |refs| checkpoint::save(path, metadata, refs))
+    let kept = kept(program);
+    let refs: Vec<TensorRef<'_>> = kept
+        .iter()
+        .map(|(name, id)| TensorRef {
+            name,
+            shape: program.tape.get(*id).shape.dims(),
+            data: step.read(*id),
+        })
+        .collect();
+    let mut metadata = metadata.clone();
+    metadata.insert(KEY_LAYOUT.into(), LAYOUT.into());
+    checkpoint::save(path, &metadata, &refs)
 }
 
 /// Puts a checkpoint's tensors into the memory of the step.
@@ -105,11 +123,11 @@ pub(super) fn restore(
 ) -> Result<()> {
     let kept = kept(program);
     let wanted: BTreeMap<String, Vec<usize>> =
-        kept.iter().map(|(name, id)| (name.clone(), torch_dims(program.tape.shape(*id)))).collect();
+        kept.iter().map(|(name, id)| (name.clone(), dims_in(program, *id, true))).collect();
     loaded.check_fit(path, &wanted)?;
     finite(path, loaded)?;
     for (name, id) in &kept {
-        fill(program, step, *id, &loaded.tensors[name].1);
+        fill(program, step, *id, &loaded.tensors[name].1, true);
     }
     Ok(())
 }
@@ -139,7 +157,11 @@ pub(super) fn save_weights(
         .iter()
         .map(|&id| tensor(program, step, id, program.tape.get(id).name.clone()))
         .collect();
-    with_refs(&tensors, |refs| checkpoint::save_weights(path, metadata, refs))
+    let refs: Vec<TensorRef<'_>> = tensors
+        .iter()
+        .map(|t| TensorRef { name: &t.name, shape: &t.shape, data: &t.data })
+        .collect();
+    checkpoint::save_weights(path, metadata, &refs)
 }
 
 /// Puts weights of an encoder-decoder, as [`save_weights`] or a checkpoint holds them, into the trained and the averaged
@@ -152,18 +174,19 @@ pub(super) fn load_weights(program: &Program, step: &mut Step<f32>, path: &Path)
     let names: Vec<String> =
         program.blocks[0].params.iter().map(|&id| program.tape.get(id).name.clone()).collect();
     loaded.tensors.retain(|name, _| names.contains(name) || !is_of_run(name));
+    let ours = loaded.metadata.get(KEY_LAYOUT).is_some_and(|layout| layout == LAYOUT);
     let wanted: BTreeMap<String, Vec<usize>> = names
         .iter()
         .zip(&program.blocks[0].params)
-        .map(|(name, &id)| (name.clone(), torch_dims(program.tape.shape(id))))
+        .map(|(name, &id)| (name.clone(), dims_in(program, id, ours)))
         .collect();
     loaded.check_fit(path, &wanted)?;
     finite(path, &loaded)?;
     for (name, (&id, &average)) in
         names.iter().zip(program.blocks[0].params.iter().zip(&program.averages))
     {
-        fill(program, step, id, &loaded.tensors[name].1);
-        fill(program, step, average, &loaded.tensors[name].1);
+        fill(program, step, id, &loaded.tensors[name].1, ours);
+        fill(program, step, average, &loaded.tensors[name].1, ours);
     }
     Ok(names.len())
 }

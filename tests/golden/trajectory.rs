@@ -134,7 +134,10 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
             );
         }
         if t == 0 {
-            let grads = program.blocks.iter().flat_map(|b| b.params.iter().copied().zip(b.param_grads.iter().copied()));
+            let grads = program
+                .blocks
+                .iter()
+                .flat_map(|b| b.params.iter().copied().zip(b.param_grads.iter().copied()));
             check_all(case, "first_grad/", &program, &step, grads, noise);
         }
     }
@@ -153,7 +156,8 @@ fn check_all(
     values: impl Iterator<Item = (ValueId, ValueId)>,
     noise: &BTreeSet<&str>,
 ) {
-    let values: BTreeMap<&str, ValueId> = values.map(|(p, v)| (program.tape.get(p).name.as_str(), v)).collect();
+    let values: BTreeMap<&str, ValueId> =
+        values.map(|(p, v)| (program.tape.get(p).name.as_str(), v)).collect();
     let tolerance = if prefix.starts_with("first_grad") { GRADIENT } else { FORWARD };
     let mut count = 0;
     for (key, want) in case.outputs.iter().filter(|(key, _)| key.starts_with(prefix)) {
