@@ -6,8 +6,8 @@
 //! is read once: the padded input is copied once for all tasks, each packs its panels as it goes.
 
 use super::conv_pack::{chunk_depth, nr, pack, panels};
-use super::conv_plan::{Axis, Dense, Grid, Region, even};
-use super::conv_slab::{ALIGN_SLACK, Image, Scratch, aligned, fill, fill_all, with_scratch};
+use super::conv_plan::{Axis, Dense, Grid, even};
+use super::conv_slab::{ALIGN_SLACK, Scratch, aligned, with_scratch};
 use super::tile::{Init, Isa, ROWS, Rows, Segments, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
@@ -23,18 +23,16 @@ pub(super) struct Run<'a, T> {
 }
 
 /// Most input elements that a task holds at a time: half a second-level cache of f32.
-const SLAB: usize = 96 * 1024;
 
 /// Elements of workspace of a problem.
 pub(super) fn workspace_len(p: &Dense) -> usize {
     let panels_len = panels(p) * nr(p);
     let len = if by_channels(p) {
-        let region = p.region(&p.everything());
-        p.batch * (region.voxels() * p.depth + p.out_voxels() * panels_len)
+        p.batch * p.out_voxels() * panels_len
     } else {
         panels_len * p.taps() * p.depth
     };
-    len + 2 * ALIGN_SLACK
+    len + ALIGN_SLACK
 }
 
 /// Whether the work is cut by output channels.
@@ -85,16 +83,16 @@ fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace:
     });
     let packed = &*packed;
     let plane = p.output[1] * p.output[2] * p.width;
-    let planes = (p.batch * p.output[0] / 8).clamp(1, 4).min(p.output[0]);
+    let planes =
+        (p.batch * p.output[0] / 8).clamp(1, super::conv_slab::knob(2, 4)).min(p.output[0]);
     let image_len = p.image_len();
     let tasks = y.par_chunks_mut(plane * p.output[0]).enumerate().flat_map(|(n, image)| {
         image.par_chunks_mut(plane * planes).enumerate().map(move |(i, out)| (n, i * planes, out))
     });
     tasks.for_each(|(n, z, out)| {
         let x = &run.x[n * image_len..][..image_len];
-        let image = Image { data: x, dims: p.input, channels: p.depth };
         let z_range = [z, z + out.len() / plane];
-        with_scratch(|scratch| planes_task(p, run, &image, packed, z_range, out, scratch));
+        with_scratch(|scratch| planes_task(p, run, x, packed, z_range, out, scratch));
     });
 }
 
@@ -108,7 +106,7 @@ fn chunks(p: &Dense) -> impl Iterator<Item = [usize; 2]> + Clone + use<> {
 fn planes_task<T: Scalar>(
     p: &Dense,
     run: &Run<'_, T>,
-    image: &Image<'_, T>,
+    x: &[T],
     packed: &[T],
     z: [usize; 2],
     out: &mut [T],
@@ -119,28 +117,19 @@ fn planes_task<T: Scalar>(
     let blocks = p.output[1].div_ceil(step);
     for block in 0..blocks {
         let ranges = [z, even(p.output[1], blocks, block), [0, p.output[2]]];
-        let region = p.region(&ranges);
         for part in chunks(p) {
-            let pitch = part[1] - part[0];
-            let direct = region.inside(&p.input);
-            let slab = scratch.slab.get::<T>(if direct { 0 } else { region.voxels() * pitch });
-            let (a, grid) = if direct {
-                (&image.data[part[0]..], Grid::packed([0; 3], p.input, p.depth))
-            } else {
-                fill(image, &region, part, slab);
-                (&*slab, Grid::packed(region.low, region.dims, pitch))
-            };
-            for class in 0..p.classes() {
-                let Some(axes) = p.class(class, &ranges) else { continue };
+            let origin = [0, z[0]];
+            for axes in pieces(p, &ranges) {
                 scratch.rows.clear();
                 scratch.c_rows.clear();
-                list_voxels(p, &axes, &grid, [0, z[0]], &mut scratch.rows, &mut scratch.c_rows);
-                let len = list_taps(p, &axes, &grid, pitch, &mut scratch.segments);
+                list_voxels(p, &axes, origin, &mut scratch.rows, &mut scratch.c_rows);
+                let pitch = part[1] - part[0];
+                let len = list_taps(p, &axes, pitch, &mut scratch.segments);
                 for index in 0..panels(p) {
                     let panel = &packed[index * nr * taps * p.depth..][taps * part[0] * nr..];
                     let col = index * nr;
                     let tile = Tile {
-                        a,
+                        a: x.get(part[0]..).unwrap_or(&[]),
                         rows: Rows::Adjacent(0),
                         a_step: 1,
                         b: &panel[..taps * pitch * nr],
@@ -157,14 +146,28 @@ fn planes_task<T: Scalar>(
     }
 }
 
+/// The outputs in `ranges`, cut so that within a piece all taps meet data.
+fn pieces(p: &Dense, ranges: &[[usize; 2]; 3]) -> impl Iterator<Item = [Axis; 3]> {
+    let [d, h, w] = p.input;
+    (0..p.classes()).filter_map(move |class| p.class(class, ranges)).flat_map(
+        move |[az, ay, ax]| {
+            az.bands(d).flat_map(move |az| {
+                ay.bands(h).flat_map(move |ay| ax.bands(w).map(move |ax| [az, ay, ax]))
+            })
+        },
+    )
+}
+
 /// Rows of a plane per block, so that the inputs of a block fit [`SLAB`].
 fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
-    let mut rows = p.output[1];
     let size = |rows| p.region(&[z, [0, rows], [0, p.output[2]]]).voxels() * chunk_depth(p);
-    while rows > 1 && size(rows) > SLAB {
-        rows = rows.div_ceil(2);
+    let mut blocks = 1;
+    while blocks < p.output[1]
+        && size(p.output[1].div_ceil(blocks)) > super::conv_slab::knob(1, 128) * 1024
+    {
+        blocks += 1;
     }
-    rows
+    p.output[1].div_ceil(blocks)
 }
 
 /// Lists the voxels of a class: offset of the lowest input, and of the output.
@@ -173,12 +176,12 @@ fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
 fn list_voxels(
     p: &Dense,
     axes: &[Axis; 3],
-    grid: &Grid,
     origin: [usize; 2],
     rows: &mut Vec<usize>,
     c_rows: &mut Vec<usize>,
 ) {
     let [az, ay, ax] = axes;
+    let grid = Grid::packed([0; 3], p.input, p.depth);
     for j in 0..az.count {
         let z_in = origin[0] + grid.along(az, 0, j);
         let z_out = az.out_first + j * az.out_step - origin[1];
@@ -197,15 +200,10 @@ fn list_voxels(
 /// Lists the taps of a class; returns the length of the run at each.
 ///
 /// Taps along x are one run where inputs and panel are both contiguous over them.
-fn list_taps(
-    p: &Dense,
-    axes: &[Axis; 3],
-    grid: &Grid,
-    pitch: usize,
-    segments: &mut Segments,
-) -> usize {
+fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments) -> usize {
     let nr = nr(p);
     let [az, ay, ax] = axes;
+    let grid = Grid::packed([0; 3], p.input, p.depth);
     let joined = ax.shift > 0 && grid.strides[2] == pitch;
     segments.clear();
     for mz in 0..az.taps {
@@ -235,15 +233,9 @@ fn sweep<T: Scalar>(isa: Isa, tile: Tile<'_, T>, lists: [&[usize]; 2], out: &mut
 /// Tasks are panels of output channels; they compute to the workspace, and are put together at the end.
 fn cut_by_channels<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace: &mut [T]) {
     let (nr, voxels) = (nr(p), p.batch * p.out_voxels());
-    let region = p.region(&p.everything());
-    let (padded, rest) = workspace.split_at_mut(p.batch * region.voxels() * p.depth);
-    let image = Image { data: run.x, dims: p.input, channels: p.depth };
-    fill_all(run.x, &image, &region, chunk_depth(p), padded);
-    let padded = &*padded;
-    let rest = aligned(rest);
-    let staged = &mut rest[..panels(p) * nr * voxels];
+    let staged = &mut workspace[..panels(p) * nr * voxels];
     staged.par_chunks_mut(voxels * nr).enumerate().for_each(|(index, out)| {
-        with_scratch(|scratch| channels_task(p, run, (padded, &region), index, out, scratch));
+        with_scratch(|scratch| channels_task(p, run, index, out, scratch));
     });
     let staged = &*staged;
     y.par_chunks_mut(p.width).with_min_len(16).enumerate().for_each(|(v, voxel)| {
@@ -262,7 +254,6 @@ fn cut_by_channels<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspac
 fn channels_task<T: Scalar>(
     p: &Dense,
     run: &Run<'_, T>,
-    (padded, region): (&[T], &Region),
     index: usize,
     out: &mut [T],
     scratch: &mut Scratch,
@@ -275,23 +266,19 @@ fn channels_task<T: Scalar>(
         let pitch = part[1] - part[0];
         let panel = scratch.panel.get::<T>(p.taps() * pitch * nr);
         pack(p, run.w, index, part, panel);
-        let image_len = region.voxels() * pitch;
-        let a = &padded[p.batch * region.voxels() * part[0]..][..p.batch * image_len];
-        let grid = Grid::packed(region.low, region.dims, pitch);
-        for class in 0..p.classes() {
-            let Some(axes) = p.class(class, &p.everything()) else { continue };
+        for axes in pieces(p, &p.everything()) {
             scratch.rows.clear();
             scratch.c_rows.clear();
             for n in 0..p.batch {
                 let start = scratch.c_rows.len();
-                let origin = [n * image_len, 0];
+                let origin = [n * p.image_len(), 0];
                 let (rows, c_rows) = (&mut scratch.rows, &mut scratch.c_rows);
-                list_voxels(&staged, &axes, &grid, origin, rows, c_rows);
+                list_voxels(&staged, &axes, origin, rows, c_rows);
                 c_rows[start..].iter_mut().for_each(|c| *c += n * p.out_voxels() * nr);
             }
-            let len = list_taps(p, &axes, &grid, pitch, &mut scratch.segments);
+            let len = list_taps(p, &axes, pitch, &mut scratch.segments);
             let tile = Tile {
-                a,
+                a: run.x.get(part[0]..).unwrap_or(&[]),
                 rows: Rows::Adjacent(0),
                 a_step: 1,
                 b: &*panel,

@@ -18,8 +18,7 @@ pub(super) fn panels(p: &Dense) -> usize {
 
 /// Summed channels per chunk: as many as keep a panel within a quarter of a second-level cache.
 pub(super) fn chunk_depth(p: &Dense) -> usize {
-    const PANEL: usize = 64 * 1024;
-    let most = (PANEL / (p.taps() * nr(p)) / 16 * 16).max(16);
+    let most = (super::conv_slab::knob(0, 32 * 1024) / (p.class_taps() * nr(p)) / 16 * 16).max(16);
     let chunks = p.depth.div_ceil(most);
     p.depth.div_ceil(chunks).next_multiple_of(16).min(p.depth)
 }

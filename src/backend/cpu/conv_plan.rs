@@ -55,6 +55,37 @@ impl Axis {
         })
     }
 
+    /// The outputs cut into runs that meet data with the same taps, each with just those taps.
+    pub(super) fn bands(self, extent: usize) -> impl Iterator<Item = Axis> {
+        let valid = move |j: usize| {
+            let base = self.in_first + (j * self.in_step) as isize;
+            let extent = extent as isize;
+            let (low, end) =
+                if self.shift < 0 { (base + 1 - extent, base + 1) } else { (-base, extent - base) };
+            let low = low.clamp(0, self.taps as isize);
+            [low, end.clamp(low, self.taps as isize)].map(|m| m as usize)
+        };
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let first = start;
+            if first == self.count {
+                return None;
+            }
+            let [low, end] = valid(first);
+            start += (first..self.count).take_while(|&j| valid(j) == [low, end]).count();
+            Some(Axis {
+                out_first: self.out_first + first * self.out_step,
+                count: start - first,
+                in_first: self.in_first
+                    + (first * self.in_step) as isize
+                    + self.shift * low as isize,
+                tap_first: self.tap_first + low * self.tap_step,
+                taps: end - low,
+                ..self
+            })
+        })
+    }
+
     /// Drops taps at either end that meet only padding.
     fn trim(mut self, extent: usize) -> Axis {
         let span = ((self.count - 1) * self.in_step) as isize;
@@ -116,6 +147,11 @@ impl Dense {
     /// Number of taps.
     pub(super) fn taps(&self) -> usize {
         self.filter.iter().product()
+    }
+
+    /// Most taps that one output sums over.
+    pub(super) fn class_taps(&self) -> usize {
+        (0..3).map(|d| self.filter[d].div_ceil(self.residues(d))).product()
     }
 
     /// Voxels of one output image.

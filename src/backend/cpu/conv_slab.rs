@@ -121,3 +121,17 @@ pub(super) fn aligned<T>(workspace: &mut [T]) -> &mut [T] {
 
 /// Elements to add to a workspace for its alignment.
 pub(super) const ALIGN_SLACK: usize = 16;
+pub(super) fn knob(i: usize, default: usize) -> usize {
+    static K: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
+    let k = K.get_or_init(|| {
+        std::env::var("KNOBS")
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|v| v.parse().ok())
+            .collect()
+    });
+    match k.get(i) {
+        Some(&v) if v > 0 => v,
+        _ => default,
+    }
+}

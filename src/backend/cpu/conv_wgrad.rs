@@ -13,9 +13,9 @@ use crate::scalar::Scalar;
 use rayon::prelude::*;
 
 /// Output voxels summed per visit of a tile.
-const VISIT: usize = 512;
+
 /// Most input elements that a task holds at a time.
-const SLAB: usize = 96 * 1024;
+
 /// Most elements of all partial gradients together, unless one alone is larger.
 const PARTIAL: usize = 2 * 1024 * 1024;
 
@@ -237,7 +237,7 @@ impl<T: Scalar> Job<'_, T> {
             let slab = scratch.slab.get::<T>(region.voxels() * pitch);
             fill(&self.image(block.n), region, part, slab);
             block.grid = Grid::packed(region.low, region.dims, pitch);
-            let visit = (VISIT / q).max(1);
+            let visit = (super::conv_slab::knob(4, 512) / q).max(1);
             for from in (0..rows).step_by(visit) {
                 let segments = &mut scratch.segments;
                 segments.clear();
@@ -360,7 +360,7 @@ impl<T: Scalar> Job<'_, T> {
         if !add {
             self.clear_unused(Way::ByChannels, out);
         }
-        let visit = (VISIT / q).max(1);
+        let visit = (super::conv_slab::knob(4, 512) / q).max(1);
         for from in (0..rows).step_by(visit) {
             for start in (0..p.depth).step_by(COLS) {
                 let pitch = COLS.min(p.depth - start);
@@ -399,11 +399,13 @@ impl<T: Scalar> Job<'_, T> {
 
 /// Rows of a plane per block, so that the inputs of a block fit [`SLAB`].
 fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
-    let mut rows = p.output[1];
     let pitch = p.depth.min(COLS);
     let size = |rows| p.region(&[z, [0, rows], [0, p.output[2]]]).voxels() * pitch;
-    while rows > 1 && size(rows) > SLAB {
-        rows = rows.div_ceil(2);
+    let mut blocks = 1;
+    while blocks < p.output[1]
+        && size(p.output[1].div_ceil(blocks)) > super::conv_slab::knob(3, 96) * 1024
+    {
+        blocks += 1;
     }
-    rows
+    p.output[1].div_ceil(blocks)
 }

@@ -1,0 +1,88 @@
+//! GFLOP/s of chosen convolutions, the fastest of many calls: `cargo bench --bench conv_probe -- 1`.
+
+use spatialssl::backend::cpu::conv::*;
+use std::time::{Duration, Instant};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let threads = args.iter().filter_map(|a| a.parse().ok()).next().unwrap_or(0);
+    let only = args.iter().skip(1).find(|a| a.contains("@")).cloned().unwrap_or_default();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    println!("{:<28}{:>8}{:>8}{:>8}{:>8}   ms", "layer", "fprop", "dgrad", "wgrad", "db GB/s");
+    let all: [(&str, usize, usize, [usize; 2], [usize; 3]); 16] = [
+        ("32->32k3@64", 1, 64, [32, 32], [3, 1, 1]),
+        ("64->64k3@32", 1, 32, [64, 64], [3, 1, 1]),
+        ("128->128k3@16", 1, 16, [128, 128], [3, 1, 1]),
+        ("256->256k3@8", 1, 8, [256, 256], [3, 1, 1]),
+        ("256->256k3@8n2", 2, 8, [256, 256], [3, 1, 1]),
+        ("32->64k3s2@64", 1, 64, [32, 64], [3, 2, 1]),
+        ("64->128k3s2@32", 1, 32, [64, 128], [3, 2, 1]),
+        ("128->256k3s2@16", 1, 16, [128, 256], [3, 2, 1]),
+        ("32->16k3s2@64n2", 2, 64, [32, 16], [3, 2, 1]),
+        ("1->32k3@64", 1, 64, [1, 32], [3, 1, 1]),
+        ("64->32k3@64", 1, 64, [64, 32], [3, 1, 1]),
+        ("16->16k3@32n2", 2, 32, [16, 16], [3, 1, 1]),
+        ("16->16k3@32n4", 4, 32, [16, 16], [3, 1, 1]),
+        ("64<-128k2s2@32", 1, 32, [64, 128], [2, 2, 0]),
+        ("32->64k1@32", 1, 32, [32, 64], [1, 1, 0]),
+        ("256->512k4s2@2n12", 12, 2, [256, 512], [4, 2, 1]),
+    ];
+    pool.install(|| {
+        for (name, batch, side, channels, ksp) in all {
+            if !name.contains(&only) {
+                continue;
+            }
+            let g = ConvGeometry {
+                batch,
+                input: [side; 3],
+                in_channels: channels[0],
+                out_channels: channels[1],
+                filter: [ksp[0]; 3],
+                stride: [ksp[1]; 3],
+                padding: [ksp[2]; 3],
+            };
+            probe(name, &g);
+        }
+    });
+}
+
+fn probe(name: &str, g: &ConvGeometry) {
+    let fresh = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect() };
+    let (x, w, dy) = (fresh(g.input_len()), fresh(g.filter_len()), fresh(g.output_len()));
+    let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+    let mut db = vec![0.0; g.out_channels];
+    let passes = [ConvPass::Fprop, ConvPass::Dgrad, ConvPass::Wgrad];
+    let len = passes.iter().map(|&p| workspace_len(g, p)).max().unwrap();
+    let mut ws = vec![0f32; len];
+    let f = fastest(|| fprop(g, &x, &w, None, &mut y, &mut ws));
+    let d = fastest(|| dgrad(g, &dy, &w, None, &mut dx, false, &mut ws));
+    let v = fastest(|| wgrad(g, &x, &dy, &mut dw, false, &mut ws));
+    let b = fastest(|| bias_grad(&dy, g.out_channels, &mut db, false));
+    let taps = g.filter.iter().product::<usize>() * g.in_channels;
+    let gflop = 2.0 * (g.output_len() * taps) as f64 * 1e-9;
+    println!(
+        "{name:<28}{:>8.0}{:>8.0}{:>8.0}{:>8.1}   {:.2} {:.2} {:.2} {:.2}",
+        gflop / f,
+        gflop / d,
+        gflop / v,
+        g.output_len() as f64 * 4e-9 / b,
+        f * 1e3,
+        d * 1e3,
+        v * 1e3,
+        b * 1e3
+    );
+}
+
+fn fastest(mut f: impl FnMut()) -> f64 {
+    f();
+    let begin = Instant::now();
+    let mut best = f64::MAX;
+    let mut calls = 0;
+    while calls < 3 || begin.elapsed() < Duration::from_millis(150) {
+        let start = Instant::now();
+        f();
+        best = best.min(start.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    best
+}
