@@ -204,15 +204,19 @@ fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments)
     let nr = nr(p);
     let [az, ay, ax] = axes;
     let grid = Grid::packed([0; 3], p.input, p.depth);
-    let joined = ax.shift > 0 && grid.strides[2] == pitch;
+    let joined = grid.strides[2] == pitch;
+    let first = if ax.shift > 0 { 0 } else { ax.taps.saturating_sub(1) };
     segments.clear();
     for mz in 0..az.taps {
         for my in 0..ay.taps {
             let a = az.tap_offset(mz) * grid.strides[0] + ay.tap_offset(my) * grid.strides[1];
-            let line = (az.tap(mz) * p.filter[1] + ay.tap(my)) * p.filter[2];
-            for mx in 0..if joined { ax.taps.min(1) } else { ax.taps } {
-                let a = a + ax.tap_offset(mx) * grid.strides[2];
-                segments.push(a, (line + ax.tap(mx)) * pitch * nr);
+            let tap = |mx| p.panel_tap([az.tap(mz), ay.tap(my), ax.tap(mx)]) * pitch * nr;
+            if joined && ax.taps > 0 {
+                segments.push(a, tap(first));
+            } else {
+                (0..ax.taps).for_each(|mx| {
+                    segments.push(a + ax.tap_offset(mx) * grid.strides[2], tap(mx));
+                });
             }
         }
     }

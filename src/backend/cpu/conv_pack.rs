@@ -18,7 +18,7 @@ pub(super) fn panels(p: &Dense) -> usize {
 
 /// Summed channels per chunk: as many as keep a panel within a quarter of a second-level cache.
 pub(super) fn chunk_depth(p: &Dense) -> usize {
-    let most = (super::conv_slab::knob(0, 32 * 1024) / (p.class_taps() * nr(p)) / 16 * 16).max(16);
+    let most = (super::conv_slab::knob(0, 64 * 1024) / (p.class_taps() * nr(p)) / 16 * 16).max(16);
     let chunks = p.depth.div_ceil(most);
     p.depth.div_ceil(chunks).next_multiple_of(16).min(p.depth)
 }
@@ -33,7 +33,8 @@ pub(super) fn pack<T: Scalar>(p: &Dense, w: &[T], index: usize, part: [usize; 2]
         for r in used_r[0]..used_r[1] {
             for s in used_s[0]..used_s[1] {
                 let tap = (t * p.filter[1] + r) * p.filter[2] + s;
-                let out = &mut out[tap * size..][..size];
+                let place = p.panel_tap([t, r, s]);
+                let out = &mut out[place * size..][..size];
                 if p.transposed {
                     copy_rows(p, w, tap, [cols, part], out);
                 } else {

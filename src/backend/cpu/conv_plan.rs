@@ -86,6 +86,15 @@ impl Axis {
         })
     }
 
+    /// Outputs for which tap `m` meets data.
+    pub(super) fn outputs(&self, m: usize, extent: usize) -> [usize; 2] {
+        let first = self.in_first + self.shift * m as isize;
+        let from = (-first).max(0) as usize;
+        let to = (extent as isize - first).max(0) as usize;
+        let end = to.div_ceil(self.in_step).min(self.count);
+        [from.div_ceil(self.in_step).min(end), end]
+    }
+
     /// Drops taps at either end that meet only padding.
     fn trim(mut self, extent: usize) -> Axis {
         let span = ((self.count - 1) * self.in_step) as isize;
@@ -149,6 +158,24 @@ impl Dense {
         self.filter.iter().product()
     }
 
+    /// Position in a panel of filter index `tap` of axis `d`: by class, inputs ascending.
+    fn panel_position(&self, d: usize, tap: usize) -> usize {
+        let (taps, classes) = (self.filter[d], self.residues(d));
+        if !self.transposed {
+            return tap;
+        }
+        let of_class = |residue: usize| taps.saturating_sub(residue).div_ceil(classes);
+        let residue = tap % classes;
+        let before: usize = (0..residue).map(of_class).sum();
+        before + of_class(residue) - 1 - tap / classes
+    }
+
+    /// Position in a panel of a tap.
+    pub(super) fn panel_tap(&self, tap: [usize; 3]) -> usize {
+        let [t, r, s] = [0, 1, 2].map(|d| self.panel_position(d, tap[d]));
+        (t * self.filter[1] + r) * self.filter[2] + s
+    }
+
     /// Most taps that one output sums over.
     pub(super) fn class_taps(&self) -> usize {
         (0..3).map(|d| self.filter[d].div_ceil(self.residues(d))).product()
@@ -200,12 +227,12 @@ impl Dense {
                 shift: 1,
             }
         };
-        (axis.count > 0).then(|| axis.trim(self.input[d]))
+        (axis.count > 0).then_some(axis)
     }
 
-    /// The part of a class with outputs in `range`, with the taps that meet data there.
+    /// The part of a class with outputs in `range`.
     fn clipped(&self, d: usize, residue: usize, range: [usize; 2]) -> Option<Axis> {
-        Some(self.axis(d, residue)?.clip(range)?.trim(self.input[d]))
+        self.axis(d, residue)?.clip(range)
     }
 
     /// Number of classes, empty ones included.
@@ -228,7 +255,8 @@ impl Dense {
 
     /// First and one past the last filter index of axis `d` that meets data.
     pub(super) fn used_taps(&self, d: usize) -> [usize; 2] {
-        let axes = (0..self.residues(d)).filter_map(|r| self.axis(d, r)).filter(|a| a.taps > 0);
+        let axes = (0..self.residues(d)).filter_map(|r| self.axis(d, r));
+        let axes = axes.map(|axis| axis.trim(self.input[d])).filter(|axis| axis.taps > 0);
         axes.fold([self.filter[d], 0], |[low, high], axis| {
             [low.min(axis.tap_first), high.max(axis.tap(axis.taps - 1) + 1)]
         })
@@ -248,7 +276,7 @@ impl Dense {
         region
     }
 
-    /// The box of inputs that all taps of `axes` need for the outputs in `ranges`.
+    /// The box of inputs that all taps of `axes` need for the outputs in `ranges`, padding included.
     pub(super) fn region_of(axes: &[Axis; 3], ranges: &[[usize; 2]; 3]) -> Region {
         let parts = [0, 1, 2].map(|d| axes[d].clip(ranges[d]).map(|a| (a.low(), a.high())));
         let low = parts.map(|part| part.map_or(0, |(low, _)| low));
@@ -268,11 +296,6 @@ impl Region {
     /// Number of voxels.
     pub(super) fn voxels(&self) -> usize {
         self.dims.iter().product()
-    }
-
-    /// Whether it lies within an input of these extents.
-    pub(super) fn inside(&self, input: &[usize; 3]) -> bool {
-        (0..3).all(|d| self.low[d] >= 0 && self.low[d] as usize + self.dims[d] <= input[d])
     }
 }
 

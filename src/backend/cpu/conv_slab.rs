@@ -13,7 +13,21 @@ pub(super) struct Scratch {
     pub(super) panel: Buffer,
     pub(super) rows: Vec<usize>,
     pub(super) c_rows: Vec<usize>,
+    pub(super) lines: Vec<Line>,
     pub(super) segments: Segments,
+}
+
+/// A row of outputs.
+pub(super) struct Line {
+    /// Its plane within the image.
+    pub(super) z: usize,
+    /// Its place within the plane.
+    pub(super) y: usize,
+    /// Its place among the rows at hand.
+    pub(super) row: usize,
+    /// Input voxel that its first output meets with the first tap, counted through all images; there
+    /// need not be one, and then the number means nothing by itself.
+    pub(super) input: isize,
 }
 
 thread_local! {

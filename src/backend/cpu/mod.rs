@@ -2,6 +2,7 @@
 
 pub mod conv;
 mod conv_dense;
+mod conv_narrow;
 mod conv_pack;
 mod conv_plan;
 mod conv_slab;

@@ -67,6 +67,10 @@ impl Segments {
         self.max = (0, 0);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
     pub(super) fn push(&mut self, a: usize, b: usize) {
         self.starts.push((a, b));
         self.max = (self.max.0.max(a), self.max.1.max(b));
