@@ -7,7 +7,7 @@
 
 use super::conv_pack::{chunk_depth, nr, pack, panels};
 use super::conv_plan::{Axis, Dense, Grid, even};
-use super::conv_slab::{ALIGN_SLACK, Scratch, aligned, with_scratch};
+use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Scratch, aligned, with_scratch};
 use super::tile::{Init, Isa, ROWS, Rows, Segments, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
@@ -117,6 +117,12 @@ fn planes_task<T: Scalar>(
     let blocks = p.output[1].div_ceil(step);
     for block in 0..blocks {
         let ranges = [z, even(p.output[1], blocks, block), [0, p.output[2]]];
+        let mut ahead = ahead(
+            p,
+            x,
+            &ranges,
+            if block + 1 < blocks { Some(even(p.output[1], blocks, block + 1)) } else { None },
+        );
         for part in chunks(p) {
             let origin = [0, z[0]];
             for axes in pieces(p, &ranges) {
@@ -139,11 +145,33 @@ fn planes_task<T: Scalar>(
                         len,
                         init: run.init(part[0], col),
                     };
-                    sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], &mut out[col..]);
+                    sweep(
+                        run.isa,
+                        tile,
+                        [&scratch.rows, &scratch.c_rows],
+                        &mut ahead,
+                        &mut out[col..],
+                    );
                 }
             }
         }
     }
+}
+
+/// The inputs of the block after `ranges`: rows `rows`, or the first ones of the planes that follow.
+fn ahead<'a, T>(
+    p: &Dense,
+    x: &'a [T],
+    ranges: &[[usize; 2]; 3],
+    rows: Option<[usize; 2]>,
+) -> Ahead<'a, T> {
+    let [z, y, all] = *ranges;
+    let after = [z[1], (2 * z[1] - z[0]).min(p.output[0])];
+    let next = if let Some(rows) = rows { [z, rows, all] } else { [after, [0, y[1] - y[0]], all] };
+    let image = Image { data: x, dims: p.input, channels: p.depth };
+    let voxels = (z[1] - z[0]) * (y[1] - y[0]) * p.output[2];
+    let tiles = voxels.div_ceil(ROWS) * panels(p) * chunks(p).count();
+    Ahead::region(&image, &p.region(&next), tiles)
 }
 
 /// The outputs in `ranges`, cut so that within a piece all taps meet data.
@@ -224,12 +252,19 @@ fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments)
 }
 
 /// Runs `tile` over all listed voxels, `[input offsets, output offsets]`.
-fn sweep<T: Scalar>(isa: Isa, tile: Tile<'_, T>, lists: [&[usize]; 2], out: &mut [T]) {
+fn sweep<T: Scalar>(
+    isa: Isa,
+    tile: Tile<'_, T>,
+    lists: [&[usize]; 2],
+    ahead: &mut Ahead<'_, T>,
+    out: &mut [T],
+) {
     let [rows, c_rows] = lists;
     let tiles = rows.len().div_ceil(ROWS);
     for index in 0..tiles {
         let [start, end] = even(rows.len(), tiles, index);
         let tile = Tile { rows: Rows::At(&rows[start..end]), ..tile };
+        ahead.step();
         tile.run(isa, out, &c_rows[start..end]);
     }
 }
@@ -265,6 +300,7 @@ fn channels_task<T: Scalar>(
     let nr = nr(p);
     let col = index * nr;
     let staged = Dense { width: nr, ..*p };
+    let mut ahead = Ahead::new(&[], 0, [0; 3], 1);
     let init = Run { add: false, bias: run.bias.filter(|_| !run.add), ..*run };
     for part in chunks(p) {
         let pitch = part[1] - part[0];
@@ -292,7 +328,7 @@ fn channels_task<T: Scalar>(
                 len,
                 init: init.init(part[0], col),
             };
-            sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], out);
+            sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], &mut ahead, out);
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::conv::ConvGeometry;
 use super::conv_narrow;
 use super::conv_plan::{Axis, Dense, Region, even};
-use super::conv_slab::{ALIGN_SLACK, Image, Line, Scratch, aligned, fill_all, with_scratch};
+use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch};
 use super::tile::{COLS, Init, Isa, ROWS, Rows, Segments, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
@@ -32,7 +32,8 @@ pub(super) fn workspace_len(g: &ConvGeometry) -> usize {
 
 /// Elements of the copy of `x` in blocks of channels; one block needs none.
 fn blocked_len(g: &ConvGeometry) -> usize {
-    if g.in_channels > COLS { g.input_len() } else { 0 }
+    let by_channels = way(g, &Dense::fprop(g)) == Way::ByChannels;
+    if g.in_channels > COLS && by_channels { g.input_len() } else { 0 }
 }
 
 /// How the work is cut.
@@ -78,7 +79,8 @@ pub(super) fn run<T: Scalar>(
         return;
     };
     let (blocked, workspace) = aligned(workspace).split_at_mut(blocked_len(g));
-    let x = if blocked.is_empty() {
+    let is_blocked = !blocked.is_empty();
+    let x = if !is_blocked {
         x
     } else {
         let image = Image { data: x, dims: p.input, channels: p.depth };
@@ -86,7 +88,7 @@ pub(super) fn run<T: Scalar>(
         fill_all(x, &image, &whole, COLS, blocked);
         &*blocked
     };
-    let job = Job { p: &p, isa, x, dy, axes: &axes };
+    let job = Job { p: &p, isa, x, dy, axes: &axes, blocked: is_blocked };
     let rows = p.batch * p.output[0] * p.output[1];
     let way = way(g, &p);
     if way == Way::ByChannels {
@@ -149,10 +151,12 @@ fn sum_transposed<T: Scalar>(partial: &[T], dw: &mut [T], width: usize, add: boo
 pub(super) struct Job<'a, T> {
     pub(super) p: &'a Dense,
     pub(super) isa: Isa,
-    /// `[channels / COLS][image][D, H, W][COLS]`, the last block of channels as narrow as need be.
+    /// As given, or blocked: `[channels / COLS][image][D, H, W][COLS]`, the last block of channels as
+    /// narrow as need be.
     pub(super) x: &'a [T],
     pub(super) dy: &'a [T],
     pub(super) axes: &'a [Axis; 3],
+    pub(super) blocked: bool,
 }
 
 impl<T: Scalar> Job<'_, T> {
@@ -169,6 +173,15 @@ impl<T: Scalar> Job<'_, T> {
         let k_tiles = (k[1] - k[0]).div_ceil(ROWS);
         let k_tile = |index| even(k[1] - k[0], k_tiles, index);
         let visit = (visit() / q).max(1);
+        let unused = |d: usize, m| {
+            let [from, to] = self.axes[d].outputs(m, p.input[d]);
+            from == to
+        };
+        let clear = !add && (0..3).any(|d| (0..p.filter[d]).any(|m| unused(d, m)));
+        if clear {
+            out.fill(T::ZERO);
+        }
+        let load = add || clear;
         for from in (rows[0]..rows[1]).step_by(visit) {
             let to = rows[1].min(from + visit);
             let packed_len = (to - from) * q * ROWS;
@@ -179,24 +192,31 @@ impl<T: Scalar> Job<'_, T> {
                     self.pack_row(row, k, packed);
                 }
             }
-            let load = add || from > rows[0];
+            let load = load || from > rows[0];
+            let mut ahead = self.ahead([to, rows[1].min(to + visit)]);
             self.list_lines([from, to], &mut scratch.lines);
             for start in (0..p.depth).step_by(COLS) {
                 let cols = COLS.min(p.depth - start);
                 let block = p.batch * p.input.iter().product::<usize>();
-                let b = &self.x[block * start..][..block * cols];
+                let pitch = if self.blocked { cols } else { p.depth };
+                let b = if self.blocked {
+                    &self.x[block * start..][..block * cols]
+                } else {
+                    &self.x[start..]
+                };
                 for tap in 0..p.taps() {
-                    let len = self.list_runs(tap, cols, &scratch.lines, &mut scratch.segments);
+                    let len = self.list_runs(tap, pitch, &scratch.lines, &mut scratch.segments);
                     if load && scratch.segments.is_empty() {
                         continue;
                     }
+                    ahead.iter_mut().for_each(Ahead::step);
                     for (index, a) in packed.chunks_exact(packed_len).enumerate() {
                         let tile = Tile {
                             a,
                             rows: Rows::Adjacent(0),
                             a_step: ROWS,
                             b,
-                            b_step: self.axes[2].in_step * cols,
+                            b_step: self.axes[2].in_step * pitch,
                             cols,
                             segments: &scratch.segments,
                             len,
@@ -207,6 +227,26 @@ impl<T: Scalar> Job<'_, T> {
                 }
             }
         }
+    }
+
+    /// What rows `rows` of `dy` need, to be fetched tap by tap.
+    fn ahead(&self, rows: [usize; 2]) -> [Ahead<'_, T>; 2] {
+        let (p, q) = (self.p, self.p.output[2]);
+        let steps = p.taps() * p.depth.div_ceil(COLS);
+        let len = (rows[1] - rows[0]) * q * p.width;
+        let dy = Ahead::new(self.dy, rows[0] * q * p.width, [1, len, 0], steps);
+        let (first, last) = (rows[0] / p.output[1], (rows[1].max(1) - 1) / p.output[1]);
+        let (n, z) = (first / p.output[0], first % p.output[0]);
+        if self.blocked || rows[0] == rows[1] {
+            return [dy, Ahead::new(&[], 0, [0; 3], 1)];
+        }
+        let y = rows[0] % p.output[1];
+        let y = if first == last { [y, y + rows[1] - rows[0]] } else { [0, p.output[1]] };
+        let z = [z, p.output[0].min(z + last - first + 1)];
+        let region = Dense::region_of(self.axes, &[z, y, [0, p.output[2]]]);
+        let data = &self.x[n * p.image_len()..][..p.image_len()];
+        let image = Image { data, dims: p.input, channels: p.depth };
+        [dy, Ahead::region(&image, &region, steps)]
     }
 
     /// Copies channels `k` of row `row` of `dy` to `[voxel][ROWS]`.
@@ -237,7 +277,13 @@ impl<T: Scalar> Job<'_, T> {
     }
 
     /// Lists, for one tap, the parts of the rows where it meets data; returns their length.
-    fn list_runs(&self, tap: usize, cols: usize, lines: &[Line], segments: &mut Segments) -> usize {
+    fn list_runs(
+        &self,
+        tap: usize,
+        pitch: usize,
+        lines: &[Line],
+        segments: &mut Segments,
+    ) -> usize {
         let p = self.p;
         let [_, h, w] = p.input;
         let (line, s) = (tap / p.filter[2], tap % p.filter[2]);
@@ -249,7 +295,7 @@ impl<T: Scalar> Job<'_, T> {
             for line in lines {
                 if line.z >= z[0] && line.z < z[1] && line.y >= y[0] && line.y < y[1] {
                     let a = (line.row * p.output[2] + x[0]) * ROWS;
-                    segments.push(a, (line.input + offset) as usize * cols);
+                    segments.push(a, (line.input + offset) as usize * pitch);
                 }
             }
         }

@@ -486,6 +486,18 @@ unsafe fn plain_kernel<T: Scalar, const MR: usize, const NR: usize>(
     }
 }
 
+/// Asks for the cache line of `data[index]`, if there is one, to be brought into second-level cache.
+#[inline(always)]
+pub(super) fn prefetch<T>(data: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = data.get(index) {
+        // SAFETY: a hint about an address in bounds; SSE is part of every x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, index);
+}
+
 /// Reusable memory for values of either scalar type, grown on demand and never zeroed again.
 #[derive(Default)]
 pub(super) struct Buffer(Vec<f64>);
