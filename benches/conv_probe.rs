@@ -1,15 +1,28 @@
 //! GFLOP/s of chosen convolutions, the fastest of many calls: `cargo bench --bench conv_probe -- 1`.
 
 use spatialssl::backend::cpu::conv::*;
+use std::error::Error;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
-fn main() {
+/// Name, batch, side, channels in and out, `[filter, stride, padding]`; all cubes.
+type Layer = (&'static str, usize, usize, [usize; 2], [usize; 3]);
+
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().collect();
     let threads = args.iter().filter_map(|a| a.parse().ok()).next().unwrap_or(0);
     let only = args.iter().skip(1).find(|a| a.contains("@")).cloned().unwrap_or_default();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    println!("{:<28}{:>8}{:>8}{:>8}{:>8}   ms", "layer", "fprop", "dgrad", "wgrad", "db GB/s");
-    let all: [(&str, usize, usize, [usize; 2], [usize; 3]); 16] = [
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    writeln!(
+        std::io::stdout(),
+        "{:<28}{:>8}{:>8}{:>8}{:>8}   ms",
+        "layer",
+        "fprop",
+        "dgrad",
+        "wgrad",
+        "db GB/s"
+    )?;
+    let all: [Layer; 16] = [
         ("32->32k3@64", 1, 64, [32, 32], [3, 1, 1]),
         ("64->64k3@32", 1, 32, [64, 64], [3, 1, 1]),
         ("128->128k3@16", 1, 16, [128, 128], [3, 1, 1]),
@@ -41,26 +54,43 @@ fn main() {
                 stride: [ksp[1]; 3],
                 padding: [ksp[2]; 3],
             };
-            probe(name, &g);
+            probe(name, &g)?;
         }
-    });
+        Ok(())
+    })
 }
 
-fn probe(name: &str, g: &ConvGeometry) {
-    let fresh = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect() };
-    let (x, w, dy) = (fresh(g.input_len()), fresh(g.filter_len()), fresh(g.output_len()));
-    let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+/// Values at a 64-byte boundary, as the arena of a training step has them.
+struct Aligned(Vec<f32>, usize, usize);
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let values: Vec<f32> = (0..len + 16).map(|i| (i % 13) as f32 * 0.1 - 0.6).collect();
+        let skip = values.as_ptr().align_offset(64);
+        Aligned(values, skip, len)
+    }
+
+    fn get(&mut self) -> &mut [f32] {
+        &mut self.0[self.1..][..self.2]
+    }
+}
+
+fn probe(name: &str, g: &ConvGeometry) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut all = [g.input_len(), g.filter_len(), g.output_len()].map(|n| [n, n].map(Aligned::new));
+    let [[x, dx], [w, dw], [dy, y]] = all.each_mut().map(|pair| pair.each_mut().map(Aligned::get));
+    let (x, w, dy) = (&*x, &*w, &*dy);
     let mut db = vec![0.0; g.out_channels];
     let passes = [ConvPass::Fprop, ConvPass::Dgrad, ConvPass::Wgrad];
-    let len = passes.iter().map(|&p| workspace_len(g, p)).max().unwrap();
+    let len = passes.iter().map(|&p| workspace_len(g, p)).max().unwrap_or(0);
     let mut ws = vec![0f32; len];
-    let f = fastest(|| fprop(g, &x, &w, None, &mut y, &mut ws));
-    let d = fastest(|| dgrad(g, &dy, &w, None, &mut dx, false, &mut ws));
-    let v = fastest(|| wgrad(g, &x, &dy, &mut dw, false, &mut ws));
-    let b = fastest(|| bias_grad(&dy, g.out_channels, &mut db, false));
+    let f = fastest(|| fprop(g, x, w, None, y, &mut ws));
+    let d = fastest(|| dgrad(g, dy, w, None, dx, false, &mut ws));
+    let v = fastest(|| wgrad(g, x, dy, dw, false, &mut ws));
+    let b = fastest(|| bias_grad(dy, g.out_channels, &mut db, false));
     let taps = g.filter.iter().product::<usize>() * g.in_channels;
     let gflop = 2.0 * (g.output_len() * taps) as f64 * 1e-9;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{name:<28}{:>8.0}{:>8.0}{:>8.0}{:>8.1}   {:.2} {:.2} {:.2} {:.2}",
         gflop / f,
         gflop / d,
@@ -70,7 +100,8 @@ fn probe(name: &str, g: &ConvGeometry) {
         d * 1e3,
         v * 1e3,
         b * 1e3
-    );
+    )?;
+    Ok(())
 }
 
 /// Seconds that this thread has computed (one thread: what others make us wait does not count), or the
@@ -90,10 +121,8 @@ fn fastest(mut f: impl FnMut()) -> f64 {
     let mut best = f64::MAX;
     let mut calls = 0;
     while calls < 3 || begin.elapsed() < Duration::from_millis(200) {
-        std::thread::yield_now();
         let start = clock(begin);
         f();
-        std::thread::yield_now();
         best = best.min(clock(begin) - start);
         calls += 1;
     }

@@ -1,14 +1,17 @@
 //! fprop and dgrad: which tiles are computed by whom, in which order.
 //!
-//! Two ways to cut the work. Large images are cut into planes: a task copies a box of input with its
-//! padding to its own memory and runs all panels of the filter, packed once beforehand, over it. Where
-//! the filter outweighs the images, it is cut by output channels instead, so that every filter element
-//! is read once: the padded input is copied once for all tasks, each packs its panels as it goes.
+//! Two ways to cut the work. Large images are cut into planes; all panels of the filter, packed once
+//! beforehand, run over each. Where the filter outweighs the images, it is cut by output channels
+//! instead, so that every filter element is read once; each task packs its panels as it goes.
+//!
+//! Outputs near the border meet only some of the taps. They are cut into pieces with equal taps, so
+//! neither padding nor products with it exist, and tiles read the input where it lies.
 
 use super::conv_pack::{chunk_depth, nr, pack, panels};
 use super::conv_plan::{Axis, Dense, Grid, even};
-use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Scratch, aligned, with_scratch};
-use super::tile::{Init, Isa, ROWS, Rows, Segments, Tile};
+use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Scratch, aligned, fill, with_scratch};
+use super::isa::Isa;
+use super::tile::{Init, ROWS, Rows, Segments, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
@@ -22,7 +25,8 @@ pub(super) struct Run<'a, T> {
     pub(super) add: bool,
 }
 
-/// Most input elements that a task holds at a time: half a second-level cache of f32.
+/// Most input elements per block of outputs: half a second-level cache of f32.
+const SLAB: usize = 128 * 1024;
 
 /// Elements of workspace of a problem.
 pub(super) fn workspace_len(p: &Dense) -> usize {
@@ -83,8 +87,7 @@ fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace:
     });
     let packed = &*packed;
     let plane = p.output[1] * p.output[2] * p.width;
-    let planes =
-        (p.batch * p.output[0] / 8).clamp(1, super::conv_slab::knob(2, 4)).min(p.output[0]);
+    let planes = (p.batch * p.output[0] / 8).clamp(1, 4).min(p.output[0]);
     let image_len = p.image_len();
     let tasks = y.par_chunks_mut(plane * p.output[0]).enumerate().flat_map(|(n, image)| {
         image.par_chunks_mut(plane * planes).enumerate().map(move |(i, out)| (n, i * planes, out))
@@ -92,7 +95,11 @@ fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace:
     tasks.for_each(|(n, z, out)| {
         let x = &run.x[n * image_len..][..image_len];
         let z_range = [z, z + out.len() / plane];
-        with_scratch(|scratch| planes_task(p, run, x, packed, z_range, out, scratch));
+        if !p.pads_inputs() {
+            with_scratch(|scratch| planes_task(p, run, x, packed, z_range, out, scratch));
+            return;
+        }
+        with_scratch(|scratch| padded_task(p, run, x, packed, z_range, out, scratch));
     });
 }
 
@@ -100,6 +107,28 @@ fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace:
 fn chunks(p: &Dense) -> impl Iterator<Item = [usize; 2]> + Clone + use<> {
     let (depth, step) = (p.depth, chunk_depth(p));
     (0..depth).step_by(step).map(move |c| [c, (c + step).min(depth)])
+}
+
+/// [`planes_task`] on a padded copy of the inputs.
+fn padded_task<T: Scalar>(
+    p: &Dense,
+    run: &Run<'_, T>,
+    x: &[T],
+    packed: &[T],
+    z: [usize; 2],
+    out: &mut [T],
+    scratch: &mut Scratch,
+) {
+    let region = p.region(&[z, [0, p.output[1]], [0, p.output[2]]]);
+    let mut slab = std::mem::take(&mut scratch.slab);
+    let padded = slab.get::<T>(region.voxels() * p.depth);
+    let image = Image { data: x, dims: p.input, channels: p.depth };
+    fill(&image, &region, [0, p.depth], padded);
+    let planes = z[1] - z[0];
+    let output = [planes, p.output[1], p.output[2]];
+    let inner = Dense { input: region.dims, output, padding: [0; 3], ..*p };
+    planes_task(&inner, run, padded, packed, [0, planes], out, scratch);
+    scratch.slab = slab;
 }
 
 /// Output planes `z` of one image.
@@ -117,12 +146,8 @@ fn planes_task<T: Scalar>(
     let blocks = p.output[1].div_ceil(step);
     for block in 0..blocks {
         let ranges = [z, even(p.output[1], blocks, block), [0, p.output[2]]];
-        let mut ahead = ahead(
-            p,
-            x,
-            &ranges,
-            if block + 1 < blocks { Some(even(p.output[1], blocks, block + 1)) } else { None },
-        );
+        let next = (block + 1 < blocks).then(|| even(p.output[1], blocks, block + 1));
+        let mut ahead = ahead(p, x, &ranges, next);
         for part in chunks(p) {
             let origin = [0, z[0]];
             for axes in pieces(p, &ranges) {
@@ -130,7 +155,7 @@ fn planes_task<T: Scalar>(
                 scratch.c_rows.clear();
                 list_voxels(p, &axes, origin, &mut scratch.rows, &mut scratch.c_rows);
                 let pitch = part[1] - part[0];
-                let len = list_taps(p, &axes, pitch, &mut scratch.segments);
+                list_taps(p, &axes, pitch, &mut scratch.segments);
                 for index in 0..panels(p) {
                     let panel = &packed[index * nr * taps * p.depth..][taps * part[0] * nr..];
                     let col = index * nr;
@@ -142,7 +167,6 @@ fn planes_task<T: Scalar>(
                         b_step: nr,
                         cols: nr.min(p.width - col),
                         segments: &scratch.segments,
-                        len,
                         init: run.init(part[0], col),
                     };
                     sweep(
@@ -190,9 +214,7 @@ fn pieces(p: &Dense, ranges: &[[usize; 2]; 3]) -> impl Iterator<Item = [Axis; 3]
 fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
     let size = |rows| p.region(&[z, [0, rows], [0, p.output[2]]]).voxels() * chunk_depth(p);
     let mut blocks = 1;
-    while blocks < p.output[1]
-        && size(p.output[1].div_ceil(blocks)) > super::conv_slab::knob(1, 128) * 1024
-    {
+    while blocks < p.output[1] && size(p.output[1].div_ceil(blocks)) > SLAB {
         blocks += 1;
     }
     p.output[1].div_ceil(blocks)
@@ -225,10 +247,10 @@ fn list_voxels(
     }
 }
 
-/// Lists the taps of a class; returns the length of the run at each.
+/// Lists the taps of a class.
 ///
 /// Taps along x are one run where inputs and panel are both contiguous over them.
-fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments) -> usize {
+fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments) {
     let nr = nr(p);
     let [az, ay, ax] = axes;
     let grid = Grid::packed([0; 3], p.input, p.depth);
@@ -248,7 +270,7 @@ fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments)
             }
         }
     }
-    if joined { ax.taps * pitch } else { pitch }
+    segments.len = if joined { ax.taps * pitch } else { pitch };
 }
 
 /// Runs `tile` over all listed voxels, `[input offsets, output offsets]`.
@@ -316,7 +338,7 @@ fn channels_task<T: Scalar>(
                 list_voxels(&staged, &axes, origin, rows, c_rows);
                 c_rows[start..].iter_mut().for_each(|c| *c += n * p.out_voxels() * nr);
             }
-            let len = list_taps(p, &axes, pitch, &mut scratch.segments);
+            list_taps(p, &axes, pitch, &mut scratch.segments);
             let tile = Tile {
                 a: run.x.get(part[0]..).unwrap_or(&[]),
                 rows: Rows::Adjacent(0),
@@ -325,7 +347,6 @@ fn channels_task<T: Scalar>(
                 b_step: nr,
                 cols: nr.min(p.width - col),
                 segments: &scratch.segments,
-                len,
                 init: init.init(part[0], col),
             };
             sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], &mut ahead, out);

@@ -62,6 +62,7 @@ fn block<T: Scalar>(
     fill(&image, &region, [0, p.depth], slab);
     let grid = Grid::packed(region.low, region.dims, p.depth);
     scratch.segments.clear();
+    scratch.segments.len = p.output[2];
     for z in ranges[0][0]..ranges[0][1] {
         for y in ranges[1][0]..ranges[1][1] {
             let input = grid.along(az, 0, z) + grid.along(ay, 1, y) + grid.along(ax, 2, 0);
@@ -82,7 +83,6 @@ fn block<T: Scalar>(
                 b_step: p.width,
                 cols: COLS.min(p.width - col),
                 segments: &scratch.segments,
-                len: p.output[2],
                 init,
             };
             tile.run(job.isa, &mut out[col..], &scratch.c_rows[from..to]);

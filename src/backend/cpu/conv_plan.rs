@@ -176,6 +176,12 @@ impl Dense {
         (t * self.filter[1] + r) * self.filter[2] + s
     }
 
+    /// Whether tasks copy their inputs with padding: with few channels that costs little, and cutting
+    /// outputs by the taps they meet, whose sums are short anyway, gains nothing.
+    pub(super) fn pads_inputs(&self) -> bool {
+        self.depth < 8 && !self.transposed
+    }
+
     /// Most taps that one output sums over.
     pub(super) fn class_taps(&self) -> usize {
         (0..3).map(|d| self.filter[d].div_ceil(self.residues(d))).product()
@@ -262,11 +268,11 @@ impl Dense {
         })
     }
 
-    /// The box of inputs that the outputs in `ranges` need, padding included.
+    /// The box of inputs that the outputs in `ranges` need in all classes, padding included.
     pub(super) fn region(&self, ranges: &[[usize; 2]; 3]) -> Region {
         let mut region = Region { low: [0; 3], dims: [0; 3] };
-        for d in 0..3 {
-            let axes = (0..self.residues(d)).filter_map(|r| self.clipped(d, r, ranges[d]));
+        for (d, &range) in ranges.iter().enumerate() {
+            let axes = (0..self.residues(d)).filter_map(|r| self.clipped(d, r, range));
             let bounds = axes.filter(|a| a.taps > 0).map(|a| (a.low(), a.high()));
             let both = bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
             if let Some((low, high)) = both {

@@ -1,4 +1,4 @@
-//! Per-thread memory of the convolutions, and copies of input boxes with their zero padding.
+//! Per-thread memory of the convolutions, copies of input boxes with their zero padding, prefetching.
 
 use super::conv_plan::Region;
 use super::tile::{Buffer, Segments, prefetch};
@@ -15,6 +15,8 @@ pub(super) struct Scratch {
     pub(super) c_rows: Vec<usize>,
     pub(super) lines: Vec<Line>,
     pub(super) segments: Segments,
+    /// One per tap.
+    pub(super) runs: Vec<Segments>,
 }
 
 /// A row of outputs.
@@ -188,17 +190,3 @@ pub(super) fn aligned<T>(workspace: &mut [T]) -> &mut [T] {
 
 /// Elements to add to a workspace for its alignment.
 pub(super) const ALIGN_SLACK: usize = 16;
-pub(super) fn knob(i: usize, default: usize) -> usize {
-    static K: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
-    let k = K.get_or_init(|| {
-        std::env::var("KNOBS")
-            .unwrap_or_default()
-            .split(',')
-            .filter_map(|v| v.parse().ok())
-            .collect()
-    });
-    match k.get(i) {
-        Some(&v) if v > 0 => v,
-        _ => default,
-    }
-}

@@ -9,14 +9,13 @@ use super::conv::ConvGeometry;
 use super::conv_narrow;
 use super::conv_plan::{Axis, Dense, Region, even};
 use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch};
-use super::tile::{COLS, Init, Isa, ROWS, Rows, Segments, Tile};
+use super::isa::Isa;
+use super::tile::{COLS, Init, ROWS, Rows, Segments, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
 /// Output voxels summed per visit of a tile: what of `x` and `dy` belongs to them stays in cache.
-fn visit() -> usize {
-    super::conv_slab::knob(4, 256)
-}
+const VISIT: usize = 512;
 /// Most elements of all partial gradients together, unless one alone is larger.
 const PARTIAL: usize = 2 * 1024 * 1024;
 
@@ -80,14 +79,12 @@ pub(super) fn run<T: Scalar>(
     };
     let (blocked, workspace) = aligned(workspace).split_at_mut(blocked_len(g));
     let is_blocked = !blocked.is_empty();
-    let x = if !is_blocked {
-        x
-    } else {
+    if is_blocked {
         let image = Image { data: x, dims: p.input, channels: p.depth };
         let whole = Region { low: [0; 3], dims: p.input };
         fill_all(x, &image, &whole, COLS, blocked);
-        &*blocked
-    };
+    }
+    let x = if is_blocked { &*blocked } else { x };
     let job = Job { p: &p, isa, x, dy, axes: &axes, blocked: is_blocked };
     let rows = p.batch * p.output[0] * p.output[1];
     let way = way(g, &p);
@@ -172,7 +169,7 @@ impl<T: Scalar> Job<'_, T> {
         let (p, q) = (self.p, self.p.output[2]);
         let k_tiles = (k[1] - k[0]).div_ceil(ROWS);
         let k_tile = |index| even(k[1] - k[0], k_tiles, index);
-        let visit = (visit() / q).max(1);
+        let visit = (VISIT / q).max(1);
         let unused = |d: usize, m| {
             let [from, to] = self.axes[d].outputs(m, p.input[d]);
             from == to
@@ -195,21 +192,19 @@ impl<T: Scalar> Job<'_, T> {
             let load = load || from > rows[0];
             let mut ahead = self.ahead([to, rows[1].min(to + visit)]);
             self.list_lines([from, to], &mut scratch.lines);
+            let mut listed = 0;
             for start in (0..p.depth).step_by(COLS) {
                 let cols = COLS.min(p.depth - start);
-                let block = p.batch * p.input.iter().product::<usize>();
-                let pitch = if self.blocked { cols } else { p.depth };
-                let b = if self.blocked {
-                    &self.x[block * start..][..block * cols]
-                } else {
-                    &self.x[start..]
-                };
-                for tap in 0..p.taps() {
-                    let len = self.list_runs(tap, pitch, &scratch.lines, &mut scratch.segments);
-                    if load && scratch.segments.is_empty() {
+                let (b, pitch) = self.block(start, cols);
+                if pitch != listed {
+                    self.list_runs(pitch, &scratch.lines, &mut scratch.runs);
+                    listed = pitch;
+                }
+                for (tap, runs) in scratch.runs.iter().enumerate().take(p.taps()) {
+                    ahead.iter_mut().for_each(Ahead::step);
+                    if load && runs.is_empty() {
                         continue;
                     }
-                    ahead.iter_mut().for_each(Ahead::step);
                     for (index, a) in packed.chunks_exact(packed_len).enumerate() {
                         let tile = Tile {
                             a,
@@ -218,14 +213,23 @@ impl<T: Scalar> Job<'_, T> {
                             b,
                             b_step: self.axes[2].in_step * pitch,
                             cols,
-                            segments: &scratch.segments,
-                            len,
+                            segments: runs,
                             init: if load { Init::Load } else { Init::Zero },
                         };
                         self.filters(tile, k_tile(index), &mut out[tap * p.depth + start..]);
                     }
                 }
             }
+        }
+    }
+
+    /// Input channels `start..start + cols`, and elements from voxel to voxel.
+    fn block(&self, start: usize, cols: usize) -> (&[T], usize) {
+        if self.blocked {
+            let voxels = self.p.batch * self.p.input.iter().product::<usize>();
+            (&self.x[voxels * start..][..voxels * cols], cols)
+        } else {
+            (&self.x[start..], self.p.depth)
         }
     }
 
@@ -276,30 +280,29 @@ impl<T: Scalar> Job<'_, T> {
         }));
     }
 
-    /// Lists, for one tap, the parts of the rows where it meets data; returns their length.
-    fn list_runs(
-        &self,
-        tap: usize,
-        pitch: usize,
-        lines: &[Line],
-        segments: &mut Segments,
-    ) -> usize {
+    /// Lists, for every tap, the parts of the rows at hand where it meets data.
+    fn list_runs(&self, pitch: usize, lines: &[Line], all: &mut Vec<Segments>) {
         let p = self.p;
         let [_, h, w] = p.input;
-        let (line, s) = (tap / p.filter[2], tap % p.filter[2]);
-        let (t, r) = (line / p.filter[1], line % p.filter[1]);
-        let [z, y, x] = [(0, t), (1, r), (2, s)].map(|(d, m)| self.axes[d].outputs(m, p.input[d]));
-        let offset = ((t * h + r) * w + s + x[0] * self.axes[2].in_step) as isize;
-        segments.clear();
-        if x[0] < x[1] {
+        all.resize_with(p.taps().max(all.len()), Segments::default);
+        for (tap, runs) in all.iter_mut().enumerate().take(p.taps()) {
+            let (line, s) = (tap / p.filter[2], tap % p.filter[2]);
+            let (t, r) = (line / p.filter[1], line % p.filter[1]);
+            let [z, y, x] =
+                [(0, t), (1, r), (2, s)].map(|(d, m)| self.axes[d].outputs(m, p.input[d]));
+            let offset = ((t * h + r) * w + s + x[0] * self.axes[2].in_step) as isize;
+            runs.clear();
+            runs.len = x[1] - x[0];
+            if runs.len == 0 {
+                continue;
+            }
             for line in lines {
                 if line.z >= z[0] && line.z < z[1] && line.y >= y[0] && line.y < y[1] {
                     let a = (line.row * p.output[2] + x[0]) * ROWS;
-                    segments.push(a, (line.input + offset) as usize * pitch);
+                    runs.push(a, (line.input + offset) as usize * pitch);
                 }
             }
         }
-        x[1] - x[0]
     }
 
     /// Runs `tile` for output channels `k`, one row of the tile each; `out` starts at the column.

@@ -9,4 +9,5 @@ mod conv_slab;
 #[cfg(test)]
 mod conv_tests;
 mod conv_wgrad;
+mod isa;
 mod tile;
