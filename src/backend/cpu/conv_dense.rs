@@ -11,7 +11,7 @@ use super::conv_pack::{chunk_depth, nr, pack, panels};
 use super::conv_plan::{Axis, Dense, Grid, even};
 use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Scratch, aligned, fill, with_scratch};
 use super::isa::Isa;
-use super::tile::{Init, ROWS, Rows, Segments, Tile};
+use super::tile::{Init, ROWS, Rows, Segments, Tile, prefetch_output};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
@@ -287,6 +287,9 @@ fn sweep<T: Scalar>(
         let [start, end] = even(rows.len(), tiles, index);
         let tile = Tile { rows: Rows::At(&rows[start..end]), ..tile };
         ahead.step();
+        for &row in c_rows.iter().skip(end + ROWS).take(ROWS) {
+            prefetch_output(out, row, tile.cols);
+        }
         tile.run(isa, out, &c_rows[start..end]);
     }
 }

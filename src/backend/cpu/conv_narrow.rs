@@ -3,15 +3,13 @@
 
 use super::conv_plan::even;
 use super::conv_plan::{Axis, Dense, Grid};
-use super::conv_slab::{Image, Scratch, fill};
+use super::conv_slab::{Ahead, Image, Scratch, fill};
 use super::conv_wgrad::Job;
 use super::tile::{COLS, Init, ROWS, Rows, Tile};
 use crate::scalar::Scalar;
 
-/// Output planes whose inputs are held at a time.
-const PLANES: usize = 4;
-/// Most input elements that a task holds at a time, unless one row of outputs needs more.
-const SLAB: usize = 64 * 1024;
+/// Output voxels summed per visit of a tile.
+const VISIT: usize = 512;
 
 /// Sums over output planes `planes`, counted through all images, to `out`: `[taps, channels][width]`.
 pub(super) fn sum<T: Scalar>(
@@ -20,29 +18,16 @@ pub(super) fn sum<T: Scalar>(
     out: &mut [T],
     scratch: &mut Scratch,
 ) {
-    let p = job.p;
-    let mut plane = planes[0];
-    while plane < planes[1] {
-        let (n, z) = (plane / p.output[0], plane % p.output[0]);
-        let z_end = p.output[0].min(z + planes[1] - plane).min(z + PLANES);
-        let blocks = blocks(job, [z, z_end]);
+    let [depth, height, width] = job.p.output;
+    let blocks = height.div_ceil((VISIT / width).max(1));
+    for plane in planes[0]..planes[1] {
+        let (n, z) = (plane / depth, plane % depth);
         for index in 0..blocks {
-            let ranges = [[z, z_end], even(p.output[1], blocks, index), [0, p.output[2]]];
+            let ranges = [[z, z + 1], even(height, blocks, index), [0, width]];
             let first = plane == planes[0] && index == 0;
             block(job, n, &ranges, if first { Init::Zero } else { Init::Load }, out, scratch);
         }
-        plane += z_end - z;
     }
-}
-
-/// Number of blocks of rows that planes `z` are cut into.
-fn blocks<T>(job: &Job<'_, T>, z: [usize; 2]) -> usize {
-    let [_, height, width] = job.p.output;
-    let size = |rows| {
-        let ranges = [z, [0, rows], [0, width]];
-        Dense::region_of(job.axes, &ranges).voxels() * job.p.depth
-    };
-    (1..height).find(|&blocks| size(height.div_ceil(blocks)) <= SLAB).unwrap_or(height)
 }
 
 /// Sums over the box `ranges` of outputs of image `n`.
@@ -61,17 +46,20 @@ fn block<T: Scalar>(
     let image = Image { data, dims: p.input, channels: p.depth };
     fill(&image, &region, [0, p.depth], slab);
     let grid = Grid::packed(region.low, region.dims, p.depth);
+    let [z, rows, _] = ranges;
+    let row_len = p.output[2] * p.width;
+    let first = (n * p.output[0] + z[0]) * p.output[1] * row_len;
     scratch.segments.clear();
     scratch.segments.len = p.output[2];
-    for z in ranges[0][0]..ranges[0][1] {
-        for y in ranges[1][0]..ranges[1][1] {
-            let input = grid.along(az, 0, z) + grid.along(ay, 1, y) + grid.along(ax, 2, 0);
-            let row = (n * p.output[0] + z) * p.output[1] + y;
-            scratch.segments.push(input, row * p.output[2] * p.width);
-        }
+    for y in rows[0]..rows[1] {
+        let input = grid.along(az, 0, z[0]) + grid.along(ay, 1, y) + grid.along(ax, 2, 0);
+        scratch.segments.push(input, first + y * row_len);
     }
     list_taps(p, job.axes, &grid, [&mut scratch.rows, &mut scratch.c_rows]);
     let tiles = scratch.rows.len().div_ceil(ROWS);
+    let steps = tiles * p.width.div_ceil(COLS);
+    let next = [1, (rows[1] - rows[0]) * row_len, 0];
+    let mut ahead = Ahead::new(job.dy, first + rows[1] * row_len, next, steps);
     for col in (0..p.width).step_by(COLS) {
         for index in 0..tiles {
             let [from, to] = even(scratch.rows.len(), tiles, index);
@@ -85,6 +73,7 @@ fn block<T: Scalar>(
                 segments: &scratch.segments,
                 init,
             };
+            ahead.step();
             tile.run(job.isa, &mut out[col..], &scratch.c_rows[from..to]);
         }
     }

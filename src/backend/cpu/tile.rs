@@ -467,6 +467,21 @@ pub(super) fn prefetch<T>(data: &[T], index: usize) {
     let _ = (data, index);
 }
 
+/// Asks for the cache lines of `len` values from `data[index]` on, as far as there are any, to be
+/// brought into first-level cache for writing.
+#[inline(always)]
+pub(super) fn prefetch_output<T>(data: &[T], index: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for part in (index..index + len).step_by(64 / size_of::<T>()) {
+        if let Some(value) = data.get(part) {
+            // SAFETY: a hint about an address in bounds; SSE is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(value).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, index, len);
+}
+
 /// Reusable memory for values of either scalar type, grown on demand and never zeroed again.
 #[derive(Default)]
 pub(super) struct Buffer(Vec<f64>);
