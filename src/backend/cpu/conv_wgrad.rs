@@ -90,8 +90,10 @@ pub(super) fn run<T: Scalar>(
     let way = way(g, &p);
     if way == Way::ByChannels {
         let filter = p.taps() * p.depth;
-        dw.par_chunks_mut(ROWS * filter).enumerate().for_each(|(index, out)| {
-            let k = [index * ROWS, index * ROWS + out.len() / filter];
+        // An even number of tasks, so that two threads have equal shares.
+        let size = p.width.div_ceil(p.width.div_ceil(ROWS).next_multiple_of(2));
+        dw.par_chunks_mut(size * filter).enumerate().for_each(|(index, out)| {
+            let k = [index * size, index * size + out.len() / filter];
             with_scratch(|scratch| job.sum([0, rows], k, out, add, scratch));
         });
         return;
