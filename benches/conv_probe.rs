@@ -3,7 +3,7 @@
 use spatialssl::backend::cpu::conv::*;
 use std::error::Error;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Name, batch, side, channels in and out, `[filter, stride, padding]`; all cubes.
 type Layer = (&'static str, usize, usize, [usize; 2], [usize; 3]);
