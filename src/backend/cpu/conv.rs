@@ -11,7 +11,7 @@
 use super::conv_dense::{self, Run};
 use super::conv_plan::Dense;
 use super::conv_wgrad;
-use super::tile::Isa;
+use super::isa::Isa;
 use crate::scalar::Scalar;
 
 /// Sizes of one convolution; triples are `[depth, height, width]`.
@@ -156,7 +156,7 @@ pub fn wgrad<T: Scalar>(
 /// If a slice has the wrong length.
 pub fn bias_grad<T: Scalar>(dy: &[T], channels: usize, db: &mut [T], add: bool) {
     assert_eq!(db.len(), channels, "one bias gradient per channel");
-    assert!(channels > 0 && dy.len() % channels == 0, "gradients of whole voxels");
+    assert!(channels > 0 && dy.len().is_multiple_of(channels), "gradients of whole voxels");
     for (group, out) in db.chunks_mut(GROUP).enumerate() {
         let sums = voxel_sums(dy, channels, group * GROUP, out.len());
         for (value, sum) in out.iter_mut().zip(sums) {

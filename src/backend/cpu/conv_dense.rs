@@ -1,14 +1,17 @@
 //! fprop and dgrad: which tiles are computed by whom, in which order.
 //!
-//! Two ways to cut the work. Large images are cut into planes: a task copies a box of input with its
-//! padding to its own memory and runs all panels of the filter, packed once beforehand, over it. Where
-//! the filter outweighs the images, it is cut by output channels instead, so that every filter element
-//! is read once: the padded input is copied once for all tasks, each packs its panels as it goes.
+//! Two ways to cut the work. Large images are cut into planes; all panels of the filter, packed once
+//! beforehand, run over each. Where the filter outweighs the images, it is cut by output channels
+//! instead, so that every filter element is read once; each task packs its panels as it goes.
+//!
+//! Outputs near the border meet only some of the taps. They are cut into pieces with equal taps, so
+//! neither padding nor products with it exist, and tiles read the input where it lies.
 
 use super::conv_pack::{chunk_depth, nr, pack, panels};
-use super::conv_plan::{Axis, Dense, Grid, Region, even};
-use super::conv_slab::{ALIGN_SLACK, Image, Scratch, aligned, fill, fill_all, with_scratch};
-use super::tile::{Init, Isa, ROWS, Rows, Segments, Tile};
+use super::conv_plan::{Axis, Dense, Grid, even};
+use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Scratch, aligned, fill, with_scratch};
+use super::isa::Isa;
+use super::tile::{Init, ROWS, Rows, Segments, Tile, prefetch_output};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
@@ -22,19 +25,18 @@ pub(super) struct Run<'a, T> {
     pub(super) add: bool,
 }
 
-/// Most input elements that a task holds at a time: half a second-level cache of f32.
-const SLAB: usize = 96 * 1024;
+/// Most input elements per block of outputs: half a second-level cache of f32.
+const SLAB: usize = 128 * 1024;
 
 /// Elements of workspace of a problem.
 pub(super) fn workspace_len(p: &Dense) -> usize {
     let panels_len = panels(p) * nr(p);
     let len = if by_channels(p) {
-        let region = p.region(&p.everything());
-        p.batch * (region.voxels() * p.depth + p.out_voxels() * panels_len)
+        p.batch * p.out_voxels() * panels_len
     } else {
         panels_len * p.taps() * p.depth
     };
-    len + 2 * ALIGN_SLACK
+    len + ALIGN_SLACK
 }
 
 /// Whether the work is cut by output channels.
@@ -92,9 +94,12 @@ fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace:
     });
     tasks.for_each(|(n, z, out)| {
         let x = &run.x[n * image_len..][..image_len];
-        let image = Image { data: x, dims: p.input, channels: p.depth };
         let z_range = [z, z + out.len() / plane];
-        with_scratch(|scratch| planes_task(p, run, &image, packed, z_range, out, scratch));
+        if !p.pads_inputs() {
+            with_scratch(|scratch| planes_task(p, run, x, packed, z_range, out, scratch));
+            return;
+        }
+        with_scratch(|scratch| padded_task(p, run, x, packed, z_range, out, scratch));
     });
 }
 
@@ -104,11 +109,33 @@ fn chunks(p: &Dense) -> impl Iterator<Item = [usize; 2]> + Clone + use<> {
     (0..depth).step_by(step).map(move |c| [c, (c + step).min(depth)])
 }
 
+/// [`planes_task`] on a padded copy of the inputs.
+fn padded_task<T: Scalar>(
+    p: &Dense,
+    run: &Run<'_, T>,
+    x: &[T],
+    packed: &[T],
+    z: [usize; 2],
+    out: &mut [T],
+    scratch: &mut Scratch,
+) {
+    let region = p.region(&[z, [0, p.output[1]], [0, p.output[2]]]);
+    let mut slab = std::mem::take(&mut scratch.slab);
+    let padded = slab.get::<T>(region.voxels() * p.depth);
+    let image = Image { data: x, dims: p.input, channels: p.depth };
+    fill(&image, &region, [0, p.depth], padded);
+    let planes = z[1] - z[0];
+    let output = [planes, p.output[1], p.output[2]];
+    let inner = Dense { input: region.dims, output, padding: [0; 3], ..*p };
+    planes_task(&inner, run, padded, packed, [0, planes], out, scratch);
+    scratch.slab = slab;
+}
+
 /// Output planes `z` of one image.
 fn planes_task<T: Scalar>(
     p: &Dense,
     run: &Run<'_, T>,
-    image: &Image<'_, T>,
+    x: &[T],
     packed: &[T],
     z: [usize; 2],
     out: &mut [T],
@@ -119,52 +146,78 @@ fn planes_task<T: Scalar>(
     let blocks = p.output[1].div_ceil(step);
     for block in 0..blocks {
         let ranges = [z, even(p.output[1], blocks, block), [0, p.output[2]]];
-        let region = p.region(&ranges);
+        let next = (block + 1 < blocks).then(|| even(p.output[1], blocks, block + 1));
+        let mut ahead = ahead(p, x, &ranges, next);
         for part in chunks(p) {
-            let pitch = part[1] - part[0];
-            let direct = region.inside(&p.input);
-            let slab = scratch.slab.get::<T>(if direct { 0 } else { region.voxels() * pitch });
-            let (a, grid) = if direct {
-                (&image.data[part[0]..], Grid::packed([0; 3], p.input, p.depth))
-            } else {
-                fill(image, &region, part, slab);
-                (&*slab, Grid::packed(region.low, region.dims, pitch))
-            };
-            for class in 0..p.classes() {
-                let Some(axes) = p.class(class, &ranges) else { continue };
+            let origin = [0, z[0]];
+            for axes in pieces(p, &ranges) {
                 scratch.rows.clear();
                 scratch.c_rows.clear();
-                list_voxels(p, &axes, &grid, [0, z[0]], &mut scratch.rows, &mut scratch.c_rows);
-                let len = list_taps(p, &axes, &grid, pitch, &mut scratch.segments);
+                list_voxels(p, &axes, origin, &mut scratch.rows, &mut scratch.c_rows);
+                let pitch = part[1] - part[0];
+                list_taps(p, &axes, pitch, &mut scratch.segments);
                 for index in 0..panels(p) {
                     let panel = &packed[index * nr * taps * p.depth..][taps * part[0] * nr..];
                     let col = index * nr;
                     let tile = Tile {
-                        a,
+                        a: x.get(part[0]..).unwrap_or(&[]),
                         rows: Rows::Adjacent(0),
                         a_step: 1,
                         b: &panel[..taps * pitch * nr],
                         b_step: nr,
                         cols: nr.min(p.width - col),
                         segments: &scratch.segments,
-                        len,
                         init: run.init(part[0], col),
                     };
-                    sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], &mut out[col..]);
+                    sweep(
+                        run.isa,
+                        tile,
+                        [&scratch.rows, &scratch.c_rows],
+                        &mut ahead,
+                        &mut out[col..],
+                    );
                 }
             }
         }
     }
 }
 
+/// The inputs of the block after `ranges`: rows `rows`, or the first ones of the planes that follow.
+fn ahead<'a, T>(
+    p: &Dense,
+    x: &'a [T],
+    ranges: &[[usize; 2]; 3],
+    rows: Option<[usize; 2]>,
+) -> Ahead<'a, T> {
+    let [z, y, all] = *ranges;
+    let after = [z[1], (2 * z[1] - z[0]).min(p.output[0])];
+    let next = if let Some(rows) = rows { [z, rows, all] } else { [after, [0, y[1] - y[0]], all] };
+    let image = Image { data: x, dims: p.input, channels: p.depth };
+    let voxels = (z[1] - z[0]) * (y[1] - y[0]) * p.output[2];
+    let tiles = voxels.div_ceil(ROWS) * panels(p) * chunks(p).count();
+    Ahead::region(&image, &p.region(&next), tiles)
+}
+
+/// The outputs in `ranges`, cut so that within a piece all taps meet data.
+fn pieces(p: &Dense, ranges: &[[usize; 2]; 3]) -> impl Iterator<Item = [Axis; 3]> {
+    let [d, h, w] = p.input;
+    (0..p.classes()).filter_map(move |class| p.class(class, ranges)).flat_map(
+        move |[az, ay, ax]| {
+            az.bands(d).flat_map(move |az| {
+                ay.bands(h).flat_map(move |ay| ax.bands(w).map(move |ax| [az, ay, ax]))
+            })
+        },
+    )
+}
+
 /// Rows of a plane per block, so that the inputs of a block fit [`SLAB`].
 fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
-    let mut rows = p.output[1];
     let size = |rows| p.region(&[z, [0, rows], [0, p.output[2]]]).voxels() * chunk_depth(p);
-    while rows > 1 && size(rows) > SLAB {
-        rows = rows.div_ceil(2);
+    let mut blocks = 1;
+    while blocks < p.output[1] && size(p.output[1].div_ceil(blocks)) > SLAB {
+        blocks += 1;
     }
-    rows
+    p.output[1].div_ceil(blocks)
 }
 
 /// Lists the voxels of a class: offset of the lowest input, and of the output.
@@ -173,12 +226,12 @@ fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
 fn list_voxels(
     p: &Dense,
     axes: &[Axis; 3],
-    grid: &Grid,
     origin: [usize; 2],
     rows: &mut Vec<usize>,
     c_rows: &mut Vec<usize>,
 ) {
     let [az, ay, ax] = axes;
+    let grid = Grid::packed([0; 3], p.input, p.depth);
     for j in 0..az.count {
         let z_in = origin[0] + grid.along(az, 0, j);
         let z_out = az.out_first + j * az.out_step - origin[1];
@@ -194,40 +247,49 @@ fn list_voxels(
     }
 }
 
-/// Lists the taps of a class; returns the length of the run at each.
+/// Lists the taps of a class.
 ///
 /// Taps along x are one run where inputs and panel are both contiguous over them.
-fn list_taps(
-    p: &Dense,
-    axes: &[Axis; 3],
-    grid: &Grid,
-    pitch: usize,
-    segments: &mut Segments,
-) -> usize {
+fn list_taps(p: &Dense, axes: &[Axis; 3], pitch: usize, segments: &mut Segments) {
     let nr = nr(p);
     let [az, ay, ax] = axes;
-    let joined = ax.shift > 0 && grid.strides[2] == pitch;
+    let grid = Grid::packed([0; 3], p.input, p.depth);
+    let joined = grid.strides[2] == pitch;
+    let first = if ax.shift > 0 { 0 } else { ax.taps.saturating_sub(1) };
     segments.clear();
     for mz in 0..az.taps {
         for my in 0..ay.taps {
             let a = az.tap_offset(mz) * grid.strides[0] + ay.tap_offset(my) * grid.strides[1];
-            let line = (az.tap(mz) * p.filter[1] + ay.tap(my)) * p.filter[2];
-            for mx in 0..if joined { ax.taps.min(1) } else { ax.taps } {
-                let a = a + ax.tap_offset(mx) * grid.strides[2];
-                segments.push(a, (line + ax.tap(mx)) * pitch * nr);
+            let tap = |mx| p.panel_tap([az.tap(mz), ay.tap(my), ax.tap(mx)]) * pitch * nr;
+            if joined && ax.taps > 0 {
+                segments.push(a, tap(first));
+            } else {
+                (0..ax.taps).for_each(|mx| {
+                    segments.push(a + ax.tap_offset(mx) * grid.strides[2], tap(mx));
+                });
             }
         }
     }
-    if joined { ax.taps * pitch } else { pitch }
+    segments.len = if joined { ax.taps * pitch } else { pitch };
 }
 
 /// Runs `tile` over all listed voxels, `[input offsets, output offsets]`.
-fn sweep<T: Scalar>(isa: Isa, tile: Tile<'_, T>, lists: [&[usize]; 2], out: &mut [T]) {
+fn sweep<T: Scalar>(
+    isa: Isa,
+    tile: Tile<'_, T>,
+    lists: [&[usize]; 2],
+    ahead: &mut Ahead<'_, T>,
+    out: &mut [T],
+) {
     let [rows, c_rows] = lists;
     let tiles = rows.len().div_ceil(ROWS);
     for index in 0..tiles {
         let [start, end] = even(rows.len(), tiles, index);
         let tile = Tile { rows: Rows::At(&rows[start..end]), ..tile };
+        ahead.step();
+        for &row in c_rows.iter().skip(end + ROWS).take(ROWS) {
+            prefetch_output(out, row, tile.cols);
+        }
         tile.run(isa, out, &c_rows[start..end]);
     }
 }
@@ -235,15 +297,9 @@ fn sweep<T: Scalar>(isa: Isa, tile: Tile<'_, T>, lists: [&[usize]; 2], out: &mut
 /// Tasks are panels of output channels; they compute to the workspace, and are put together at the end.
 fn cut_by_channels<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace: &mut [T]) {
     let (nr, voxels) = (nr(p), p.batch * p.out_voxels());
-    let region = p.region(&p.everything());
-    let (padded, rest) = workspace.split_at_mut(p.batch * region.voxels() * p.depth);
-    let image = Image { data: run.x, dims: p.input, channels: p.depth };
-    fill_all(run.x, &image, &region, chunk_depth(p), padded);
-    let padded = &*padded;
-    let rest = aligned(rest);
-    let staged = &mut rest[..panels(p) * nr * voxels];
+    let staged = &mut workspace[..panels(p) * nr * voxels];
     staged.par_chunks_mut(voxels * nr).enumerate().for_each(|(index, out)| {
-        with_scratch(|scratch| channels_task(p, run, (padded, &region), index, out, scratch));
+        with_scratch(|scratch| channels_task(p, run, index, out, scratch));
     });
     let staged = &*staged;
     y.par_chunks_mut(p.width).with_min_len(16).enumerate().for_each(|(v, voxel)| {
@@ -262,7 +318,6 @@ fn cut_by_channels<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspac
 fn channels_task<T: Scalar>(
     p: &Dense,
     run: &Run<'_, T>,
-    (padded, region): (&[T], &Region),
     index: usize,
     out: &mut [T],
     scratch: &mut Scratch,
@@ -270,38 +325,34 @@ fn channels_task<T: Scalar>(
     let nr = nr(p);
     let col = index * nr;
     let staged = Dense { width: nr, ..*p };
+    let mut ahead = Ahead::new(&[], 0, [0; 3], 1);
     let init = Run { add: false, bias: run.bias.filter(|_| !run.add), ..*run };
     for part in chunks(p) {
         let pitch = part[1] - part[0];
         let panel = scratch.panel.get::<T>(p.taps() * pitch * nr);
         pack(p, run.w, index, part, panel);
-        let image_len = region.voxels() * pitch;
-        let a = &padded[p.batch * region.voxels() * part[0]..][..p.batch * image_len];
-        let grid = Grid::packed(region.low, region.dims, pitch);
-        for class in 0..p.classes() {
-            let Some(axes) = p.class(class, &p.everything()) else { continue };
+        for axes in pieces(p, &p.everything()) {
             scratch.rows.clear();
             scratch.c_rows.clear();
             for n in 0..p.batch {
                 let start = scratch.c_rows.len();
-                let origin = [n * image_len, 0];
+                let origin = [n * p.image_len(), 0];
                 let (rows, c_rows) = (&mut scratch.rows, &mut scratch.c_rows);
-                list_voxels(&staged, &axes, &grid, origin, rows, c_rows);
+                list_voxels(&staged, &axes, origin, rows, c_rows);
                 c_rows[start..].iter_mut().for_each(|c| *c += n * p.out_voxels() * nr);
             }
-            let len = list_taps(p, &axes, &grid, pitch, &mut scratch.segments);
+            list_taps(p, &axes, pitch, &mut scratch.segments);
             let tile = Tile {
-                a,
+                a: run.x.get(part[0]..).unwrap_or(&[]),
                 rows: Rows::Adjacent(0),
                 a_step: 1,
                 b: &*panel,
                 b_step: nr,
                 cols: nr.min(p.width - col),
                 segments: &scratch.segments,
-                len,
                 init: init.init(part[0], col),
             };
-            sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], out);
+            sweep(run.isa, tile, [&scratch.rows, &scratch.c_rows], &mut ahead, out);
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn panels(p: &Dense) -> usize {
 /// Summed channels per chunk: as many as keep a panel within a quarter of a second-level cache.
 pub(super) fn chunk_depth(p: &Dense) -> usize {
     const PANEL: usize = 64 * 1024;
-    let most = (PANEL / (p.taps() * nr(p)) / 16 * 16).max(16);
+    let most = (PANEL / (p.class_taps() * nr(p)) / 16 * 16).max(16);
     let chunks = p.depth.div_ceil(most);
     p.depth.div_ceil(chunks).next_multiple_of(16).min(p.depth)
 }
@@ -28,13 +28,15 @@ pub(super) fn chunk_depth(p: &Dense) -> usize {
 pub(super) fn pack<T: Scalar>(p: &Dense, w: &[T], index: usize, part: [usize; 2], out: &mut [T]) {
     let nr = nr(p);
     let cols = [index * nr, (index * nr + nr).min(p.width)];
-    let [used_t, used_r, used_s] = [0, 1, 2].map(|d| p.used_taps(d));
+    let [used_t, used_r, used_s] =
+        [0, 1, 2].map(|d| if p.pads_inputs() { [0, p.filter[d]] } else { p.used_taps(d) });
     let size = (part[1] - part[0]) * nr;
     for t in used_t[0]..used_t[1] {
         for r in used_r[0]..used_r[1] {
             for s in used_s[0]..used_s[1] {
                 let tap = (t * p.filter[1] + r) * p.filter[2] + s;
-                let out = &mut out[tap * size..][..size];
+                let place = p.panel_tap([t, r, s]);
+                let out = &mut out[place * size..][..size];
                 if p.transposed {
                     copy_rows(p, w, tap, [cols, part], out);
                 } else {

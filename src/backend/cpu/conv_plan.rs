@@ -55,6 +55,46 @@ impl Axis {
         })
     }
 
+    /// The outputs cut into runs that meet data with the same taps, each with just those taps.
+    pub(super) fn bands(self, extent: usize) -> impl Iterator<Item = Axis> {
+        let valid = move |j: usize| {
+            let base = self.in_first + (j * self.in_step) as isize;
+            let extent = extent as isize;
+            let (low, end) =
+                if self.shift < 0 { (base + 1 - extent, base + 1) } else { (-base, extent - base) };
+            let low = low.clamp(0, self.taps as isize);
+            [low, end.clamp(low, self.taps as isize)].map(|m| m as usize)
+        };
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let first = start;
+            if first == self.count {
+                return None;
+            }
+            let [low, end] = valid(first);
+            start += (first..self.count).take_while(|&j| valid(j) == [low, end]).count();
+            Some(Axis {
+                out_first: self.out_first + first * self.out_step,
+                count: start - first,
+                in_first: self.in_first
+                    + (first * self.in_step) as isize
+                    + self.shift * low as isize,
+                tap_first: self.tap_first + low * self.tap_step,
+                taps: end - low,
+                ..self
+            })
+        })
+    }
+
+    /// Outputs for which tap `m` meets data.
+    pub(super) fn outputs(&self, m: usize, extent: usize) -> [usize; 2] {
+        let first = self.in_first + self.shift * m as isize;
+        let from = (-first).max(0) as usize;
+        let to = (extent as isize - first).max(0) as usize;
+        let end = to.div_ceil(self.in_step).min(self.count);
+        [from.div_ceil(self.in_step).min(end), end]
+    }
+
     /// Drops taps at either end that meet only padding.
     fn trim(mut self, extent: usize) -> Axis {
         let span = ((self.count - 1) * self.in_step) as isize;
@@ -118,6 +158,35 @@ impl Dense {
         self.filter.iter().product()
     }
 
+    /// Position in a panel of filter index `tap` of axis `d`: by class, inputs ascending.
+    fn panel_position(&self, d: usize, tap: usize) -> usize {
+        let (taps, classes) = (self.filter[d], self.residues(d));
+        if !self.transposed {
+            return tap;
+        }
+        let of_class = |residue: usize| taps.saturating_sub(residue).div_ceil(classes);
+        let residue = tap % classes;
+        let before: usize = (0..residue).map(of_class).sum();
+        before + of_class(residue) - 1 - tap / classes
+    }
+
+    /// Position in a panel of a tap.
+    pub(super) fn panel_tap(&self, tap: [usize; 3]) -> usize {
+        let [t, r, s] = [0, 1, 2].map(|d| self.panel_position(d, tap[d]));
+        (t * self.filter[1] + r) * self.filter[2] + s
+    }
+
+    /// Whether tasks copy their inputs with padding: with few channels that costs little, and cutting
+    /// outputs by the taps they meet, whose sums are short anyway, gains nothing.
+    pub(super) fn pads_inputs(&self) -> bool {
+        self.depth < 8 && !self.transposed
+    }
+
+    /// Most taps that one output sums over.
+    pub(super) fn class_taps(&self) -> usize {
+        (0..3).map(|d| self.filter[d].div_ceil(self.residues(d))).product()
+    }
+
     /// Voxels of one output image.
     pub(super) fn out_voxels(&self) -> usize {
         self.output.iter().product()
@@ -164,12 +233,12 @@ impl Dense {
                 shift: 1,
             }
         };
-        (axis.count > 0).then(|| axis.trim(self.input[d]))
+        (axis.count > 0).then_some(axis)
     }
 
-    /// The part of a class with outputs in `range`, with the taps that meet data there.
+    /// The part of a class with outputs in `range`.
     fn clipped(&self, d: usize, residue: usize, range: [usize; 2]) -> Option<Axis> {
-        Some(self.axis(d, residue)?.clip(range)?.trim(self.input[d]))
+        self.axis(d, residue)?.clip(range)
     }
 
     /// Number of classes, empty ones included.
@@ -192,17 +261,18 @@ impl Dense {
 
     /// First and one past the last filter index of axis `d` that meets data.
     pub(super) fn used_taps(&self, d: usize) -> [usize; 2] {
-        let axes = (0..self.residues(d)).filter_map(|r| self.axis(d, r)).filter(|a| a.taps > 0);
+        let axes = (0..self.residues(d)).filter_map(|r| self.axis(d, r));
+        let axes = axes.map(|axis| axis.trim(self.input[d])).filter(|axis| axis.taps > 0);
         axes.fold([self.filter[d], 0], |[low, high], axis| {
             [low.min(axis.tap_first), high.max(axis.tap(axis.taps - 1) + 1)]
         })
     }
 
-    /// The box of inputs that the outputs in `ranges` need, padding included.
+    /// The box of inputs that the outputs in `ranges` need in all classes, padding included.
     pub(super) fn region(&self, ranges: &[[usize; 2]; 3]) -> Region {
         let mut region = Region { low: [0; 3], dims: [0; 3] };
-        for d in 0..3 {
-            let axes = (0..self.residues(d)).filter_map(|r| self.clipped(d, r, ranges[d]));
+        for (d, &range) in ranges.iter().enumerate() {
+            let axes = (0..self.residues(d)).filter_map(|r| self.clipped(d, r, range));
             let bounds = axes.filter(|a| a.taps > 0).map(|a| (a.low(), a.high()));
             let both = bounds.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
             if let Some((low, high)) = both {
@@ -212,7 +282,7 @@ impl Dense {
         region
     }
 
-    /// The box of inputs that all taps of `axes` need for the outputs in `ranges`.
+    /// The box of inputs that all taps of `axes` need for the outputs in `ranges`, padding included.
     pub(super) fn region_of(axes: &[Axis; 3], ranges: &[[usize; 2]; 3]) -> Region {
         let parts = [0, 1, 2].map(|d| axes[d].clip(ranges[d]).map(|a| (a.low(), a.high())));
         let low = parts.map(|part| part.map_or(0, |(low, _)| low));
@@ -232,11 +302,6 @@ impl Region {
     /// Number of voxels.
     pub(super) fn voxels(&self) -> usize {
         self.dims.iter().product()
-    }
-
-    /// Whether it lies within an input of these extents.
-    pub(super) fn inside(&self, input: &[usize; 3]) -> bool {
-        (0..3).all(|d| self.low[d] >= 0 && self.low[d] as usize + self.dims[d] <= input[d])
     }
 }
 

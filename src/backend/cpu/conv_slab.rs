@@ -1,7 +1,7 @@
-//! Per-thread memory of the convolutions, and copies of input boxes with their zero padding.
+//! Per-thread memory of the convolutions, copies of input boxes with their zero padding, prefetching.
 
 use super::conv_plan::Region;
-use super::tile::{Buffer, Segments};
+use super::tile::{Buffer, Segments, prefetch};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 use std::cell::Cell;
@@ -13,7 +13,23 @@ pub(super) struct Scratch {
     pub(super) panel: Buffer,
     pub(super) rows: Vec<usize>,
     pub(super) c_rows: Vec<usize>,
+    pub(super) lines: Vec<Line>,
     pub(super) segments: Segments,
+    /// One per tap.
+    pub(super) runs: Vec<Segments>,
+}
+
+/// A row of outputs.
+pub(super) struct Line {
+    /// Its plane within the image.
+    pub(super) z: usize,
+    /// Its place within the plane.
+    pub(super) y: usize,
+    /// Its place among the rows at hand.
+    pub(super) row: usize,
+    /// Input voxel that its first output meets with the first tap, counted through all images; there
+    /// need not be one, and then the number means nothing by itself.
+    pub(super) input: isize,
 }
 
 thread_local! {
@@ -29,6 +45,59 @@ pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     let result = f(&mut scratch);
     SCRATCH.set(scratch);
     result
+}
+
+/// Values that will be needed soon, fetched little by little while others are worked on: tiles read a
+/// new row of inputs in steps too long for the processor to foresee.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'a, T> {
+    data: &'a [T],
+    start: usize,
+    /// Cache lines of one run of values, and elements from one run to the next.
+    lines: usize,
+    pitch: usize,
+    next: usize,
+    end: usize,
+    step: usize,
+}
+
+impl<'a, T> Ahead<'a, T> {
+    /// Values per cache line.
+    const LINE: usize = 64 / size_of::<T>();
+
+    /// `runs` runs of `len` values, `pitch` apart, from `start` on, in `steps` steps.
+    pub(super) fn new(
+        data: &'a [T],
+        start: usize,
+        [runs, len, pitch]: [usize; 3],
+        steps: usize,
+    ) -> Self {
+        let lines = len.div_ceil(Self::LINE);
+        let step = (runs * lines).div_ceil(steps.max(1));
+        Ahead { data, start, lines, pitch, next: 0, end: runs * lines, step }
+    }
+
+    /// Rows of the part of `region` that is inside the image.
+    pub(super) fn region(image: &Image<'a, T>, region: &Region, steps: usize) -> Self {
+        let inside = |d: usize| {
+            let clamp = |v: isize| v.clamp(0, image.dims[d] as isize) as usize;
+            [clamp(region.low[d]), clamp(region.low[d] + region.dims[d] as isize)]
+        };
+        let ([z, y], row) = ([inside(0), inside(1)], image.dims[2] * image.channels);
+        let plane = image.dims[1] * row;
+        let runs = [z[1] - z[0], (y[1] - y[0]) * row, plane];
+        Ahead::new(image.data, z[0] * plane + y[0] * row, runs, steps)
+    }
+
+    /// One step.
+    pub(super) fn step(&mut self) {
+        let to = self.end.min(self.next + self.step);
+        for line in self.next..to {
+            let (run, line) = (line / self.lines, line % self.lines);
+            prefetch(self.data, self.start + run * self.pitch + line * Self::LINE);
+        }
+        self.next = to;
+    }
 }
 
 /// One image of an input: `[D, H, W, channels]`.

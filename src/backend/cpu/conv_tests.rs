@@ -4,7 +4,7 @@ use super::conv::{ConvGeometry, ConvPass, bias_grad, dgrad, fprop, wgrad, worksp
 use super::conv_dense::{self, Run};
 use super::conv_plan::Dense;
 use super::conv_wgrad;
-use super::tile::Isa;
+use super::isa::Isa;
 use crate::scalar::Scalar;
 
 /// A small generator (SplitMix64); tests need no more.

@@ -3,30 +3,36 @@
 //! Three ways. Few voxels under a large filter: tasks are runs of output channels and each sums all
 //! voxels. Otherwise tasks are a fixed number of runs of voxels, each with its own partial gradient, and
 //! the partial gradients are added in order. With few input channels a vector holds output channels
-//! instead of input channels, and the partial gradients are transposed when added.
+//! instead of input channels (`conv_narrow`), and the partial gradients are transposed when added.
 
 use super::conv::ConvGeometry;
-use super::conv_plan::{Axis, Dense, Grid, Region, even};
-use super::conv_slab::{ALIGN_SLACK, Image, Scratch, aligned, fill, fill_all, with_scratch};
-use super::tile::{COLS, Init, Isa, ROWS, Rows, Tile};
+use super::conv_narrow;
+use super::conv_plan::{Axis, Dense, Region, even};
+use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch};
+use super::isa::Isa;
+use super::tile::{COLS, Init, ROWS, Rows, Segments, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
-/// Output voxels summed per visit of a tile.
+/// Output voxels summed per visit of a tile: what of `x` and `dy` belongs to them stays in cache.
 const VISIT: usize = 512;
-/// Most input elements that a task holds at a time.
-const SLAB: usize = 96 * 1024;
 /// Most elements of all partial gradients together, unless one alone is larger.
 const PARTIAL: usize = 2 * 1024 * 1024;
 
 /// Elements of workspace.
 pub(super) fn workspace_len(g: &ConvGeometry) -> usize {
     let p = Dense::fprop(g);
-    let len = match way(g, &p) {
-        Way::ByChannels => p.batch * p.region(&p.everything()).voxels() * p.depth,
+    let partial = match way(g, &p) {
+        Way::ByChannels => 0,
         Way::ByVoxels | Way::Narrow => tasks(g, &p) * g.filter_len(),
     };
-    len + ALIGN_SLACK
+    partial + blocked_len(g) + 2 * ALIGN_SLACK
+}
+
+/// Elements of the copy of `x` in blocks of channels; one block needs none.
+fn blocked_len(g: &ConvGeometry) -> usize {
+    let by_channels = way(g, &Dense::fprop(g)) == Way::ByChannels;
+    if g.in_channels > COLS && by_channels { g.input_len() } else { 0 }
 }
 
 /// How the work is cut.
@@ -64,24 +70,43 @@ pub(super) fn run<T: Scalar>(
 ) {
     assert!(workspace.len() >= workspace_len(g), "workspace of a convolution");
     let p = Dense::fprop(g);
-    let axes = p.class(0, &p.everything());
-    let Some(axes) = axes.filter(|axes| p.batch > 0 && axes.iter().all(|a| a.taps > 0)) else {
+    let axes = p.class(0, &p.everything()).filter(|_| !x.is_empty() && !dy.is_empty());
+    let Some(axes) = axes else {
         if !add {
             dw.fill(T::ZERO);
         }
         return;
     };
-    let job = Job { p: &p, isa, x, dy, axes: &axes };
-    let workspace = aligned(workspace);
+    let (blocked, workspace) = aligned(workspace).split_at_mut(blocked_len(g));
+    let is_blocked = !blocked.is_empty();
+    if is_blocked {
+        let image = Image { data: x, dims: p.input, channels: p.depth };
+        let whole = Region { low: [0; 3], dims: p.input };
+        fill_all(x, &image, &whole, COLS, blocked);
+    }
+    let x = if is_blocked { &*blocked } else { x };
+    let job = Job { p: &p, isa, x, dy, axes: &axes, blocked: is_blocked };
+    let rows = p.batch * p.output[0] * p.output[1];
     let way = way(g, &p);
     if way == Way::ByChannels {
-        return job.by_channels(dw, add, workspace);
+        let filter = p.taps() * p.depth;
+        // An even number of tasks, so that two threads have equal shares.
+        let size = p.width.div_ceil(p.width.div_ceil(ROWS).next_multiple_of(2));
+        dw.par_chunks_mut(size * filter).enumerate().for_each(|(index, out)| {
+            let k = [index * size, index * size + out.len() / filter];
+            with_scratch(|scratch| job.sum([0, rows], k, out, add, scratch));
+        });
+        return;
     }
     let (tasks, filter_len) = (tasks(g, &p), dw.len());
-    let partial = &mut workspace[..tasks * filter_len];
+    let partial = &mut aligned(workspace)[..tasks * filter_len];
     partial.par_chunks_mut(filter_len).enumerate().for_each(|(index, out)| {
         let planes = even(p.batch * p.output[0], tasks, index);
-        with_scratch(|scratch| job.planes(way, planes, out, scratch));
+        let rows = planes.map(|plane| plane * p.output[1]);
+        with_scratch(|scratch| match way {
+            Way::Narrow => conv_narrow::sum(&job, planes, out, scratch),
+            _ => job.sum(rows, [0, p.width], out, false, scratch),
+        });
     });
     let partial = &*partial;
     if way == Way::ByVoxels {
@@ -122,148 +147,112 @@ fn sum_transposed<T: Scalar>(partial: &[T], dw: &mut [T], width: usize, add: boo
 
 /// Operands of one call.
 #[derive(Clone, Copy)]
-struct Job<'a, T> {
-    p: &'a Dense,
-    isa: Isa,
-    x: &'a [T],
-    dy: &'a [T],
-    axes: &'a [Axis; 3],
-}
-
-/// A box of outputs of one image whose inputs are at hand.
-struct Block<'a> {
-    n: usize,
-    ranges: [[usize; 2]; 3],
-    axes: &'a [Axis; 3],
-    grid: Grid,
-    /// Whether these are the first voxels of the task.
-    first: bool,
+pub(super) struct Job<'a, T> {
+    pub(super) p: &'a Dense,
+    pub(super) isa: Isa,
+    /// As given, or blocked: `[channels / COLS][image][D, H, W][COLS]`, the last block of channels as
+    /// narrow as need be.
+    pub(super) x: &'a [T],
+    pub(super) dy: &'a [T],
+    pub(super) axes: &'a [Axis; 3],
+    pub(super) blocked: bool,
 }
 
 impl<T: Scalar> Job<'_, T> {
-    /// Sums over output planes `planes`, counted through all images, to `out`.
-    fn planes(&self, way: Way, planes: [usize; 2], out: &mut [T], scratch: &mut Scratch) {
-        let p = self.p;
-        self.clear_unused(way, out);
-        let mut plane = planes[0];
-        while plane < planes[1] {
-            let (n, z) = (plane / p.output[0], plane % p.output[0]);
-            let z_end = p.output[0].min(z + planes[1] - plane).min(z + 4);
-            let rows = block_rows(p, [z, z_end]);
-            let blocks = p.output[1].div_ceil(rows);
-            for index in 0..blocks {
-                let ranges = [[z, z_end], even(p.output[1], blocks, index), [0, p.output[2]]];
-                let region = Dense::region_of(self.axes, &ranges);
-                let grid = Grid { low: region.low, strides: [0; 3] };
-                let first = plane == planes[0] && index == 0;
-                let block = Block { n, ranges, axes: self.axes, grid, first };
-                if way == Way::Narrow {
-                    self.narrow_block(block, &region, out, scratch);
-                } else {
-                    self.block(block, &region, out, scratch);
+    /// Sums over rows `rows` of `dy`, counted through all images, for output channels `k`, to `out`.
+    fn sum(
+        &self,
+        rows: [usize; 2],
+        k: [usize; 2],
+        out: &mut [T],
+        add: bool,
+        scratch: &mut Scratch,
+    ) {
+        let (p, q) = (self.p, self.p.output[2]);
+        let k_tiles = (k[1] - k[0]).div_ceil(ROWS);
+        let k_tile = |index| even(k[1] - k[0], k_tiles, index);
+        let visit = (VISIT / q).max(1);
+        let unused = |d: usize, m| {
+            let [from, to] = self.axes[d].outputs(m, p.input[d]);
+            from == to
+        };
+        let clear = !add && (0..3).any(|d| (0..p.filter[d]).any(|m| unused(d, m)));
+        if clear {
+            out.fill(T::ZERO);
+        }
+        let load = add || clear;
+        for from in (rows[0]..rows[1]).step_by(visit) {
+            let to = rows[1].min(from + visit);
+            let packed_len = (to - from) * q * ROWS;
+            let packed = scratch.panel.get::<T>(k_tiles * packed_len);
+            for (index, packed) in packed.chunks_exact_mut(packed_len).enumerate() {
+                let k = k_tile(index).map(|i| k[0] + i);
+                for (row, packed) in (from..to).zip(packed.chunks_exact_mut(q * ROWS)) {
+                    self.pack_row(row, k, packed);
                 }
             }
-            plane += z_end - z;
-        }
-    }
-
-    /// Zeros where no tap meets data.
-    fn clear_unused(&self, way: Way, out: &mut [T]) {
-        let (p, [at, ar, as_]) = (self.p, self.axes);
-        let used = |a: &Axis, m: usize| m >= a.tap_first && m < a.tap_first + a.taps;
-        if self.axes.iter().zip(p.filter).all(|(a, k)| a.taps == k) {
-            return;
-        }
-        let tap_len = if way == Way::Narrow { p.depth * p.width } else { p.depth };
-        for (index, values) in out.chunks_exact_mut(tap_len).enumerate() {
-            let tap = index % p.taps();
-            let (t, r, s) = (
-                tap / (p.filter[1] * p.filter[2]),
-                tap / p.filter[2] % p.filter[1],
-                tap % p.filter[2],
-            );
-            if !(used(at, t) && used(ar, r) && used(as_, s)) {
-                values.fill(T::ZERO);
-            }
-        }
-    }
-
-    fn image(&self, n: usize) -> Image<'_, T> {
-        let len = self.p.image_len();
-        Image { data: &self.x[n * len..][..len], dims: self.p.input, channels: self.p.depth }
-    }
-
-    /// The taps in use, `(index in the filter, offset of the input)`.
-    fn taps<'a>(&'a self, grid: &'a Grid) -> impl Iterator<Item = (usize, usize)> + 'a {
-        let (p, [at, ar, as_]) = (self.p, self.axes);
-        (0..at.taps).flat_map(move |t| {
-            (0..ar.taps).flat_map(move |r| {
-                (0..as_.taps).map(move |s| {
-                    let line = at.tap(t) * p.filter[1] + ar.tap(r);
-                    let [z, y, x] = grid.strides;
-                    (line * p.filter[2] + as_.tap(s), t * z + r * y + s * x)
-                })
-            })
-        })
-    }
-
-    /// Rows of outputs of the block: `(row of dy, offset of the input)`.
-    fn rows(&self, block: &Block<'_>) -> impl Iterator<Item = (usize, usize)> + use<T> {
-        let (output, [z, y, _]) = (self.p.output, block.ranges);
-        let ([az, ay, ax], grid, n) = (*block.axes, block.grid, block.n);
-        let x = grid.along(&ax, 2, 0);
-        (z[0]..z[1]).flat_map(move |z| {
-            (y[0]..y[1]).map(move |y| {
-                let row = (n * output[0] + z) * output[1] + y;
-                (row, grid.along(&az, 0, z) + grid.along(&ay, 1, y) + x)
-            })
-        })
-    }
-
-    fn block(&self, mut block: Block<'_>, region: &Region, out: &mut [T], scratch: &mut Scratch) {
-        let p = self.p;
-        let [z, y, _] = block.ranges;
-        let (rows, q) = ((z[1] - z[0]) * (y[1] - y[0]), p.output[2]);
-        let k_tiles = p.width.div_ceil(ROWS);
-        let packed = scratch.panel.get::<T>(k_tiles * rows * q * ROWS);
-        for (tile, packed) in packed.chunks_exact_mut(rows * q * ROWS).enumerate() {
-            for (packed, (row, _)) in packed.chunks_exact_mut(q * ROWS).zip(self.rows(&block)) {
-                self.pack_row(row, even(p.width, k_tiles, tile), packed);
-            }
-        }
-        for start in (0..p.depth).step_by(COLS) {
-            let part = [start, (start + COLS).min(p.depth)];
-            let pitch = part[1] - part[0];
-            let slab = scratch.slab.get::<T>(region.voxels() * pitch);
-            fill(&self.image(block.n), region, part, slab);
-            block.grid = Grid::packed(region.low, region.dims, pitch);
-            let visit = (VISIT / q).max(1);
-            for from in (0..rows).step_by(visit) {
-                let segments = &mut scratch.segments;
-                segments.clear();
-                for (i, (_, offset)) in self.rows(&block).enumerate().skip(from).take(visit) {
-                    segments.push(i * q * ROWS, offset);
+            let load = load || from > rows[0];
+            let mut ahead = self.ahead([to, rows[1].min(to + visit)]);
+            self.list_lines([from, to], &mut scratch.lines);
+            let mut listed = 0;
+            for start in (0..p.depth).step_by(COLS) {
+                let cols = COLS.min(p.depth - start);
+                let (b, pitch) = self.block(start, cols);
+                if pitch != listed {
+                    self.list_runs(pitch, &scratch.lines, &mut scratch.runs);
+                    listed = pitch;
                 }
-                let load = !(block.first && from == 0);
-                for (tap, offset) in self.taps(&block.grid) {
-                    for (index, a) in packed.chunks_exact(rows * q * ROWS).enumerate() {
+                for (tap, runs) in scratch.runs.iter().enumerate().take(p.taps()) {
+                    ahead.iter_mut().for_each(Ahead::step);
+                    if load && runs.is_empty() {
+                        continue;
+                    }
+                    for (index, a) in packed.chunks_exact(packed_len).enumerate() {
                         let tile = Tile {
                             a,
                             rows: Rows::Adjacent(0),
                             a_step: ROWS,
-                            b: &slab[offset..],
-                            b_step: block.axes[2].in_step * pitch,
-                            cols: pitch,
-                            segments,
-                            len: q,
+                            b,
+                            b_step: self.axes[2].in_step * pitch,
+                            cols,
+                            segments: runs,
                             init: if load { Init::Load } else { Init::Zero },
                         };
-                        let k = even(p.width, k_tiles, index);
-                        self.filters(tile, k, &mut out[tap * p.depth + start..]);
+                        self.filters(tile, k_tile(index), &mut out[tap * p.depth + start..]);
                     }
                 }
             }
         }
+    }
+
+    /// Input channels `start..start + cols`, and elements from voxel to voxel.
+    fn block(&self, start: usize, cols: usize) -> (&[T], usize) {
+        if self.blocked {
+            let voxels = self.p.batch * self.p.input.iter().product::<usize>();
+            (&self.x[voxels * start..][..voxels * cols], cols)
+        } else {
+            (&self.x[start..], self.p.depth)
+        }
+    }
+
+    /// What rows `rows` of `dy` need, to be fetched tap by tap.
+    fn ahead(&self, rows: [usize; 2]) -> [Ahead<'_, T>; 2] {
+        let (p, q) = (self.p, self.p.output[2]);
+        let steps = p.taps() * p.depth.div_ceil(COLS);
+        let len = (rows[1] - rows[0]) * q * p.width;
+        let dy = Ahead::new(self.dy, rows[0] * q * p.width, [1, len, 0], steps);
+        let (first, last) = (rows[0] / p.output[1], (rows[1].max(1) - 1) / p.output[1]);
+        let (n, z) = (first / p.output[0], first % p.output[0]);
+        if self.blocked || rows[0] == rows[1] {
+            return [dy, Ahead::new(&[], 0, [0; 3], 1)];
+        }
+        let y = rows[0] % p.output[1];
+        let y = if first == last { [y, y + rows[1] - rows[0]] } else { [0, p.output[1]] };
+        let z = [z, p.output[0].min(z + last - first + 1)];
+        let region = Dense::region_of(self.axes, &[z, y, [0, p.output[2]]]);
+        let data = &self.x[n * p.image_len()..][..p.image_len()];
+        let image = Image { data, dims: p.input, channels: p.depth };
+        [dy, Ahead::region(&image, &region, steps)]
     }
 
     /// Copies channels `k` of row `row` of `dy` to `[voxel][ROWS]`.
@@ -279,131 +268,49 @@ impl<T: Scalar> Job<'_, T> {
         }
     }
 
+    /// Lists rows `from..to` of `dy`.
+    fn list_lines(&self, [from, to]: [usize; 2], lines: &mut Vec<Line>) {
+        let (p, [az, ay, ax]) = (self.p, self.axes);
+        let at = |axis: &Axis, j: usize| axis.in_first + (j * axis.in_step) as isize;
+        let [d, h, w] = p.input.map(|extent| extent as isize);
+        lines.clear();
+        lines.extend((from..to).map(|row| {
+            let (plane, y) = (row / p.output[1], row % p.output[1]);
+            let (n, z) = (plane / p.output[0], plane % p.output[0]);
+            let input = ((n as isize * d + at(az, z)) * h + at(ay, y)) * w + ax.in_first;
+            Line { z, y, row: row - from, input }
+        }));
+    }
+
+    /// Lists, for every tap, the parts of the rows at hand where it meets data.
+    fn list_runs(&self, pitch: usize, lines: &[Line], all: &mut Vec<Segments>) {
+        let p = self.p;
+        let [_, h, w] = p.input;
+        all.resize_with(p.taps().max(all.len()), Segments::default);
+        for (tap, runs) in all.iter_mut().enumerate().take(p.taps()) {
+            let (line, s) = (tap / p.filter[2], tap % p.filter[2]);
+            let (t, r) = (line / p.filter[1], line % p.filter[1]);
+            let [z, y, x] =
+                [(0, t), (1, r), (2, s)].map(|(d, m)| self.axes[d].outputs(m, p.input[d]));
+            let offset = ((t * h + r) * w + s + x[0] * self.axes[2].in_step) as isize;
+            runs.clear();
+            runs.len = x[1] - x[0];
+            if runs.len == 0 {
+                continue;
+            }
+            for line in lines {
+                if line.z >= z[0] && line.z < z[1] && line.y >= y[0] && line.y < y[1] {
+                    let a = (line.row * p.output[2] + x[0]) * ROWS;
+                    runs.push(a, (line.input + offset) as usize * pitch);
+                }
+            }
+        }
+    }
+
     /// Runs `tile` for output channels `k`, one row of the tile each; `out` starts at the column.
     fn filters(&self, tile: Tile<'_, T>, k: [usize; 2], out: &mut [T]) {
         let (count, pitch) = (k[1] - k[0], self.p.taps() * self.p.depth);
         let c_rows: [usize; ROWS] = std::array::from_fn(|i| (k[0] + i) * pitch);
         Tile { rows: Rows::Adjacent(count), ..tile }.run(self.isa, out, &c_rows[..count]);
     }
-
-    fn narrow_block(
-        &self,
-        mut block: Block<'_>,
-        region: &Region,
-        out: &mut [T],
-        scratch: &mut Scratch,
-    ) {
-        let p = self.p;
-        let slab = scratch.slab.get::<T>(region.voxels() * p.depth);
-        fill(&self.image(block.n), region, [0, p.depth], slab);
-        block.grid = Grid::packed(region.low, region.dims, p.depth);
-        scratch.segments.clear();
-        for (row, offset) in self.rows(&block) {
-            scratch.segments.push(offset, row * p.output[2] * p.width);
-        }
-        scratch.rows.clear();
-        scratch.c_rows.clear();
-        for (tap, offset) in self.taps(&block.grid) {
-            scratch.rows.extend((0..p.depth).map(|c| offset + c));
-            scratch.c_rows.extend((0..p.depth).map(|c| (tap * p.depth + c) * p.width));
-        }
-        let tiles = scratch.rows.len().div_ceil(ROWS);
-        for col in (0..p.width).step_by(COLS) {
-            for index in 0..tiles {
-                let [from, to] = even(scratch.rows.len(), tiles, index);
-                let tile = Tile {
-                    a: slab,
-                    rows: Rows::At(&scratch.rows[from..to]),
-                    a_step: block.axes[2].in_step * p.depth,
-                    b: &self.dy[col..],
-                    b_step: p.width,
-                    cols: COLS.min(p.width - col),
-                    segments: &scratch.segments,
-                    len: p.output[2],
-                    init: if block.first { Init::Zero } else { Init::Load },
-                };
-                tile.run(self.isa, &mut out[col..], &scratch.c_rows[from..to]);
-            }
-        }
-    }
-
-    /// Tasks are runs of [`ROWS`] output channels.
-    fn by_channels(&self, dw: &mut [T], add: bool, workspace: &mut [T]) {
-        let p = self.p;
-        let region = Dense::region_of(self.axes, &p.everything());
-        let padded = &mut workspace[..p.batch * region.voxels() * p.depth];
-        let image = Image { data: self.x, dims: p.input, channels: p.depth };
-        fill_all(self.x, &image, &region, COLS, padded);
-        let padded = &*padded;
-        let filter = p.taps() * p.depth;
-        dw.par_chunks_mut(ROWS * filter).enumerate().for_each(|(index, out)| {
-            let k = [index * ROWS, index * ROWS + out.len() / filter];
-            with_scratch(|scratch| self.channels_task((padded, &region), k, out, add, scratch));
-        });
-    }
-
-    /// Output channels `k` from all voxels.
-    fn channels_task(
-        &self,
-        (padded, region): (&[T], &Region),
-        k: [usize; 2],
-        out: &mut [T],
-        add: bool,
-        scratch: &mut Scratch,
-    ) {
-        let (p, q) = (self.p, self.p.output[2]);
-        let rows = p.batch * p.output[0] * p.output[1];
-        let packed = scratch.panel.get::<T>(rows * q * ROWS);
-        for (row, packed) in packed.chunks_exact_mut(q * ROWS).enumerate() {
-            self.pack_row(row, k, packed);
-        }
-        if !add {
-            self.clear_unused(Way::ByChannels, out);
-        }
-        let visit = (VISIT / q).max(1);
-        for from in (0..rows).step_by(visit) {
-            for start in (0..p.depth).step_by(COLS) {
-                let pitch = COLS.min(p.depth - start);
-                let b = &padded[p.batch * region.voxels() * start..];
-                let b = &b[..p.batch * region.voxels() * pitch];
-                let grid = Grid::packed(region.low, region.dims, pitch);
-                let [az, ay, ax] = self.axes;
-                let segments = &mut scratch.segments;
-                segments.clear();
-                for row in from..rows.min(from + visit) {
-                    let (n, z) =
-                        (row / (p.output[0] * p.output[1]), row / p.output[1] % p.output[0]);
-                    let offset = grid.along(az, 0, z)
-                        + grid.along(ay, 1, row % p.output[1])
-                        + grid.along(ax, 2, 0);
-                    segments.push(row * q * ROWS, n * region.voxels() * pitch + offset);
-                }
-                for (tap, offset) in self.taps(&grid) {
-                    let tile = Tile {
-                        a: &*packed,
-                        rows: Rows::Adjacent(0),
-                        a_step: ROWS,
-                        b: &b[offset..],
-                        b_step: ax.in_step * pitch,
-                        cols: pitch,
-                        segments,
-                        len: q,
-                        init: if add || from > 0 { Init::Load } else { Init::Zero },
-                    };
-                    self.filters(tile, [0, k[1] - k[0]], &mut out[tap * p.depth + start..]);
-                }
-            }
-        }
-    }
-}
-
-/// Rows of a plane per block, so that the inputs of a block fit [`SLAB`].
-fn block_rows(p: &Dense, z: [usize; 2]) -> usize {
-    let mut rows = p.output[1];
-    let pitch = p.depth.min(COLS);
-    let size = |rows| p.region(&[z, [0, rows], [0, p.output[2]]]).voxels() * pitch;
-    while rows > 1 && size(rows) > SLAB {
-        rows = rows.div_ceil(2);
-    }
-    rows
 }

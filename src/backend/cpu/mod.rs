@@ -2,6 +2,7 @@
 
 pub mod conv;
 mod conv_dense;
+mod conv_narrow;
 mod conv_pack;
 mod conv_plan;
 mod conv_slab;
@@ -10,4 +11,5 @@ mod conv_tests;
 mod conv_wgrad;
 pub mod norm;
 pub mod parallel;
+mod isa;
 mod tile;

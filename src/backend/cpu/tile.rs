@@ -11,6 +11,7 @@
 //! The only file of the crate with `unsafe`: ranges are asserted once per tile, then raw pointers run.
 #![allow(unsafe_code)]
 
+use super::isa::Isa;
 use crate::scalar::Scalar;
 use std::any::TypeId;
 #[cfg(target_arch = "x86_64")]
@@ -21,42 +22,11 @@ pub(super) const ROWS: usize = 12;
 /// Most columns of a tile.
 pub(super) const COLS: usize = 32;
 
-/// Instruction set a tile runs with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Isa {
-    /// 512-bit vectors.
-    Avx512,
-    /// 256-bit vectors with fused multiply-add.
-    Avx2,
-    /// What the compiler makes of plain code.
-    Portable,
-}
-
-impl Isa {
-    /// Whether this processor can run it.
-    pub(super) fn supported(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        match self {
-            Isa::Avx512 => is_x86_feature_detected!("avx512f"),
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            Isa::Portable => true,
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            self == Isa::Portable
-        }
-    }
-
-    /// The fastest supported one.
-    pub(super) fn best() -> Self {
-        let order = [Isa::Avx512, Isa::Avx2];
-        order.into_iter().find(|isa| isa.supported()).unwrap_or(Isa::Portable)
-    }
-}
-
 /// Starts of the runs that a tile sums over, one pair `(in a, in b)` per run.
 #[derive(Default)]
 pub(super) struct Segments {
+    /// Length of every run.
+    pub(super) len: usize,
     starts: Vec<(usize, usize)>,
     max: (usize, usize),
 }
@@ -65,6 +35,10 @@ impl Segments {
     pub(super) fn clear(&mut self) {
         self.starts.clear();
         self.max = (0, 0);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
     }
 
     pub(super) fn push(&mut self, a: usize, b: usize) {
@@ -103,8 +77,6 @@ pub(super) struct Tile<'a, T> {
     pub(super) b_step: usize,
     pub(super) cols: usize,
     pub(super) segments: &'a Segments,
-    /// Length of every segment.
-    pub(super) len: usize,
     pub(super) init: Init<'a, T>,
 }
 
@@ -137,12 +109,13 @@ impl<T: Scalar> Tile<'_, T> {
         if let Init::Bias(bias) = self.init {
             assert!(bias.len() >= self.cols, "one bias per column");
         }
-        if self.len > 0 && !self.segments.starts.is_empty() {
+        let len = self.segments.len;
+        if len > 0 && !self.segments.starts.is_empty() {
             let max = self.segments.max;
-            let a_run = (self.len - 1).saturating_mul(self.a_step);
+            let a_run = (len - 1).saturating_mul(self.a_step);
             let a_last = row_max.saturating_add(max.0).saturating_add(a_run);
             assert!(a_last < self.a.len(), "tile reads beyond a");
-            let b_run = (self.len - 1).saturating_mul(self.b_step);
+            let b_run = (len - 1).saturating_mul(self.b_step);
             let b_end = max.1.saturating_add(b_run).saturating_add(self.cols);
             assert!(b_end <= self.b.len(), "tile reads beyond b");
         }
@@ -157,7 +130,7 @@ impl<T: Scalar> Tile<'_, T> {
             b_step: self.b_step,
             cols: self.cols,
             starts: &self.segments.starts,
-            len: self.len,
+            len,
             init: self.init,
             c: c.as_mut_ptr(),
             c_rows,
@@ -262,13 +235,13 @@ unsafe fn avx512_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
     // SAFETY: offsets were bounded by `Tile::run`; lanes beyond `cols` are masked.
     unsafe {
         let mut acc = [[_mm512_setzero_ps(); NV]; MR];
-        for i in 0..MR {
-            for j in 0..NV {
-                acc[i][j] = match raw.init {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
+                *sum = match raw.init {
                     Init::Zero => _mm512_setzero_ps(),
                     Init::Load => {
-                        let row = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
-                        _mm512_maskz_loadu_ps(mask(j), row)
+                        let at = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
+                        _mm512_maskz_loadu_ps(mask(j), at)
                     }
                     Init::Bias(bias) => _mm512_maskz_loadu_ps(mask(j), bias.as_ptr().add(16 * j)),
                 };
@@ -283,20 +256,20 @@ unsafe fn avx512_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
                 for (j, v) in vector.iter_mut().enumerate() {
                     *v = _mm512_maskz_loadu_ps(mask(j), b.add(16 * j));
                 }
-                for i in 0..MR {
-                    let value = _mm512_set1_ps(*rows[i].add(at));
-                    for j in 0..NV {
-                        acc[i][j] = _mm512_fmadd_ps(value, vector[j], acc[i][j]);
+                for (row, start) in acc.iter_mut().zip(rows) {
+                    let value = _mm512_set1_ps(*start.add(at));
+                    for (sum, &v) in row.iter_mut().zip(&vector) {
+                        *sum = _mm512_fmadd_ps(value, v, *sum);
                     }
                 }
                 at += raw.a_step;
                 b = b.wrapping_add(raw.b_step);
             }
         }
-        for i in 0..MR {
-            for j in 0..NV {
-                let row = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
-                _mm512_mask_storeu_ps(row, mask(j), acc[i][j]);
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                let at = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
+                _mm512_mask_storeu_ps(at, mask(j), sum);
             }
         }
     }
@@ -350,13 +323,13 @@ unsafe fn avx2_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
         let last = _mm256_loadu_si256(lanes.as_ptr().cast());
         let mask = |j: usize| if j + 1 == NV { last } else { full };
         let mut acc = [[_mm256_setzero_ps(); NV]; MR];
-        for i in 0..MR {
-            for j in 0..NV {
-                acc[i][j] = match raw.init {
+        for (i, row) in acc.iter_mut().enumerate() {
+            for (j, sum) in row.iter_mut().enumerate() {
+                *sum = match raw.init {
                     Init::Zero => _mm256_setzero_ps(),
                     Init::Load => {
-                        let row = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
-                        _mm256_maskload_ps(row, mask(j))
+                        let at = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
+                        _mm256_maskload_ps(at, mask(j))
                     }
                     Init::Bias(bias) => _mm256_maskload_ps(bias.as_ptr().add(col + 8 * j), mask(j)),
                 };
@@ -371,20 +344,20 @@ unsafe fn avx2_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
                 for (j, v) in vector.iter_mut().enumerate() {
                     *v = _mm256_maskload_ps(b.add(8 * j), mask(j));
                 }
-                for i in 0..MR {
-                    let value = _mm256_set1_ps(*rows[i].add(at));
-                    for j in 0..NV {
-                        acc[i][j] = _mm256_fmadd_ps(value, vector[j], acc[i][j]);
+                for (row, start) in acc.iter_mut().zip(rows) {
+                    let value = _mm256_set1_ps(*start.add(at));
+                    for (sum, &v) in row.iter_mut().zip(&vector) {
+                        *sum = _mm256_fmadd_ps(value, v, *sum);
                     }
                 }
                 at += raw.a_step;
                 b = b.wrapping_add(raw.b_step);
             }
         }
-        for i in 0..MR {
-            for j in 0..NV {
-                let row = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
-                _mm256_maskstore_ps(row, mask(j), acc[i][j]);
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                let at = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
+                _mm256_maskstore_ps(at, mask(j), sum);
             }
         }
     }
@@ -480,6 +453,33 @@ unsafe fn plain_kernel<T: Scalar, const MR: usize, const NR: usize>(
             }
         }
     }
+}
+
+/// Asks for the cache line of `data[index]`, if there is one, to be brought into second-level cache.
+#[inline(always)]
+pub(super) fn prefetch<T>(data: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = data.get(index) {
+        // SAFETY: a hint about an address in bounds; SSE is part of every x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, index);
+}
+
+/// Asks for the cache lines of `len` values from `data[index]` on, as far as there are any, to be
+/// brought into first-level cache for writing.
+#[inline(always)]
+pub(super) fn prefetch_output<T>(data: &[T], index: usize, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for part in (index..index + len).step_by(64 / size_of::<T>()) {
+        if let Some(value) = data.get(part) {
+            // SAFETY: a hint about an address in bounds; SSE is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(std::ptr::from_ref(value).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (data, index, len);
 }
 
 /// Reusable memory for values of either scalar type, grown on demand and never zeroed again.
