@@ -9,7 +9,8 @@ mod conv_slab;
 #[cfg(test)]
 mod conv_tests;
 mod conv_wgrad;
+mod isa;
 pub mod norm;
 pub mod parallel;
-mod isa;
+
 mod tile;
