@@ -124,13 +124,17 @@ fn erf_f32(x: f32) -> f32 {
 fn exp_f32(x: f32) -> f32 {
     const HIGH: f32 = 0.693_359_4; // ln 2 in two parts, so that x - n ln 2 is exact to the last bit
     const LOW: f32 = -2.121_944_4e-4;
+    // Added to a small number it leaves the nearest integer in the lowest bits: no conversion, which keeps loops
+    // from becoming vector code.
+    const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-LOW, n.mul_add(-HIGH, x));
     const C: [f32; 8] =
         [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
     let p = C.iter().skip(1).fold(C[0], |sum, &c| sum.mul_add(r, c));
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

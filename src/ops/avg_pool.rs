@@ -46,17 +46,20 @@ impl<T: Scalar> CpuRule<T> for AvgPool {
         let [wz, wy, wx] = self.window;
         let share = T::from_f64(1.0 / (wz * wy * wx) as f64);
         let x = io.read(0);
-        parallel::chunks(io.write(0), c, |at, y| {
-            for (v, y) in y.chunks_mut(c).enumerate() {
-                let v = at / c + v;
-                let (n, oz, oy, ox) = (v / (z * p * q), v / (p * q) % z, v / q % p, v % q);
-                y.fill(T::ZERO);
-                for k in 0..wz * wy * wx {
-                    let (iz, iy, ix) =
-                        (oz * wz + k / (wy * wx), oy * wy + k / wx % wy, ox * wx + k % wx);
-                    let from = (((n * d + iz) * h + iy) * w + ix) * c;
-                    for (y, &x) in y.iter_mut().zip(&x[from..from + c]) {
-                        *y += x * share;
+        parallel::chunks(io.write(0), q * c, |at, y| {
+            for (r, row) in y.chunks_mut(q * c).enumerate() {
+                let r = at / (q * c) + r;
+                let (n, oz, oy) = (r / (z * p), r / p % z, r % p);
+                row.fill(T::ZERO);
+                for k in 0..wz * wy {
+                    let (iz, iy) = (oz * wz + k / wy, oy * wy + k % wy);
+                    let x = &x[((n * d + iz) * h + iy) * w * c..][..w * c];
+                    for (y, x) in row.chunks_exact_mut(c).zip(x.chunks_exact(wx * c)) {
+                        for x in x.chunks_exact(c) {
+                            for (y, &x) in y.iter_mut().zip(x) {
+                                *y += x * share;
+                            }
+                        }
                     }
                 }
             }
@@ -71,18 +74,24 @@ impl<T: Scalar> CpuRule<T> for AvgPool {
         let share = T::from_f64(1.0 / (wz * wy * wx) as f64);
         let dy = io.read(0);
         let Some((dx, add)) = io.grad(0) else { return };
-        parallel::chunks(dx, c, |at, dx| {
-            for (v, dx) in dx.chunks_mut(c).enumerate() {
-                let v = at / c + v;
-                let (n, oz, oy, ox) =
-                    (v / (d * h * w), v / (h * w) % d / wz, v / w % h / wy, v % w / wx);
+        parallel::chunks(dx, w * c, |at, dx| {
+            for (r, row) in dx.chunks_mut(w * c).enumerate() {
+                let r = at / (w * c) + r;
+                let (n, oz, oy) = (r / (d * h), r / h % d / wz, r % h / wy);
+                let inside = oz < z && oy < p;
+                let (pooled, dropped) = row.split_at_mut(if inside { q * wx * c } else { 0 });
                 if !add {
-                    dx.fill(T::ZERO);
+                    dropped.fill(T::ZERO);
                 }
-                if oz < z && oy < p && ox < q {
-                    let from = (((n * z + oz) * p + oy) * q + ox) * c;
-                    for (dx, &dy) in dx.iter_mut().zip(&dy[from..from + c]) {
-                        *dx += dy * share;
+                let from = if inside { ((n * z + oz) * p + oy) * q * c } else { 0 };
+                let dy = dy[from..].chunks_exact(c);
+                for (dx, dy) in pooled.chunks_exact_mut(wx * c).zip(dy) {
+                    for dx in dx.chunks_exact_mut(c) {
+                        if add {
+                            dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx += dy * share);
+                        } else {
+                            dx.iter_mut().zip(dy).for_each(|(dx, &dy)| *dx = dy * share);
+                        }
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Concatenation along the batch or the channels.
 
-use super::{CpuRule, OpRule, put, refuse};
+use super::{CpuRule, OpRule, put_all, refuse};
 use crate::backend::cpu::parallel;
 use crate::backend::{Io, MAX_OPERANDS};
 use crate::error::Result;
@@ -92,9 +92,7 @@ impl<T: Scalar> CpuRule<T> for Concat {
                 parallel::chunks(dx, len, |at, dx| {
                     for (r, row) in dx.chunks_mut(len).enumerate() {
                         let from = (at / len + r) * total + start;
-                        for (dx, &dy) in row.iter_mut().zip(&dy[from..from + len]) {
-                            put(dx, dy, add);
-                        }
+                        put_all(row, &dy[from..from + len], add);
                     }
                 });
             }

@@ -49,7 +49,7 @@ impl<T: Scalar> CpuRule<T> for GradNorm {
 
 /// Sum of squares in f64, in which no square of a finite f32 overflows.
 #[multiversion::multiversion(targets = "simd")]
-fn sum_of_squares<T: Scalar>(x: &[T]) -> f64 {
+pub(super) fn sum_of_squares<T: Scalar>(x: &[T]) -> f64 {
     let mut lanes = [0.0f64; 16];
     let (runs, rest) = x.as_chunks::<16>();
     for run in runs {

@@ -182,6 +182,17 @@ fn activation(op: &dyn OpRule, shape: Shape) -> Result<[usize; 5]> {
     }
 }
 
+/// `out = value`, or `out += value`, element by element.
+fn put_all<T: Scalar>(out: &mut [T], values: &[T], add: bool) {
+    if add {
+        for (out, &value) in out.iter_mut().zip(values) {
+            *out += value;
+        }
+    } else {
+        out.copy_from_slice(values);
+    }
+}
+
 /// `out = value`, or `out += value`.
 #[inline(always)]
 fn put<T: Scalar>(out: &mut T, value: T, add: bool) {

@@ -1,6 +1,6 @@
 //! Sum of two values of one shape: `y = a + b`.
 
-use super::{CpuRule, OpRule, arity, put, refuse};
+use super::{CpuRule, OpRule, arity, put_all, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::error::Result;
@@ -33,8 +33,9 @@ impl<T: Scalar> CpuRule<T> for ResidualAdd {
     fn forward(&self, io: &mut Io<'_, T>) {
         let (a, b) = (io.read(0), io.read(1));
         parallel::chunks(io.write(0), 1, |at, y| {
-            for (i, y) in y.iter_mut().enumerate() {
-                *y = a[at + i] + b[at + i];
+            let end = at + y.len();
+            for ((y, &a), &b) in y.iter_mut().zip(&a[at..end]).zip(&b[at..end]) {
+                *y = a + b;
             }
         });
     }
@@ -43,11 +44,7 @@ impl<T: Scalar> CpuRule<T> for ResidualAdd {
         let dy = io.read(0);
         for input in 0..2 {
             if let Some((dx, add)) = io.grad(input) {
-                parallel::chunks(dx, 1, |at, dx| {
-                    for (i, dx) in dx.iter_mut().enumerate() {
-                        put(dx, dy[at + i], add);
-                    }
-                });
+                parallel::chunks(dx, 1, |at, dx| put_all(dx, &dy[at..at + dx.len()], add));
             }
         }
     }

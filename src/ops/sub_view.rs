@@ -1,7 +1,10 @@
 //! Cutting sub-views out of dense representations, and the adjoint.
 
-use super::{CpuRule, OpRule, arity, put, refuse};
+use rayon::prelude::*;
+
+use super::{CpuRule, OpRule, arity, put_all, refuse};
 use crate::backend::Io;
+use crate::backend::cpu::parallel;
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -71,15 +74,13 @@ impl SubView {
         Place { source, image, start }
     }
 
-    /// Calls `f(offset_in_image_rows, offset_in_box)` for each contiguous row of a box.
-    fn rows(&self, place: &Place, shape: Shape, mut f: impl FnMut(usize, usize)) {
+    /// Calls `f(offset_in_images, offset_in_box)` for each contiguous row of plane `z` of a box.
+    fn rows(&self, place: &Place, z: usize, shape: Shape, mut f: impl FnMut(usize, usize)) {
         let [_, d, h, w, c] = *shape.dims() else { return };
-        let [sz, sy, sx] = self.size;
-        for z in 0..sz {
-            for y in 0..sy {
-                let row = (place.image * d + place.start[0] + z) * h + place.start[1] + y;
-                f((row * w + place.start[2]) * c, (z * sy + y) * sx * c);
-            }
+        let [_, sy, sx] = self.size;
+        for y in 0..sy {
+            let row = (place.image * d + place.start[0] + z) * h + place.start[1] + y;
+            f((row * w + place.start[2]) * c, (z * sy + y) * sx * c);
         }
     }
 }
@@ -137,13 +138,16 @@ impl<T: Scalar> CpuRule<T> for SubView {
         let (boxes, y, shapes) = (io.read(0), io.write(0), io.shapes);
         let channels = shapes[1].channels();
         let (len, row) = (self.size.iter().product::<usize>() * channels, self.size[2] * channels);
-        for (index, y) in y.chunks_mut(len).enumerate() {
+        let io = &*io;
+        y.par_chunks_mut(len).enumerate().for_each(|(index, y)| {
             let place = self.place(index, boxes, shapes);
             let x = io.read(place.source);
-            self.rows(&place, shapes[place.source], |from, to| {
-                y[to..to + row].copy_from_slice(&x[from..from + row]);
-            });
-        }
+            for z in 0..self.size[0] {
+                self.rows(&place, z, shapes[place.source], |from, to| {
+                    y[to..to + row].copy_from_slice(&x[from..from + row]);
+                });
+            }
+        });
     }
 
     fn backward(&self, io: &mut Io<'_, T>) {
@@ -152,19 +156,25 @@ impl<T: Scalar> CpuRule<T> for SubView {
         let (len, row) = (self.size.iter().product::<usize>() * channels, self.size[2] * channels);
         for source in 1..shapes.len() {
             let Some((dx, add)) = io.grad(source) else { continue };
-            if !add {
-                dx.fill(T::ZERO);
-            }
-            for (index, dy) in dy.chunks(len).enumerate() {
-                let place = self.place(index, boxes, shapes);
-                if place.source == source {
-                    self.rows(&place, shapes[source], |to, from| {
-                        for (dx, &dy) in dx[to..to + row].iter_mut().zip(&dy[from..from + row]) {
-                            put(dx, dy, true);
+            let [_, d, h, w, c] = *shapes[source].dims() else { continue };
+            parallel::chunks(dx, h * w * c, |at, dx| {
+                for (p, plane) in dx.chunks_mut(h * w * c).enumerate() {
+                    let p = at / (h * w * c) + p;
+                    if !add {
+                        plane.fill(T::ZERO);
+                    }
+                    for (index, dy) in dy.chunks(len).enumerate() {
+                        let place = self.place(index, boxes, shapes);
+                        let z = (p % d).wrapping_sub(place.start[0]);
+                        if (place.source, place.image) == (source, p / d) && z < self.size[0] {
+                            self.rows(&place, z, shapes[source], |to, from| {
+                                let to = to - p * h * w * c;
+                                put_all(&mut plane[to..to + row], &dy[from..from + row], true);
+                            });
                         }
-                    });
+                    }
                 }
-            }
+            });
         }
     }
 }

@@ -1,4 +1,7 @@
 //! Instance norm of one sample, `[voxels, C]`, split over voxels in fixed parts.
+//!
+//! Every loop runs over a *row*: as many voxels as make about [`BLOCK`] elements, or one voxel if that has more, in
+//! pieces of [`BLOCK`]. So loops are long for any number of channels, and per-channel values lie at hand, repeated.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -8,24 +11,67 @@ use crate::scalar::Scalar;
 
 /// Nothing is divided by a smaller variance than this.
 const EPS: f64 = 1e-5;
-/// Channels summed at once: their sums stay in registers.
-const LANES: usize = 16;
-/// Voxels summed in the working precision before the sum moves to f64.
+/// Elements of a row treated together; their sums and coefficients stay in the nearest cache.
+const BLOCK: usize = 64;
+/// Rows summed in the working precision before the sum moves to f64.
 const RUN: usize = 32;
+
+/// Two sums for each element of a block.
+type Sums<T> = [[T; BLOCK]; 2];
+
+/// Length of a row.
+fn row_len(channels: usize) -> usize {
+    channels * (BLOCK / channels).max(1)
+}
+
+/// The piece of a row that starts at `first`; the last row may be too short to have one.
+#[inline(always)]
+fn piece<T>(row: &[T], first: usize) -> &[T] {
+    let rest = row.get(first..).unwrap_or_default();
+    &rest[..rest.len().min(BLOCK)]
+}
+
+/// `N` values of the channel of each element of the piece that starts at `first`.
+#[inline(always)]
+fn spread<T: Scalar, const N: usize>(
+    first: usize,
+    channels: usize,
+    of: impl Fn(usize) -> [T; N],
+) -> [[T; BLOCK]; N] {
+    let mut all = [[T::ZERO; BLOCK]; N];
+    let mut c = first % channels;
+    for i in 0..BLOCK {
+        for (all, value) in all.iter_mut().zip(of(c)) {
+            all[i] = value;
+        }
+        c = if c + 1 == channels { 0 } else { c + 1 };
+    }
+    all
+}
+
+/// Moves the sums of a run to f64.
+#[inline(always)]
+fn move_sums<T: Scalar>(run: &Sums<T>, sums: &mut Sums<f64>) {
+    for (run, sums) in run.iter().zip(sums) {
+        for (sum, value) in sums.iter_mut().zip(run) {
+            *sum += value.to_f64();
+        }
+    }
+}
 
 /// Scratch elements for a sample of `len` elements: four per part and channel, and two per channel for the result.
 pub fn workspace(len: usize, channels: usize) -> usize {
     (4 * parallel::parts(len) + 2) * channels
 }
 
-/// Sums of two quantities per channel over all voxels, in f64, by fixed parts: `f(voxels, first_channel, sums)` adds the
-/// sums of channels `first_channel..` of a range of voxels. A sum is kept as two numbers of the working precision, so
-/// no bit that f64 holds and that matters is lost on the way.
+/// Sums of two quantities per channel over all voxels, in f64, by fixed parts: `f(elements, first, sums)` adds up the
+/// pieces that start at `first` of all rows in a range of elements. A sum is kept as two numbers of the working
+/// precision, so no bit that f64 holds and that matters is lost on the way.
 fn channel_sums<T: Scalar>(
     len: usize,
     channels: usize,
     work: &mut [T],
-    f: impl Fn(std::ops::Range<usize>, usize, &mut [[f64; LANES]; 2]) + Sync,
+    f: impl Fn(std::ops::Range<usize>, usize, &mut Sums<f64>) + Sync,
     mut result: impl FnMut(usize, f64, f64),
 ) {
     let voxels = len / channels;
@@ -33,15 +79,16 @@ fn channel_sums<T: Scalar>(
     let partial = &mut work[..4 * count * channels];
     let body = |(i, out): (usize, &mut [T])| {
         let range = parallel::part(voxels, count, i);
-        for first in (0..channels).step_by(LANES) {
-            let mut sums = [[0.0; LANES]; 2];
-            f(range.clone(), first, &mut sums);
-            for lane in 0..LANES.min(channels - first) {
-                for (which, sum) in sums.iter().enumerate() {
-                    let high = T::from_f64(sum[lane]);
-                    let at = 4 * (first + lane) + 2 * which;
+        for first in (0..row_len(channels)).step_by(BLOCK) {
+            let mut sums = [[0.0; BLOCK]; 2];
+            f(range.start * channels..range.end * channels, first, &mut sums);
+            for c in first..channels.min(first + BLOCK) {
+                for (which, sums) in sums.iter().enumerate() {
+                    let sum: f64 = sums[c - first..].iter().step_by(channels).sum();
+                    let high = T::from_f64(sum);
+                    let at = 4 * c + 2 * which;
                     out[at] = high;
-                    out[at + 1] = T::from_f64(sum[lane] - high.to_f64());
+                    out[at + 1] = T::from_f64(sum - high.to_f64());
                 }
             }
         }
@@ -69,8 +116,8 @@ fn channel_sums<T: Scalar>(
 pub fn statistics<T: Scalar>(x: &[T], stats: &mut [T], work: &mut [T]) {
     let channels = stats.len() / 2;
     let voxels = (x.len() / channels) as f64;
-    let sums = |range: std::ops::Range<usize>, first: usize, sums: &mut [[f64; LANES]; 2]| {
-        shifted_sums(x, channels, range, first, sums);
+    let sums = |range: std::ops::Range<usize>, first: usize, sums: &mut Sums<f64>| {
+        shifted_sums(&x[range], &x[..channels], first, sums);
     };
     channel_sums(x.len(), channels, work, sums, |c, sum, square| {
         let mean = sum / voxels;
@@ -81,38 +128,22 @@ pub fn statistics<T: Scalar>(x: &[T], stats: &mut [T], work: &mut [T]) {
 }
 
 #[multiversion(targets = "simd")]
-fn shifted_sums<T: Scalar>(
-    x: &[T],
-    channels: usize,
-    range: std::ops::Range<usize>,
-    first: usize,
-    sums: &mut [[f64; LANES]; 2],
-) {
-    let lanes = LANES.min(channels - first);
-    let mut shift = [T::ZERO; LANES];
-    shift[..lanes].copy_from_slice(&x[first..first + lanes]);
-    let rows = &x[range.start * channels..range.end * channels];
-    for run in rows.chunks(RUN * channels) {
-        let (mut s, mut q) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-        for row in run.chunks_exact(channels) {
-            if let Some(row) = row[first..].first_chunk::<LANES>() {
-                for l in 0..LANES {
-                    let d = row[l] - shift[l];
-                    s[l] += d;
-                    q[l] = d.mul_add(d, q[l]);
-                }
-            } else {
-                for l in 0..lanes {
-                    let d = row[first + l] - shift[l];
-                    s[l] += d;
-                    q[l] = d.mul_add(d, q[l]);
-                }
+fn shifted_sums<T: Scalar>(x: &[T], shift: &[T], first: usize, sums: &mut Sums<f64>) {
+    let row = row_len(shift.len());
+    let [shift] = spread(first, shift.len(), |c| [shift[c]]);
+    for run in x.chunks(RUN * row) {
+        let [mut sum, mut square] = [[T::ZERO; BLOCK]; 2];
+        for row in run.chunks(row) {
+            let x = piece(row, first);
+            let (sum, square, shift) =
+                (&mut sum[..x.len()], &mut square[..x.len()], &shift[..x.len()]);
+            for i in 0..x.len() {
+                let d = x[i] - shift[i];
+                sum[i] += d;
+                square[i] = d.mul_add(d, square[i]);
             }
         }
-        for l in 0..LANES {
-            sums[0][l] += s[l].to_f64();
-            sums[1][l] += q[l].to_f64();
-        }
+        move_sums(&[sum, square], sums);
     }
 }
 
@@ -141,44 +172,36 @@ impl<T: Scalar> Apply<'_, T> {
 
 #[multiversion(targets = "simd")]
 fn apply<T: Scalar>(a: &Apply<'_, T>, slope: T, x: &[T], residual: Option<&[T]>, y: &mut [T]) {
+    match residual {
+        Some(r) => apply_rows::<T, true>(a, slope, [x, r], y),
+        None => apply_rows::<T, false>(a, slope, [x, x], y),
+    }
+}
+
+/// Without `RESIDUAL` the second source plays no part.
+#[inline(always)]
+fn apply_rows<T: Scalar, const RESIDUAL: bool>(
+    a: &Apply<'_, T>,
+    slope: T,
+    [x, r]: [&[T]; 2],
+    y: &mut [T],
+) {
     let channels = a.gamma.len();
-    let mut coefficients = [[T::ZERO; LANES]; 3];
-    for first in (0..channels).step_by(LANES) {
-        let lanes = LANES.min(channels - first);
-        for l in 0..lanes {
-            let c = first + l;
-            coefficients[0][l] = a.stats[2 * c];
-            coefficients[1][l] = a.stats[2 * c + 1] * a.gamma[c];
-            coefficients[2][l] = a.beta[c];
-        }
-        let [mean, scale, shift] = &coefficients;
-        for (v, row) in y.chunks_exact_mut(channels).enumerate() {
-            let at = v * channels + first;
-            let value = |l: usize, r: T| {
-                let value = (x[at + l] - mean[l]).mul_add(scale[l], shift[l]) + r;
-                if value > T::ZERO { value } else { value * slope }
-            };
-            let row = &mut row[first..first + lanes];
-            match (residual, row.first_chunk_mut::<LANES>()) {
-                (None, Some(row)) => {
-                    let x = &x[at..at + LANES];
-                    for l in 0..LANES {
-                        let value = (x[l] - mean[l]).mul_add(scale[l], shift[l]);
-                        row[l] = if value > T::ZERO { value } else { value * slope };
-                    }
+    let row = row_len(channels);
+    for first in (0..row).step_by(BLOCK) {
+        let of = |c: usize| [a.stats[2 * c], a.stats[2 * c + 1] * a.gamma[c], a.beta[c]];
+        let k = spread(first, channels, of);
+        for (y, (x, r)) in y.chunks_mut(row).zip(x.chunks(row).zip(r.chunks(row))) {
+            let [x, r] = [x, r].map(|row| piece(row, first));
+            let y = y.get_mut(first..first + x.len()).unwrap_or_default();
+            let [x, r] = [&x[..y.len()], &r[..y.len()]];
+            let [mean, scale, shift] = k.each_ref().map(|k| &k[..y.len()]);
+            for i in 0..y.len() {
+                let mut value = (x[i] - mean[i]).mul_add(scale[i], shift[i]);
+                if RESIDUAL {
+                    value += r[i];
                 }
-                (Some(r), Some(row)) => {
-                    let (x, r) = (&x[at..at + LANES], &r[at..at + LANES]);
-                    for l in 0..LANES {
-                        let value = (x[l] - mean[l]).mul_add(scale[l], shift[l]) + r[l];
-                        row[l] = if value > T::ZERO { value } else { value * slope };
-                    }
-                }
-                (r, None) => {
-                    for (l, y) in row.iter_mut().enumerate() {
-                        *y = value(l, r.map_or(T::ZERO, |r| r[at + l]));
-                    }
-                }
+                y[i] = value * if value > T::ZERO { T::ONE } else { slope };
             }
         }
     }
@@ -201,17 +224,14 @@ pub struct Slice<'a, T> {
 }
 
 impl<T: Scalar> Slice<'_, T> {
-    /// Gradient before the activation, at element `i`.
-    #[inline(always)]
-    fn before(&self, slope: T, i: usize) -> T {
-        match self.y {
-            Some(y) if y[i] <= T::ZERO => self.dy[i] * slope,
-            _ => self.dy[i],
-        }
-    }
-
     fn slope(&self) -> T {
         T::from_f64(self.slope.unwrap_or(1.0))
+    }
+
+    /// `x`, what tells the side of the activation, and `dy`. Without activation the slope is 1 and any sign does, so
+    /// that of `dy`, which is read anyway.
+    fn sources(&self, range: std::ops::Range<usize>) -> [&[T]; 3] {
+        [self.x, self.y.unwrap_or(self.dy), self.dy].map(|from| &from[range.clone()])
     }
 
     /// `sum g` and `sum g xhat` per channel, `[C, 2]`, with `g` the gradient before the activation: the gradients of
@@ -219,7 +239,7 @@ impl<T: Scalar> Slice<'_, T> {
     pub fn sums<'w>(&self, work: &'w mut [T]) -> &'w [T] {
         let channels = self.gamma.len();
         let (work, result) = work.split_at_mut(work.len() - 2 * channels);
-        let sums = |range: std::ops::Range<usize>, first: usize, sums: &mut [[f64; LANES]; 2]| {
+        let sums = |range: std::ops::Range<usize>, first: usize, sums: &mut Sums<f64>| {
             gradient_sums(self, range, first, sums);
         };
         channel_sums(self.x.len(), channels, work, sums, |c, g, gx| {
@@ -249,94 +269,73 @@ impl<T: Scalar> Slice<'_, T> {
     }
 }
 
+/// Gradient before the activation.
+#[inline(always)]
+fn before<T: Scalar>(y: T, dy: T, slope: T) -> T {
+    dy * if y > T::ZERO { T::ONE } else { slope }
+}
+
 #[multiversion(targets = "simd")]
 fn gradient_sums<T: Scalar>(
     s: &Slice<'_, T>,
     range: std::ops::Range<usize>,
     first: usize,
-    sums: &mut [[f64; LANES]; 2],
+    sums: &mut Sums<f64>,
 ) {
-    let channels = s.gamma.len();
-    let lanes = LANES.min(channels - first);
-    let slope = s.slope();
-    let (mut mean, mut rstd) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-    for l in 0..lanes {
-        mean[l] = s.stats[2 * (first + l)];
-        rstd[l] = s.stats[2 * (first + l) + 1];
-    }
-    let mut at = range.start;
-    while at < range.end {
-        let stop = (at + RUN).min(range.end);
-        let (mut g, mut gx) = ([T::ZERO; LANES], [T::ZERO; LANES]);
-        for v in at..stop {
-            let i = v * channels + first;
-            if lanes == LANES {
-                let (x, dy) = (&s.x[i..i + LANES], &s.dy[i..i + LANES]);
-                let y = s.y.map(|y| &y[i..i + LANES]);
-                for l in 0..LANES {
-                    let before = match y {
-                        Some(y) => dy[l] * if y[l] > T::ZERO { T::ONE } else { slope },
-                        None => dy[l],
-                    };
-                    g[l] += before;
-                    gx[l] = before.mul_add((x[l] - mean[l]) * rstd[l], gx[l]);
-                }
-            } else {
-                for l in 0..lanes {
-                    let before = s.before(slope, i + l);
-                    g[l] += before;
-                    gx[l] = before.mul_add((s.x[i + l] - mean[l]) * rstd[l], gx[l]);
-                }
+    let (channels, slope) = (s.gamma.len(), s.slope());
+    let row = row_len(channels);
+    let k = spread(first, channels, |c| [s.stats[2 * c], s.stats[2 * c + 1]]);
+    for at in range.clone().step_by(RUN * row) {
+        let [mut g, mut gx] = [[T::ZERO; BLOCK]; 2];
+        let [x, y, dy] = s.sources(at..range.end.min(at + RUN * row));
+        for ((x, y), dy) in x.chunks(row).zip(y.chunks(row)).zip(dy.chunks(row)) {
+            let [x, y, dy] = [x, y, dy].map(|row| piece(row, first));
+            let (n, [mean, rstd]) = (x.len(), k.each_ref().map(|k| &k[..x.len()]));
+            let (y, dy, g, gx) = (&y[..n], &dy[..n], &mut g[..n], &mut gx[..n]);
+            for i in 0..n {
+                let before = before(y[i], dy[i], slope);
+                g[i] += before;
+                gx[i] = before.mul_add((x[i] - mean[i]) * rstd[i], gx[i]);
             }
         }
-        for l in 0..LANES {
-            sums[0][l] += g[l].to_f64();
-            sums[1][l] += gx[l].to_f64();
-        }
-        at = stop;
+        move_sums(&[g, gx], sums);
     }
 }
 
 #[multiversion(targets = "simd")]
 fn input_gradient<T: Scalar>(s: &Slice<'_, T>, sums: &[T], at: usize, dx: &mut [T], add: bool) {
-    let channels = s.gamma.len();
+    if add {
+        input_rows::<T, true>(s, sums, at, dx);
+    } else {
+        input_rows::<T, false>(s, sums, at, dx);
+    }
+}
+
+#[inline(always)]
+fn input_rows<T: Scalar, const ADD: bool>(s: &Slice<'_, T>, sums: &[T], at: usize, dx: &mut [T]) {
+    let (channels, slope) = (s.gamma.len(), s.slope());
+    let row = row_len(channels);
     let share = T::from_f64(channels as f64 / s.x.len() as f64);
-    let slope = s.slope();
-    for first in (0..channels).step_by(LANES) {
-        let lanes = LANES.min(channels - first);
-        let mut k = [[T::ZERO; LANES]; 4];
-        for l in 0..lanes {
-            let c = first + l;
-            let (mean, rstd) = (s.stats[2 * c], s.stats[2 * c + 1]);
-            let scale = s.gamma[c] * rstd;
-            // dx = scale g - offset - (x - mean) tilt
-            k[0][l] = mean;
-            k[1][l] = scale;
-            k[2][l] = scale * sums[2 * c] * share;
-            k[3][l] = scale * rstd * sums[2 * c + 1] * share;
-        }
-        let [mean, scale, offset, tilt] = &k;
-        for (v, row) in dx.chunks_exact_mut(channels).enumerate() {
-            let i = at + v * channels + first;
-            let row = &mut row[first..first + lanes];
-            if let Some(row) = row.first_chunk_mut::<LANES>() {
-                let (x, dy) = (&s.x[i..i + LANES], &s.dy[i..i + LANES]);
-                let y = s.y.map(|y| &y[i..i + LANES]);
-                for l in 0..LANES {
-                    let before = match y {
-                        Some(y) => dy[l] * if y[l] > T::ZERO { T::ONE } else { slope },
-                        None => dy[l],
-                    };
-                    let value = scale[l] * before - offset[l] - (x[l] - mean[l]) * tilt[l];
-                    row[l] = if add { row[l] + value } else { value };
-                }
-            } else {
-                for (l, dx) in row.iter_mut().enumerate() {
-                    let value = scale[l] * s.before(slope, i + l)
-                        - offset[l]
-                        - (s.x[i + l] - mean[l]) * tilt[l];
-                    *dx = if add { *dx + value } else { value };
-                }
+    // dx = scale g - offset - (x - mean) tilt
+    let of = |c: usize| {
+        let (mean, rstd) = (s.stats[2 * c], s.stats[2 * c + 1]);
+        let scale = s.gamma[c] * rstd;
+        [mean, scale, scale * sums[2 * c] * share, scale * rstd * sums[2 * c + 1] * share]
+    };
+    let [x, y, dy] = s.sources(at..at + dx.len());
+    for first in (0..row).step_by(BLOCK) {
+        let k = spread(first, channels, of);
+        let sources = x.chunks(row).zip(y.chunks(row)).zip(dy.chunks(row));
+        for (dx, ((x, y), dy)) in dx.chunks_mut(row).zip(sources) {
+            let [x, y, dy] = [x, y, dy].map(|row| piece(row, first));
+            let dx = dx.get_mut(first..first + x.len()).unwrap_or_default();
+            let n = dx.len();
+            let (x, y, dy) = (&x[..n], &y[..n], &dy[..n]);
+            let [mean, scale, offset, tilt] = k.each_ref().map(|k| &k[..n]);
+            for i in 0..n {
+                let before = before(y[i], dy[i], slope);
+                let value = scale[i] * before - offset[i] - (x[i] - mean[i]) * tilt[i];
+                dx[i] = if ADD { dx[i] + value } else { value };
             }
         }
     }
@@ -344,9 +343,9 @@ fn input_gradient<T: Scalar>(s: &Slice<'_, T>, sums: &[T], at: usize, dx: &mut [
 
 #[multiversion(targets = "simd")]
 fn residual_gradient<T: Scalar>(s: &Slice<'_, T>, at: usize, dres: &mut [T], add: bool) {
-    let slope = s.slope();
-    for (i, d) in dres.iter_mut().enumerate() {
-        let value = s.before(slope, at + i);
+    let (slope, [_, y, dy]) = (s.slope(), s.sources(at..at + dres.len()));
+    for ((d, &y), &dy) in dres.iter_mut().zip(y).zip(dy) {
+        let value = before(y, dy, slope);
         *d = if add { *d + value } else { value };
     }
 }
