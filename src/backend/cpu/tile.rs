@@ -23,7 +23,7 @@ pub(super) const ROWS: usize = 12;
 /// Most columns of a tile.
 pub(super) const COLS: usize = 32;
 /// Most products summed before the sum is added to what `c` holds.
-const CHAIN: usize = 64;
+const CHAIN: usize = 48;
 
 /// Starts of the runs that a tile sums over, one pair `(in a, in b)` per run.
 #[derive(Default)]
@@ -140,37 +140,22 @@ impl<T: Scalar> Tile<'_, T> {
         };
         // SAFETY: the assertions above bound every offset the kernels form, and the instruction set is
         // supported.
-        unsafe { chains(isa, raw) }
+        unsafe { dispatch(isa, &raw) }
     }
 }
 
-/// Runs a checked tile chain by chain.
-///
-/// # Safety
-/// All offsets of `raw` are in bounds and `isa` is supported.
-unsafe fn chains<T: Scalar>(isa: Isa, mut raw: Raw<'_, T>) {
-    if raw.len * raw.starts.len() <= CHAIN {
-        // SAFETY: as promised by the caller.
-        return unsafe { dispatch(isa, &raw) };
-    }
-    if raw.len <= CHAIN {
-        for starts in raw.starts.chunks(CHAIN / raw.len) {
-            // SAFETY: as promised by the caller, for a part of the runs.
-            unsafe { dispatch(isa, &Raw { starts, ..raw }) };
-            raw.init = Init::Load;
-        }
-        return;
-    }
-    let (len, pieces) = (raw.len, raw.len.div_ceil(CHAIN));
-    for &(a, b) in raw.starts {
-        for piece in 0..pieces {
-            let (from, to) = (len * piece / pieces, len * (piece + 1) / pieces);
-            let starts = &[(a + from * raw.a_step, b + from * raw.b_step)];
-            // SAFETY: as promised by the caller, for a part of a run.
-            unsafe { dispatch(isa, &Raw { starts, len: to - from, ..raw }) };
-            raw.init = Init::Load;
-        }
-    }
+/// The chains of a tile, one after the other: their runs, and the part of each run that they sum.
+#[inline(always)]
+fn chains<'a, T>(raw: &Raw<'a, T>) -> impl Iterator<Item = (&'a [(usize, usize)], [usize; 2])> {
+    let (starts, len) = (raw.starts, raw.len);
+    // So many runs per chain, or so many chains per run.
+    let (per_chain, pieces) = ((CHAIN / len.max(1)).max(1), len.div_ceil(CHAIN).max(1));
+    (0..starts.len().div_ceil(per_chain).max(1) * pieces).map(move |chain| {
+        let first = (chain / pieces * per_chain).min(starts.len());
+        let piece = chain % pieces;
+        let part = [len * piece / pieces, len * (piece + 1) / pieces];
+        (&starts[first..(first + per_chain).min(starts.len())], part)
+    })
 }
 
 /// Runs a checked tile.
@@ -266,39 +251,43 @@ unsafe fn avx512_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
     let mask = |j: usize| if j + 1 == NV { last } else { 0xffff };
     // SAFETY: offsets were bounded by `Tile::run`; lanes beyond `cols` are masked.
     unsafe {
-        let mut acc = [[_mm512_setzero_ps(); NV]; MR];
         let rows = row_pointers::<f32, MR, ADJACENT>(raw, 0);
-        for &(a_start, b_start) in raw.starts {
-            let mut at = a_start;
-            let mut b = raw.b.add(b_start);
-            for _ in 0..raw.len {
-                let mut vector = [_mm512_setzero_ps(); NV];
-                for (j, v) in vector.iter_mut().enumerate() {
-                    *v = _mm512_maskz_loadu_ps(mask(j), b.add(16 * j));
-                }
-                for (row, start) in acc.iter_mut().zip(rows) {
-                    let value = _mm512_set1_ps(*start.add(at));
-                    for (sum, &v) in row.iter_mut().zip(&vector) {
-                        *sum = _mm512_fmadd_ps(value, v, *sum);
+        let mut init = raw.init;
+        for (starts, [from, to]) in chains(raw) {
+            let mut acc = [[_mm512_setzero_ps(); NV]; MR];
+            for &(a_start, b_start) in starts {
+                let mut at = a_start + from * raw.a_step;
+                let mut b = raw.b.wrapping_add(b_start + from * raw.b_step);
+                for _ in from..to {
+                    let mut vector = [_mm512_setzero_ps(); NV];
+                    for (j, v) in vector.iter_mut().enumerate() {
+                        *v = _mm512_maskz_loadu_ps(mask(j), b.add(16 * j));
                     }
-                }
-                at += raw.a_step;
-                b = b.wrapping_add(raw.b_step);
-            }
-        }
-        for (i, row) in acc.iter().enumerate() {
-            for (j, &sum) in row.iter().enumerate() {
-                let at = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
-                let sum = match raw.init {
-                    Init::Zero => sum,
-                    Init::Load => _mm512_add_ps(_mm512_maskz_loadu_ps(mask(j), at), sum),
-                    Init::Bias(bias) => {
-                        let bias = _mm512_maskz_loadu_ps(mask(j), bias.as_ptr().add(16 * j));
-                        _mm512_add_ps(bias, sum)
+                    for (row, start) in acc.iter_mut().zip(rows) {
+                        let value = _mm512_set1_ps(*start.add(at));
+                        for (sum, &v) in row.iter_mut().zip(&vector) {
+                            *sum = _mm512_fmadd_ps(value, v, *sum);
+                        }
                     }
-                };
-                _mm512_mask_storeu_ps(at, mask(j), sum);
+                    at += raw.a_step;
+                    b = b.wrapping_add(raw.b_step);
+                }
             }
+            for (i, row) in acc.iter().enumerate() {
+                for (j, &sum) in row.iter().enumerate() {
+                    let to = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
+                    let sum = match init {
+                        Init::Zero => sum,
+                        Init::Load => _mm512_add_ps(_mm512_maskz_loadu_ps(mask(j), to), sum),
+                        Init::Bias(bias) => {
+                            let bias = _mm512_maskz_loadu_ps(mask(j), bias.as_ptr().add(16 * j));
+                            _mm512_add_ps(bias, sum)
+                        }
+                    };
+                    _mm512_mask_storeu_ps(to, mask(j), sum);
+                }
+            }
+            init = Init::Load;
         }
     }
 }
@@ -350,39 +339,43 @@ unsafe fn avx2_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
         let full = _mm256_set1_epi32(-1);
         let last = _mm256_loadu_si256(lanes.as_ptr().cast());
         let mask = |j: usize| if j + 1 == NV { last } else { full };
-        let mut acc = [[_mm256_setzero_ps(); NV]; MR];
         let rows = row_pointers::<f32, MR, ADJACENT>(raw, first);
-        for &(a_start, b_start) in raw.starts {
-            let mut at = a_start;
-            let mut b = raw.b.add(b_start + col);
-            for _ in 0..raw.len {
-                let mut vector = [_mm256_setzero_ps(); NV];
-                for (j, v) in vector.iter_mut().enumerate() {
-                    *v = _mm256_maskload_ps(b.add(8 * j), mask(j));
-                }
-                for (row, start) in acc.iter_mut().zip(rows) {
-                    let value = _mm256_set1_ps(*start.add(at));
-                    for (sum, &v) in row.iter_mut().zip(&vector) {
-                        *sum = _mm256_fmadd_ps(value, v, *sum);
+        let mut init = raw.init;
+        for (starts, [from, to]) in chains(raw) {
+            let mut acc = [[_mm256_setzero_ps(); NV]; MR];
+            for &(a_start, b_start) in starts {
+                let mut at = a_start + from * raw.a_step;
+                let mut b = raw.b.wrapping_add(b_start + from * raw.b_step + col);
+                for _ in from..to {
+                    let mut vector = [_mm256_setzero_ps(); NV];
+                    for (j, v) in vector.iter_mut().enumerate() {
+                        *v = _mm256_maskload_ps(b.add(8 * j), mask(j));
                     }
-                }
-                at += raw.a_step;
-                b = b.wrapping_add(raw.b_step);
-            }
-        }
-        for (i, row) in acc.iter().enumerate() {
-            for (j, &sum) in row.iter().enumerate() {
-                let at = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
-                let sum = match raw.init {
-                    Init::Zero => sum,
-                    Init::Load => _mm256_add_ps(_mm256_maskload_ps(at, mask(j)), sum),
-                    Init::Bias(bias) => {
-                        let bias = _mm256_maskload_ps(bias.as_ptr().add(col + 8 * j), mask(j));
-                        _mm256_add_ps(bias, sum)
+                    for (row, start) in acc.iter_mut().zip(rows) {
+                        let value = _mm256_set1_ps(*start.add(at));
+                        for (sum, &v) in row.iter_mut().zip(&vector) {
+                            *sum = _mm256_fmadd_ps(value, v, *sum);
+                        }
                     }
-                };
-                _mm256_maskstore_ps(at, mask(j), sum);
+                    at += raw.a_step;
+                    b = b.wrapping_add(raw.b_step);
+                }
             }
+            for (i, row) in acc.iter().enumerate() {
+                for (j, &sum) in row.iter().enumerate() {
+                    let to = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
+                    let sum = match init {
+                        Init::Zero => sum,
+                        Init::Load => _mm256_add_ps(_mm256_maskload_ps(to, mask(j)), sum),
+                        Init::Bias(bias) => {
+                            let at = bias.as_ptr().add(col + 8 * j);
+                            _mm256_add_ps(_mm256_maskload_ps(at, mask(j)), sum)
+                        }
+                    };
+                    _mm256_maskstore_ps(to, mask(j), sum);
+                }
+            }
+            init = Init::Load;
         }
     }
 }
@@ -444,33 +437,37 @@ unsafe fn plain_kernel<T: Scalar, const MR: usize, const NR: usize>(
 ) {
     // SAFETY: offsets were bounded by `Tile::run`.
     unsafe {
-        let mut acc = [[T::ZERO; NR]; MR];
         let rows: [*const T; MR] = if raw.rows.is_empty() {
             row_pointers::<T, MR, true>(raw, first)
         } else {
             row_pointers::<T, MR, false>(raw, first)
         };
-        for &(a_start, b_start) in raw.starts {
-            for p in 0..raw.len {
-                let b = raw.b.add(b_start + p * raw.b_step + col);
-                let vector: [T; NR] = std::array::from_fn(|j| *b.add(j));
-                for (row, start) in acc.iter_mut().zip(rows) {
-                    let value = *start.add(a_start + p * raw.a_step);
-                    for (sum, &v) in row.iter_mut().zip(&vector) {
-                        *sum = value.mul_add(v, *sum);
+        let mut init = raw.init;
+        for (starts, [from, to]) in chains(raw) {
+            let mut acc = [[T::ZERO; NR]; MR];
+            for &(a_start, b_start) in starts {
+                for p in from..to {
+                    let b = raw.b.add(b_start + p * raw.b_step + col);
+                    let vector: [T; NR] = std::array::from_fn(|j| *b.add(j));
+                    for (row, start) in acc.iter_mut().zip(rows) {
+                        let value = *start.add(a_start + p * raw.a_step);
+                        for (sum, &v) in row.iter_mut().zip(&vector) {
+                            *sum = value.mul_add(v, *sum);
+                        }
                     }
                 }
             }
-        }
-        for (i, row) in acc.iter().enumerate() {
-            for (j, &value) in row.iter().enumerate() {
-                let to = raw.c.add(raw.c_rows[first + i] + col + j);
-                *to = match raw.init {
-                    Init::Zero => value,
-                    Init::Load => *to + value,
-                    Init::Bias(bias) => bias[col + j] + value,
-                };
+            for (i, row) in acc.iter().enumerate() {
+                for (j, &value) in row.iter().enumerate() {
+                    let to = raw.c.add(raw.c_rows[first + i] + col + j);
+                    *to = match init {
+                        Init::Zero => value,
+                        Init::Load => *to + value,
+                        Init::Bias(bias) => bias[col + j] + value,
+                    };
+                }
             }
+            init = Init::Load;
         }
     }
 }
