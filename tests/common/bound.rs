@@ -16,8 +16,8 @@ pub(crate) struct Bound<T> {
     pub(crate) seeds: Vec<ValueId>,
     /// Gradients of the inputs; none where there is none, or none was asked for.
     pub(crate) grads: Vec<Option<ValueId>>,
-    /// Number of records of the forward pass; the rest is backward.
-    pub(crate) forward: usize,
+    forward: usize,
+    records: usize,
 }
 
 /// Whether the operation is one of those that have no backward pass.
@@ -62,7 +62,18 @@ impl<T: Scalar> Bound<T> {
                 step.write(id).fill(nan);
             }
         }
-        Bound { step, inputs, outputs, seeds, grads, forward }
+        let records = tape.records().len();
+        Bound { step, inputs, outputs, seeds, grads, forward, records }
+    }
+
+    /// Runs the forward pass: nothing, for an operation whose output is its input.
+    pub(crate) fn forward(&mut self) {
+        self.step.run_range(0..self.forward);
+    }
+
+    /// Runs the backward pass: nothing, for an update.
+    pub(crate) fn backward(&mut self) {
+        self.step.run_range(self.forward..self.records);
     }
 
     /// Writes a value.

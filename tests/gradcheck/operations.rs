@@ -32,7 +32,8 @@ impl Checked {
             let data = data(case, draw);
             bound.feed(&data);
             bound.set(bound.seeds[0], &seed);
-            bound.step.run();
+            bound.forward();
+            bound.backward();
             let output = bound.step.read(bound.outputs[0]).to_vec();
             if clear_of_kinks(case, &data, &output) {
                 let grads = read(&bound);
@@ -48,7 +49,7 @@ impl Checked {
             let moved: Vec<f64> =
                 self.data[i].iter().zip(direction).map(|(x, d)| x + step * d).collect();
             self.bound.set(self.bound.inputs[i], &moved);
-            self.bound.step.run_range(0..self.bound.forward);
+            self.bound.forward();
             self.bound.step.read(self.bound.outputs[0]).to_vec()
         };
         let values = [at(-2.0 * EPS), at(-EPS), at(EPS), at(2.0 * EPS)];
