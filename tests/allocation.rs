@@ -22,7 +22,7 @@ fn a_step_allocates_nothing() {
     for gradient_views in [GradientViews::First, GradientViews::All] {
         for threads in [1, 2] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let o = options(&[8, 16], &[1, 2], [20, 24, 18], 2);
+            let o = options(&[8, 16], &[1, 2], [18, 22, 26], 2);
             let run = Mutex::new(Run::<f32>::new(ProgramOptions { gradient_views, ..o }));
             let barrier = Barrier::new(threads);
             pool.broadcast(|context| {
