@@ -82,7 +82,7 @@ fn check_kept(run: &Run<f32>) {
         .program
         .blocks
         .iter()
-        .flat_map(|b| [b.packed, b.grads])
+        .flat_map(|b| [b.packed, b.grads, b.m, b.v])
         .chain([run.program.average])
         .collect();
     for (i, (a, place)) in kept.iter().enumerate() {
