@@ -99,41 +99,12 @@ impl Program {
         let (v, n) = (options.views, options.batch);
         let target = tape.input("gap", &[n, v, v, 3]);
         let boxes = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
-        let (gap_views, gap_norm) = nir.probed(&mut tape, "gap")?;
-        let gap = Gap { antisymmetric: options.antisymmetric_gap }
-            .record(&mut tape, &mut heads, &gap_views, target)?;
-        let (sim_views, sim_norm) = nir.probed(&mut tape, "similarity")?;
-        let similarity = Similarity { sub_size: options.sub_size }
-            .record(&mut tape, &mut heads, &sim_views, boxes)?;
-        let (vector_views, vector_norm) = nir.probed(&mut tape, "vector")?;
-        let vector = Vector { head: options.vector_head }.record(
-            &mut tape,
-            &mut heads,
-            &vector_views,
-            target,
-        )?;
-        let kept = [
-            gap.prediction,
-            gap.features,
-            vector.prediction,
-            similarity.adjacent_cosines,
-            similarity.distant_cosines,
-        ];
-        let losses = [
-            gap.axis,
-            gap.norm,
-            similarity.adjacent,
-            similarity.distant,
-            vector.vector,
-            vector.route,
-        ];
-        for id in kept.into_iter().chain(losses) {
-            tape.keep(id);
-        }
+        let made = Heads::record(&mut tape, options, &mut heads, &nir, (target, boxes))?;
         let seeds = TERMS.map(|term| tape.input(format!("weight.{term}"), &[1]));
         let forward_len = tape.records().len();
+        let terms = made.losses().into_iter().zip(seeds).zip(options.weights);
         let weighted: Vec<(ValueId, ValueId)> =
-            (0..6).filter(|&i| options.weights[i] != 0.0).map(|i| (losses[i], seeds[i])).collect();
+            terms.filter(|(_, weight)| *weight != 0.0).map(|(term, _)| term).collect();
         let [encoder_grads, head_grads] =
             record_backward(&mut tape, &weighted, [encoder.ids(), heads.ids()]);
         let averages = average_ids(&mut tape, &encoder, average);
@@ -142,13 +113,9 @@ impl Program {
             Block::new(&mut tape, "encoder", encoder.ids(), &encoder_grads),
             Block::new(&mut tape, "heads", heads.ids(), &head_grads),
         ];
-        let update = record_update(
-            &mut tape,
-            &options.adamw,
-            options.max_norm,
-            &blocks,
-            Some((&blocks[0], average)),
-        )?;
+        let averaged = Some((&blocks[0], average));
+        let update = record_update(&mut tape, &options.adamw, options.max_norm, &blocks, averaged)?;
+        let Heads { gap, similarity, vector, task_norms } = made;
         Ok(Program {
             forward_len,
             images,
@@ -158,7 +125,7 @@ impl Program {
             gap,
             similarity,
             vector,
-            task_norms: [gap_norm, sim_norm, vector_norm],
+            task_norms,
             nir,
             blocks,
             average,
@@ -170,8 +137,53 @@ impl Program {
 
     /// The six losses, in the order of [`TERMS`].
     pub fn losses(&self) -> [ValueId; 6] {
-        let (gap, sim, vector) = (&self.gap, &self.similarity, &self.vector);
-        [gap.axis, gap.norm, sim.adjacent, sim.distant, vector.vector, vector.route]
+        losses(&self.gap, &self.similarity, &self.vector)
+    }
+}
+
+fn losses(gap: &GapOutputs, sim: &SimilarityOutputs, vector: &VectorOutputs) -> [ValueId; 6] {
+    [gap.axis, gap.norm, sim.adjacent, sim.distant, vector.vector, vector.route]
+}
+
+/// What the three tasks record.
+struct Heads {
+    gap: GapOutputs,
+    similarity: SimilarityOutputs,
+    vector: VectorOutputs,
+    /// Norm of each task's gradient at the dense representation.
+    task_norms: [ValueId; 3],
+}
+
+impl Heads {
+    /// Records the tasks, each reading the representation through a probe of its own, and keeps what is read from outside.
+    fn record(
+        tape: &mut Tape,
+        options: &ProgramOptions,
+        weights: &mut Weights,
+        nir: &Views,
+        (target, boxes): (ValueId, ValueId),
+    ) -> Result<Heads> {
+        let (views, gap_norm) = nir.probed(tape, "gap")?;
+        let gap = Gap { antisymmetric: options.antisymmetric_gap };
+        let gap = gap.record(tape, weights, &views, target)?;
+        let (views, sim_norm) = nir.probed(tape, "similarity")?;
+        let similarity = Similarity { sub_size: options.sub_size };
+        let similarity = similarity.record(tape, weights, &views, boxes)?;
+        let (views, vector_norm) = nir.probed(tape, "vector")?;
+        let vector = Vector { head: options.vector_head };
+        let vector = vector.record(tape, weights, &views, target)?;
+        let cosines = [similarity.adjacent_cosines, similarity.distant_cosines];
+        let predictions = [gap.prediction, gap.features, vector.prediction];
+        let task_norms = [gap_norm, sim_norm, vector_norm];
+        let heads = Heads { gap, similarity, vector, task_norms };
+        for id in cosines.into_iter().chain(predictions).chain(heads.losses()) {
+            tape.keep(id);
+        }
+        Ok(heads)
+    }
+
+    fn losses(&self) -> [ValueId; 6] {
+        losses(&self.gap, &self.similarity, &self.vector)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::format::{Case, channels_first, channels_last};
 use crate::ops::write;
 use crate::{FORWARD, GRADIENT};
 
-pub fn net(case: &Case) -> ResEncUNet {
+pub(crate) fn net(case: &Case) -> ResEncUNet {
     let list = |key: &str| case.attrs[key].as_array().unwrap().clone();
     let triple = |v: &serde_json::Value| -> [usize; 3] {
         std::array::from_fn(|a| v.as_array().unwrap()[a].as_u64().unwrap() as usize)
@@ -30,7 +30,7 @@ pub fn net(case: &Case) -> ResEncUNet {
     }
 }
 
-pub fn check(case: &Case) {
+pub(crate) fn check(case: &Case) {
     let (x, cotangent) =
         (channels_last(&case.inputs["input"], 1), channels_last(&case.inputs["cotangent"], 1));
     let mut tape = Tape::default();

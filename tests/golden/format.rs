@@ -8,45 +8,45 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 /// One fixture file.
-pub struct File {
-    pub path: PathBuf,
-    pub kind: String,
-    pub cases: Vec<Case>,
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) kind: String,
+    pub(crate) cases: Vec<Case>,
 }
 
 /// One case: attributes, inputs by name, expected outputs by name.
-pub struct Case {
-    pub label: String,
-    pub name: String,
-    pub attrs: Map<String, Value>,
-    pub inputs: BTreeMap<String, Tensor>,
-    pub outputs: BTreeMap<String, Expected>,
+pub(crate) struct Case {
+    pub(crate) label: String,
+    pub(crate) name: String,
+    pub(crate) attrs: Map<String, Value>,
+    pub(crate) inputs: BTreeMap<String, Tensor>,
+    pub(crate) outputs: BTreeMap<String, Expected>,
 }
 
 /// A tensor in PyTorch's layout.
 #[derive(Clone, Debug, Default)]
-pub struct Tensor {
-    pub shape: Vec<usize>,
-    pub data: Vec<f64>,
+pub(crate) struct Tensor {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) data: Vec<f64>,
 }
 
 /// What an output must be.
-pub struct Expected {
-    pub shape: Vec<usize>,
-    pub values: Values,
+pub(crate) struct Expected {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Values,
     /// Error of PyTorch's own float32 run, relative.
-    pub torch_rel: f64,
+    pub(crate) torch_rel: f64,
     /// Zero in exact arithmetic: magnitude PyTorch's float32 run leaves.
-    pub exact_zero: Option<f64>,
+    pub(crate) exact_zero: Option<f64>,
 }
 
-pub enum Values {
+pub(crate) enum Values {
     Full(Vec<f64>),
     Digest { digest: Vec<f64>, sample: Vec<f64>, stride: usize },
 }
 
 /// The folder to test against: what the environment names, else the subset that comes with the repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     match std::env::var_os("SPATIALSSL_FIXTURES") {
         Some(dir) => PathBuf::from(dir),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/fixtures"),
@@ -54,7 +54,7 @@ pub fn root() -> PathBuf {
 }
 
 /// All fixture files below the root, in order of their paths.
-pub fn files() -> Vec<File> {
+pub(crate) fn files() -> Vec<File> {
     let mut paths = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
@@ -150,7 +150,7 @@ fn numbers(tensors: &SafeTensors, name: &str) -> Vec<f64> {
 }
 
 /// Element `i` of the SplitMix64 stream of `seed`.
-pub fn split_mix(seed: u64, i: u64) -> u64 {
+pub(crate) fn split_mix(seed: u64, i: u64) -> u64 {
     let mut z = (seed << 32).wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -213,7 +213,7 @@ impl Expected {
 
     /// Fails unless `got`, in PyTorch's layout, is within `tolerance` (relative), widened where PyTorch's own float32
     /// run is further off than that. Returns the worst ratio of error to bound.
-    pub fn check(&self, name: &str, got: &[f64], tolerance: f64) -> f64 {
+    pub(crate) fn check(&self, name: &str, got: &[f64], tolerance: f64) -> f64 {
         assert_eq!(got.len(), self.shape.iter().product::<usize>(), "{name}: number of elements");
         if let Some(noise) = self.exact_zero {
             let (worst, bound) =
@@ -232,7 +232,7 @@ impl Expected {
     }
 
     /// Fails unless the single number `got` is within `tolerance`, absolute.
-    pub fn check_scalar(&self, name: &str, got: f64, tolerance: f64) {
+    pub(crate) fn check_scalar(&self, name: &str, got: f64, tolerance: f64) {
         let Values::Full(want) = &self.values else { panic!("{name}: a number, not a digest") };
         assert!(
             (got - want[0]).abs() <= tolerance,
@@ -241,25 +241,25 @@ impl Expected {
         );
     }
 
-    pub fn full(&self) -> &[f64] {
+    pub(crate) fn full(&self) -> &[f64] {
         let Values::Full(want) = &self.values else { panic!("stored as digest") };
         want
     }
 }
 
 impl Case {
-    pub fn triple(&self, key: &str) -> [usize; 3] {
+    pub(crate) fn triple(&self, key: &str) -> [usize; 3] {
         let list = self.attrs[key].as_array().unwrap();
         std::array::from_fn(|a| list[a].as_u64().unwrap() as usize)
     }
 
-    pub fn number(&self, key: &str) -> f64 {
+    pub(crate) fn number(&self, key: &str) -> f64 {
         self.attrs[key].as_f64().unwrap()
     }
 }
 
 /// `[N, C, spatial..]` to `[N, spatial.., C]`; with `lead` leading extents kept in place before `C`.
-pub fn channels_last(t: &Tensor, lead: usize) -> Tensor {
+pub(crate) fn channels_last(t: &Tensor, lead: usize) -> Tensor {
     let outer: usize = t.shape[..lead].iter().product();
     let (c, inner) = (t.shape[lead], t.shape[lead + 1..].iter().product::<usize>());
     let mut data = vec![0.0; t.data.len()];
@@ -277,7 +277,7 @@ pub fn channels_last(t: &Tensor, lead: usize) -> Tensor {
 }
 
 /// The reverse of [`channels_last`]: data `[outer, inner, c]` to `[outer, c, inner]`.
-pub fn channels_first(data: &[f64], outer: usize, c: usize) -> Vec<f64> {
+pub(crate) fn channels_first(data: &[f64], outer: usize, c: usize) -> Vec<f64> {
     let inner = data.len() / outer / c;
     let mut out = vec![0.0; data.len()];
     for o in 0..outer {

@@ -12,7 +12,7 @@ fn equal(case: &Case, name: &str, got: impl IntoIterator<Item = f64>) {
     assert_eq!(got, case.outputs[name].full(), "{} {name}", case.label);
 }
 
-pub fn check(case: &Case) {
+pub(crate) fn check(case: &Case) {
     let coords = &case.inputs["coords"];
     let centres: Vec<[i32; 3]> =
         coords.data.chunks(3).map(|c| [c[0] as i32, c[1] as i32, c[2] as i32]).collect();

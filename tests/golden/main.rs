@@ -3,6 +3,8 @@
 //! in `tests/golden/fixtures` is what runs.
 
 #[cfg(test)]
+mod each;
+#[cfg(test)]
 mod encoder;
 #[cfg(test)]
 mod format;
@@ -24,20 +26,7 @@ const GRADIENT: f64 = 1e-4;
 /// Absolute error allowed of a loss.
 const LOSS: f64 = 1e-5;
 
-/// Runs every case of the files of one kind. Fails if there is none, so that no kind can go missing unseen.
-fn each(kind: &str, check: impl Fn(&str, &format::Case)) {
-    let mut count = 0;
-    for file in format::files().iter().filter(|f| f.kind == kind) {
-        let stem = file.path.file_stem().unwrap().to_string_lossy();
-        for case in &file.cases {
-            println!("{}", case.label);
-            check(&stem, case);
-            count += 1;
-        }
-    }
-    assert!(count > 0, "no fixture of kind {kind} in {}", format::root().display());
-    println!("{kind}: {count} cases");
-}
+use each::each;
 
 #[test]
 fn operations_match() {

@@ -11,13 +11,13 @@ use crate::format::{Case, Tensor, channels_first, channels_last};
 use crate::{FORWARD, GRADIENT};
 
 /// Result of one operation: its output and the gradients of its inputs, as f64.
-pub struct Ran {
-    pub output: Vec<f64>,
-    pub grads: Vec<Vec<f64>>,
+pub(crate) struct Ran {
+    pub(crate) output: Vec<f64>,
+    pub(crate) grads: Vec<Vec<f64>>,
 }
 
 /// Runs `op` on `inputs` (our layout) forward and, with `seed` as the output's gradient, backward, in f32.
-pub fn run(op: impl Into<Op>, inputs: &[&Tensor], seed: &[f64]) -> Ran {
+pub(crate) fn run(op: impl Into<Op>, inputs: &[&Tensor], seed: &[f64]) -> Ran {
     let mut tape = Tape::default();
     let ids: Vec<ValueId> = inputs
         .iter()
@@ -43,7 +43,7 @@ pub fn run(op: impl Into<Op>, inputs: &[&Tensor], seed: &[f64]) -> Ran {
     Ran { output: read(y), grads: grads.iter().map(|g| g.map_or(Vec::new(), read)).collect() }
 }
 
-pub fn write(step: &mut Step<f32>, id: ValueId, data: &[f64]) {
+pub(crate) fn write(step: &mut Step<f32>, id: ValueId, data: &[f64]) {
     let to = step.write(id);
     assert_eq!(to.len(), data.len(), "elements of an input");
     for (to, &from) in to.iter_mut().zip(data) {
@@ -51,7 +51,7 @@ pub fn write(step: &mut Step<f32>, id: ValueId, data: &[f64]) {
     }
 }
 
-pub fn check(stem: &str, case: &Case) {
+pub(crate) fn check(stem: &str, case: &Case) {
     match stem {
         "conv3d" => conv3d(case),
         "conv_transpose3d" => conv_transpose3d(case),

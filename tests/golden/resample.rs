@@ -6,7 +6,7 @@ use spatialssl::data::{AffineMap, affine_sample};
 use crate::FORWARD;
 use crate::format::Case;
 
-pub fn check(case: &Case) {
+pub(crate) fn check(case: &Case) {
     let x = &case.inputs["input"];
     let (images, extent) = (x.shape[0] * x.shape[1], [x.shape[2], x.shape[3], x.shape[4]]);
     let out = case.triple("out_size");

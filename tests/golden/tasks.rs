@@ -11,7 +11,8 @@ use crate::ops::write;
 use crate::{GRADIENT, LOSS};
 
 /// Fixture name of each term.
-pub const NAMES: [&str; 6] = ["axis_gap", "norm_gap", "sim_adja", "sim_dist", "vect", "route"];
+pub(crate) const NAMES: [&str; 6] =
+    ["axis_gap", "norm_gap", "sim_adja", "sim_dist", "vect", "route"];
 
 /// Swaps the two leading extents: samples and views.
 fn view_major(t: &Tensor) -> Tensor {
@@ -75,7 +76,7 @@ fn record(case: &Case) -> Recorded {
     Recorded { tape, weights, nir: id, gap, boxes, losses }
 }
 
-pub fn check(case: &Case) {
+pub(crate) fn check(case: &Case) {
     let mut totals = vec!["total".to_string()];
     totals.extend(NAMES.iter().map(ToString::to_string));
     for total in totals {
@@ -124,38 +125,53 @@ fn check_gradients_of(case: &Case, total: &str) {
         );
     }
     step.run();
-    let read = |id: ValueId| step.read(id).iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
-    let mut sum = 0.0;
-    for (name, &id) in &r.losses {
-        let got = read(id)[0];
-        sum += got;
-        case.outputs[&format!("loss/{name}")].check_scalar(
-            &format!("{} {name}", case.label),
-            got,
-            LOSS,
-        );
-    }
-    case.outputs["loss/total"].check_scalar(&case.label, sum, LOSS * r.losses.len() as f64);
+    let result = Result { case, step: &step, nir };
+    let total_loss: f64 = r.losses.iter().map(|(name, &id)| result.loss(name, id)).sum();
+    let bound = LOSS * r.losses.len() as f64;
+    case.outputs["loss/total"].check_scalar(&case.label, total_loss, bound);
     let names = r.weights.names().iter().map(String::as_str).chain(["nir"]);
     for (name, grad) in names.zip(&grads) {
-        let key = format!("grad/{total}/{name}");
-        let Some(want) = case.outputs.get(&key) else {
-            let silent = grad.is_none_or(|g| read(g).iter().all(|&x| x == 0.0));
-            assert!(silent, "{} {key}: the reference has no such gradient", case.label);
-            continue;
+        result.gradient(&format!("grad/{total}/{name}"), name, *grad);
+    }
+}
+
+struct Result<'a> {
+    case: &'a Case,
+    step: &'a Step<f32>,
+    nir: &'a Tensor,
+}
+
+impl Result<'_> {
+    fn read(&self, id: ValueId) -> Vec<f64> {
+        self.step.read(id).iter().map(|&v| f64::from(v)).collect()
+    }
+
+    fn loss(&self, name: &str, id: ValueId) -> f64 {
+        let got = self.read(id)[0];
+        let want = &self.case.outputs[&format!("loss/{name}")];
+        want.check_scalar(&format!("{} {name}", self.case.label), got, LOSS);
+        got
+    }
+
+    /// Compares a gradient; where the reference has none, ours must be absent or 0.
+    fn gradient(&self, key: &str, name: &str, grad: Option<ValueId>) {
+        let label = format!("{} {key}", self.case.label);
+        let got = grad.map(|g| self.read(g));
+        let Some(want) = self.case.outputs.get(key) else {
+            let silent = got.is_none_or(|g| g.iter().all(|&x| x == 0.0));
+            assert!(silent, "{label}: the reference has no such gradient");
+            return;
         };
-        let got = grad.map(read).unwrap_or_else(|| panic!("{} {key}: no gradient", case.label));
+        let got = got.unwrap_or_else(|| panic!("{label}: no gradient"));
         let got = match (name, want.shape.len()) {
             ("nir", _) => {
-                let first = Tensor {
-                    shape: vec![nir.shape[1], nir.shape[0], nir.shape[2], 1],
-                    data: channels_first(&got, nir.shape[0] * nir.shape[1], nir.shape[2]),
-                };
-                view_major(&first).data
+                let (n, v, c) = (self.nir.shape[0], self.nir.shape[1], self.nir.shape[2]);
+                let data = channels_first(&got, n * v, c);
+                view_major(&Tensor { shape: vec![v, n, c, 1], data }).data
             }
             (_, 5) => channels_first(&got, want.shape[0], want.shape[1]),
             _ => got,
         };
-        want.check(&format!("{} {key}", case.label), &got, GRADIENT);
+        want.check(&label, &got, GRADIENT);
     }
 }

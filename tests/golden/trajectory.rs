@@ -82,7 +82,7 @@ fn read(tape: &Tape, step: &Step<f32>, id: ValueId) -> Vec<f64> {
     }
 }
 
-pub fn check(case: &Case) {
+pub(crate) fn check(case: &Case) {
     let noise: BTreeSet<&str> = case.attrs["noise_parameters"]
         .as_array()
         .unwrap()

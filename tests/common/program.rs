@@ -1,0 +1,98 @@
+//! A whole training step on random views, for tests and benches.
+
+use spatialssl::data::philox::{Purpose, SampleKey, Stream};
+use spatialssl::model::{ResEncUNet, Stage, initialise};
+use spatialssl::ops::{AdamW, SCALARS, scalar};
+use spatialssl::scalar::Scalar;
+use spatialssl::tape::{Step, ValueId};
+use spatialssl::task::VectorHead;
+use spatialssl::train::{GradientViews, Program, ProgramOptions};
+
+/// A residual-encoder U-Net for three views of one channel, the defaults of a run around it.
+pub(crate) fn options(
+    features: &[usize],
+    blocks: &[usize],
+    view_size: [usize; 3],
+    batch: usize,
+) -> ProgramOptions {
+    let stage = |(s, (&features, &blocks)): (usize, (&usize, &usize))| Stage {
+        features,
+        blocks,
+        kernel: [3; 3],
+        stride: if s == 0 { [1; 3] } else { [2; 3] },
+    };
+    ProgramOptions {
+        encoder: ResEncUNet {
+            in_channels: 1,
+            stem_channels: features[0],
+            stages: features.iter().zip(blocks).enumerate().map(stage).collect(),
+            decoder_convs: 1,
+            conv_bias: true,
+        },
+        views: 3,
+        batch,
+        view_size,
+        sub_size: [16; 3],
+        weights: [1.0, 0.5, 1.0, 0.5, 1.0, 0.25],
+        vector_head: VectorHead::Absolute,
+        antisymmetric_gap: false,
+        gradient_views: GradientViews::First,
+        adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
+        max_norm: Some(12.0),
+    }
+}
+
+/// A recorded program with its memory and inputs.
+pub(crate) struct Run<T> {
+    pub(crate) options: ProgramOptions,
+    pub(crate) program: Program,
+    pub(crate) step: Step<T>,
+}
+
+impl<T: Scalar> Run<T> {
+    /// Records the program, poisons its arena and starts the weights.
+    pub(crate) fn new(options: ProgramOptions) -> Self {
+        let program = Program::new(&options).unwrap();
+        let mut step = Step::new(&program.tape);
+        step.poison(T::from_f64(f64::NAN));
+        initialise(&program.tape, &mut step, 7);
+        let encoder = step.read(program.blocks[0].packed).to_vec();
+        step.write(program.average).copy_from_slice(&encoder);
+        let mut run = Run { options, program, step };
+        for (seed, weight) in run.program.seeds.into_iter().zip(run.options.weights) {
+            run.step.write(seed)[0] = T::from_f64(weight);
+        }
+        run
+    }
+
+    /// Writes the inputs of update `t`, counted from 0: views of noise, gaps, boxes that fit, and the scalars of the
+    /// update with learning rate `lr`. With `lr` 0 nothing is updated, nor averaged.
+    pub(crate) fn feed(&mut self, t: u32, lr: f64) {
+        for i in 0..self.program.images.len() {
+            let stream = stream(t, i as u32);
+            self.fill(self.program.images[i], |k| f64::from(stream.normal_at(k as u32)));
+        }
+        let gaps = stream(t, 100);
+        self.fill(self.program.target, |k| 0.5 * f64::from(gaps.normal_at(k as u32)));
+        let room: [usize; 3] =
+            std::array::from_fn(|a| self.options.view_size[a] - self.options.sub_size[a] + 1);
+        let mut starts = stream(t, 101);
+        self.fill(self.program.boxes, |k| (starts.uniform_f64() * room[k % 3] as f64).floor());
+        let mut scalars = [0.0; SCALARS];
+        scalars[scalar::LR] = lr;
+        scalars[scalar::BIAS1] = 1.0 - self.options.adamw.beta1.powi(t as i32 + 1);
+        scalars[scalar::BIAS2] = 1.0 - self.options.adamw.beta2.powi(t as i32 + 1);
+        scalars[scalar::EMA] = if lr == 0.0 { 0.0 } else { 0.01 };
+        self.fill(self.program.update.scalars, |k| scalars[k]);
+    }
+
+    fn fill(&mut self, id: ValueId, mut value: impl FnMut(usize) -> f64) {
+        for (k, to) in self.step.write(id).iter_mut().enumerate() {
+            *to = T::from_f64(value(k));
+        }
+    }
+}
+
+fn stream(t: u32, tensor: u32) -> Stream {
+    SampleKey { seed: 3, step: u64::from(t), sample: tensor }.shared(Purpose::NoiseField)
+}

@@ -1,0 +1,224 @@
+//! The invariants of the source tree that no compiler checks. Exceptions stand here by name, with a reason.
+
+#[cfg(test)]
+#[path = "tidy/tree.rs"]
+mod tree;
+
+use std::collections::BTreeSet;
+
+use tree::{File, code, files, words_after};
+
+/// Each module and what it may import, besides itself and `error`, `scalar`, `shape`: from the bottom up. `data` and
+/// `report` stand beside the layers.
+const LAYERS: [(&str, &[&str]); 10] = [
+    ("backend", &[]),
+    ("ops", &["backend"]),
+    ("tape", &["backend", "ops"]),
+    ("optim", &["ops", "tape"]),
+    ("model", &["ops", "tape"]),
+    ("task", &["ops", "tape", "model"]),
+    ("data", &[]),
+    ("report", &[]),
+    ("train", &["backend", "ops", "tape", "optim", "model", "task", "data", "report"]),
+    ("cli", &["backend", "ops", "tape", "optim", "model", "task", "data", "report", "train"]),
+];
+
+/// Imports against the layers: file, what it imports, why.
+const IMPORTS: [(&str, &str, &str); 2] = [
+    ("src/model/init.rs", "data::philox", "numbers of a counter: imports nothing itself"),
+    ("src/data/view.rs", "task::geometry", "arithmetic on extents: imports nothing but errors"),
+];
+
+/// Files with unsafe code.
+const UNSAFE: [(&str, &str); 2] = [
+    ("src/backend/cpu/tile.rs", "the inner loops of convolutions, on vector registers"),
+    ("tests/allocation/counting.rs", "an allocator is an unsafe trait"),
+];
+
+/// Files longer than 500 lines, and how long they may be.
+const LONG: [(&str, usize, &str); 1] =
+    [("src/backend/cpu/tile.rs", 540, "all unsafe code of the library in one place")];
+
+/// Files that switch a lint off.
+const LINTS: [(&str, &str); 3] = [
+    ("src/ops/mod.rs", "variants made by a macro carry the documentation of their types"),
+    ("src/backend/cpu/tile.rs", "unsafe code"),
+    ("tests/allocation/counting.rs", "unsafe code"),
+];
+
+fn rust() -> Vec<File> {
+    files().into_iter().filter(|file| file.path.ends_with(".rs")).collect()
+}
+
+fn library() -> Vec<File> {
+    rust().into_iter().filter(|file| file.path.starts_with("src/")).collect()
+}
+
+/// `src/<module>/..` or `src/<module>.rs`.
+fn module(path: &str) -> &str {
+    let rest = path.strip_prefix("src/").unwrap_or(path);
+    rest.split('/').next().unwrap_or(rest).trim_end_matches(".rs")
+}
+
+#[test]
+fn the_tree_is_read() {
+    let paths: BTreeSet<String> = files().into_iter().map(|file| file.path).collect();
+    for path in ["Cargo.toml", "src/lib.rs", "src/ops/gelu.rs", "tests/tidy.rs", "benches/ops.rs"] {
+        assert!(paths.contains(path), "{path} is not among the {} files", paths.len());
+    }
+    for exception in IMPORTS.map(|e| e.0).iter().chain(&UNSAFE.map(|e| e.0)) {
+        assert!(paths.contains(*exception), "an exception for {exception}, which does not exist");
+    }
+}
+
+#[test]
+fn modules_import_downward_only() {
+    let below = ["error", "scalar", "shape", "Error", "Result"];
+    let mut used = BTreeSet::new();
+    for file in library() {
+        let own = module(&file.path);
+        let text = code(&file.text);
+        for import in words_after(&text, "crate::") {
+            let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == own) else {
+                let is_root = ["lib", "main", "error", "scalar", "shape"].contains(&own);
+                assert!(is_root, "{}: module {own} is not in the list of layers", file.path);
+                let fine = own == "lib" || below.contains(&import.split("::").next().unwrap());
+                assert!(fine, "{} imports crate::{import}", file.path);
+                continue;
+            };
+            let target = import.split("::").next().unwrap();
+            let downward = target == own || below.contains(&target) || allowed.contains(&target);
+            let exception = IMPORTS.iter().position(|(path, what, _)| {
+                file.path == *path && (import == *what || import.starts_with(&format!("{what}::")))
+            });
+            assert!(downward || exception.is_some(), "{} imports crate::{import}", file.path);
+            used.extend(exception.filter(|_| !downward));
+        }
+    }
+    assert_eq!(used.len(), IMPORTS.len(), "an import exception is no longer needed: {used:?}");
+}
+
+#[test]
+fn unsafe_code_is_where_it_is_listed() {
+    for file in rust().iter().filter(|file| !file.path.starts_with("tests/tidy")) {
+        let listed = UNSAFE.iter().any(|(path, _)| file.path == *path);
+        let words: Vec<&str> = file.text.lines().filter(|line| has_unsafe(line)).collect();
+        assert_eq!(!words.is_empty(), listed, "{}: unsafe code in {words:?}", file.path);
+    }
+}
+
+/// The keyword before a block, a function or an implementation; not the word in a comment or a string.
+fn has_unsafe(line: &str) -> bool {
+    let line = line.split("//").next().unwrap_or(line);
+    ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|u| line.contains(u))
+}
+
+#[test]
+fn files_have_at_most_500_lines() {
+    for file in rust() {
+        let lines = file.text.lines().count();
+        let exception = LONG.iter().find(|(path, ..)| file.path == *path);
+        let most = exception.map_or(500, |(_, most, _)| *most);
+        assert!(lines <= most, "{} has {lines} lines, more than {most}", file.path);
+        assert!(exception.is_none() || lines > 500, "{} needs no exception any more", file.path);
+    }
+}
+
+#[test]
+fn lints_are_switched_off_only_where_listed() {
+    for file in rust().iter().filter(|file| file.path != "tests/tidy.rs") {
+        let listed = LINTS.iter().any(|(path, _)| file.path == *path);
+        let found = ["allow", "expect"].iter().any(|word| {
+            let [outer, inner] = [format!("#[{word}("), format!("#![{word}(")];
+            file.text.lines().any(|line| {
+                let line = line.trim_start();
+                line.starts_with(&outer) || line.starts_with(&inner)
+            })
+        });
+        assert_eq!(found, listed, "{} switches a lint off (true) or needs not", file.path);
+        assert!(!file.text.contains("#[ignore"), "{}: a test is ignored", file.path);
+    }
+}
+
+#[test]
+fn only_the_command_line_reads_the_environment_prints_or_exits() {
+    let words =
+        ["std::env", "env::var", "process::exit", "println!", "eprintln!", "print!(", "dbg!"];
+    for file in library() {
+        if ["cli", "main"].contains(&module(&file.path)) {
+            continue;
+        }
+        let text = code(&file.text);
+        for word in words {
+            assert!(!text.contains(word), "{} uses {word}", file.path);
+        }
+    }
+}
+
+#[test]
+fn no_path_of_one_machine_is_in_the_repository() {
+    // In halves, so that this file does not contain them.
+    let places = [("/ho", "me/"), ("/Us", "ers/"), ("/ro", "ot/"), ("/wo", "rk/"), ("/mn", "t/")];
+    for file in files() {
+        for (a, b) in places {
+            let place = format!("{a}{b}");
+            let found = file.text.lines().find(|line| {
+                line.match_indices(&place).any(|(at, _)| {
+                    let before = line[..at].chars().next_back();
+                    before.is_none_or(|c| !c.is_alphanumeric() && !"-_./}>".contains(c))
+                })
+            });
+            assert!(found.is_none(), "{}: {found:?}", file.path);
+        }
+    }
+}
+
+#[test]
+fn every_operation_has_a_file_a_module_and_cases() {
+    let all = library();
+    let text = |path: &str| all.iter().find(|file| file.path == path).map(|file| code(&file.text));
+    let declared = text("src/ops/mod.rs").unwrap();
+    let cases = std::fs::read_to_string(tree::root().join("tests/common/cases.rs")).unwrap();
+    let mut rules = 0;
+    for file in
+        all.iter().filter(|f| f.path.starts_with("src/ops/") && !f.path.ends_with("/mod.rs"))
+    {
+        let stem = file.path.trim_start_matches("src/ops/").trim_end_matches(".rs");
+        assert!(declared.contains(&format!("\nmod {stem};")), "{} is not a module", file.path);
+        let names = words_after(&file.text, "impl OpRule for ");
+        assert!(!names.is_empty(), "{} has no operation", file.path);
+        for name in names {
+            assert!(declared.contains(&format!("\n    {name},\n")), "{name} is not an Op");
+            assert!(cases.contains(&name), "{name} has no case in tests/common/cases.rs");
+            rules += 1;
+        }
+    }
+    assert_eq!(rules, declared.matches("impl OpRule for").count() + 21, "operations");
+}
+
+/// Documents name files; the files must exist.
+#[test]
+fn documents_name_files_that_exist() {
+    for file in files().iter().filter(|file| file.path.ends_with(".md")) {
+        for word in file.text.split(['`', ' ', '(', ')', '\n', ',', '|']) {
+            let word = word.trim_end_matches([':', '.', ';']);
+            let word = word.split('#').next().unwrap();
+            let is_path =
+                ["src/", "tests/", "benches/", "docs/"].iter().any(|p| word.starts_with(p));
+            let plain = !word.contains(['*', '<', '{']);
+            if is_path && plain {
+                assert!(tree::root().join(word).exists(), "{} names {word}", file.path);
+            }
+        }
+    }
+}
+
+/// ARCHITECTURE.md, once there is one, has a line for every module.
+#[test]
+fn the_map_names_every_module() {
+    let all = files();
+    let Some(map) = all.iter().find(|file| file.path == "ARCHITECTURE.md") else { return };
+    for (name, _) in LAYERS {
+        assert!(map.text.contains(name), "ARCHITECTURE.md does not mention {name}");
+    }
+}
