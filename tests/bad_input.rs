@@ -104,6 +104,45 @@ fn every_case_is_read_right_or_named() {
     assert!(grown < MEMORY_MIB, "memory grew by {grown} MiB over files of less than 5 MiB");
 }
 
+/// Runs the binary on one path; returns its exit code and what it said on stderr.
+fn through_the_binary(arguments: &[&str], path: &Path) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spatialssl"));
+    let output = command.args(arguments).arg("--data").arg(path).output();
+    output.map_or((None, String::new()), |o| {
+        (o.status.code(), String::from_utf8_lossy(&o.stderr).into_owned())
+    })
+}
+
+#[test]
+fn every_case_ends_the_commands_with_3_or_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = format!("data.cache_dir={}", folder.path().join("cache").display());
+    let mut wrong = Vec::new();
+    for (n, case) in nifti_cases::all().iter().enumerate() {
+        let home = folder.path().join(n.to_string());
+        fs::create_dir(&home).unwrap();
+        for (name, bytes) in &case.files {
+            fs::write(home.join(name), bytes).unwrap();
+        }
+        let path = home.join(&case.files[0].0);
+        let bad = matches!(case.expect, Expect::Error(_));
+        let (code, said) = through_the_binary(&["doctor"], &path);
+        // A volume that is read right may still be useless to train on, such as a constant one.
+        if code != Some(3) && (bad || code != Some(0)) {
+            wrong.push(format!("{}: doctor ended with {code:?}: {said}", case.id));
+        }
+        if bad {
+            let out = home.join("run");
+            let out = out.to_str().unwrap();
+            let (code, said) = through_the_binary(&["train", "--set", &cache, "--out", out], &path);
+            if code != Some(3) || !said.contains("error: ") {
+                wrong.push(format!("{}: train ended with {code:?}: {said}", case.id));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What must hold of anything that is read.
 fn assert_sound(image: &Image, what: &str) {
     let count: usize = image.dims.iter().product();
