@@ -138,9 +138,16 @@ impl<T: Scalar> Tile<'_, T> {
             c: c.as_mut_ptr(),
             c_rows,
         };
-        // SAFETY: the assertions above bound every offset the kernels form, and the instruction set is
-        // supported.
-        unsafe { dispatch(isa, &raw) }
+        let mut init = raw.init;
+        for (starts, [from, to]) in chains(&raw) {
+            let a = raw.a.wrapping_add(from * raw.a_step);
+            let b = raw.b.wrapping_add(from * raw.b_step);
+            let chain = Raw { a, b, starts, len: to - from, init, ..raw };
+            // SAFETY: the assertions above bound every offset the kernels form, and the instruction set is
+            // supported.
+            unsafe { dispatch(isa, &chain) };
+            init = Init::Load;
+        }
     }
 }
 
@@ -158,7 +165,7 @@ fn chains<'a, T>(raw: &Raw<'a, T>) -> impl Iterator<Item = (&'a [(usize, usize)]
     })
 }
 
-/// Runs a checked tile.
+/// Runs one chain of a checked tile.
 ///
 /// # Safety
 /// All offsets of `raw` are in bounds and `isa` is supported.
@@ -252,42 +259,38 @@ unsafe fn avx512_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
     // SAFETY: offsets were bounded by `Tile::run`; lanes beyond `cols` are masked.
     unsafe {
         let rows = row_pointers::<f32, MR, ADJACENT>(raw, 0);
-        let mut init = raw.init;
-        for (starts, [from, to]) in chains(raw) {
-            let mut acc = [[_mm512_setzero_ps(); NV]; MR];
-            for &(a_start, b_start) in starts {
-                let mut at = a_start + from * raw.a_step;
-                let mut b = raw.b.wrapping_add(b_start + from * raw.b_step);
-                for _ in from..to {
-                    let mut vector = [_mm512_setzero_ps(); NV];
-                    for (j, v) in vector.iter_mut().enumerate() {
-                        *v = _mm512_maskz_loadu_ps(mask(j), b.add(16 * j));
-                    }
-                    for (row, start) in acc.iter_mut().zip(rows) {
-                        let value = _mm512_set1_ps(*start.add(at));
-                        for (sum, &v) in row.iter_mut().zip(&vector) {
-                            *sum = _mm512_fmadd_ps(value, v, *sum);
-                        }
-                    }
-                    at += raw.a_step;
-                    b = b.wrapping_add(raw.b_step);
+        let mut acc = [[_mm512_setzero_ps(); NV]; MR];
+        for &(a_start, b_start) in raw.starts {
+            let mut at = a_start;
+            let mut b = raw.b.add(b_start);
+            for _ in 0..raw.len {
+                let mut vector = [_mm512_setzero_ps(); NV];
+                for (j, v) in vector.iter_mut().enumerate() {
+                    *v = _mm512_maskz_loadu_ps(mask(j), b.add(16 * j));
                 }
-            }
-            for (i, row) in acc.iter().enumerate() {
-                for (j, &sum) in row.iter().enumerate() {
-                    let to = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
-                    let sum = match init {
-                        Init::Zero => sum,
-                        Init::Load => _mm512_add_ps(_mm512_maskz_loadu_ps(mask(j), to), sum),
-                        Init::Bias(bias) => {
-                            let bias = _mm512_maskz_loadu_ps(mask(j), bias.as_ptr().add(16 * j));
-                            _mm512_add_ps(bias, sum)
-                        }
-                    };
-                    _mm512_mask_storeu_ps(to, mask(j), sum);
+                for (row, start) in acc.iter_mut().zip(rows) {
+                    let value = _mm512_set1_ps(*start.add(at));
+                    for (sum, &v) in row.iter_mut().zip(&vector) {
+                        *sum = _mm512_fmadd_ps(value, v, *sum);
+                    }
                 }
+                at += raw.a_step;
+                b = b.wrapping_add(raw.b_step);
             }
-            init = Init::Load;
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                let to = raw.c.add(*raw.c_rows.get_unchecked(i) + 16 * j);
+                let sum = match raw.init {
+                    Init::Zero => sum,
+                    Init::Load => _mm512_add_ps(_mm512_maskz_loadu_ps(mask(j), to), sum),
+                    Init::Bias(bias) => {
+                        let bias = _mm512_maskz_loadu_ps(mask(j), bias.as_ptr().add(16 * j));
+                        _mm512_add_ps(bias, sum)
+                    }
+                };
+                _mm512_mask_storeu_ps(to, mask(j), sum);
+            }
         }
     }
 }
@@ -340,42 +343,38 @@ unsafe fn avx2_kernel<const MR: usize, const NV: usize, const ADJACENT: bool>(
         let last = _mm256_loadu_si256(lanes.as_ptr().cast());
         let mask = |j: usize| if j + 1 == NV { last } else { full };
         let rows = row_pointers::<f32, MR, ADJACENT>(raw, first);
-        let mut init = raw.init;
-        for (starts, [from, to]) in chains(raw) {
-            let mut acc = [[_mm256_setzero_ps(); NV]; MR];
-            for &(a_start, b_start) in starts {
-                let mut at = a_start + from * raw.a_step;
-                let mut b = raw.b.wrapping_add(b_start + from * raw.b_step + col);
-                for _ in from..to {
-                    let mut vector = [_mm256_setzero_ps(); NV];
-                    for (j, v) in vector.iter_mut().enumerate() {
-                        *v = _mm256_maskload_ps(b.add(8 * j), mask(j));
-                    }
-                    for (row, start) in acc.iter_mut().zip(rows) {
-                        let value = _mm256_set1_ps(*start.add(at));
-                        for (sum, &v) in row.iter_mut().zip(&vector) {
-                            *sum = _mm256_fmadd_ps(value, v, *sum);
-                        }
-                    }
-                    at += raw.a_step;
-                    b = b.wrapping_add(raw.b_step);
+        let mut acc = [[_mm256_setzero_ps(); NV]; MR];
+        for &(a_start, b_start) in raw.starts {
+            let mut at = a_start;
+            let mut b = raw.b.add(b_start + col);
+            for _ in 0..raw.len {
+                let mut vector = [_mm256_setzero_ps(); NV];
+                for (j, v) in vector.iter_mut().enumerate() {
+                    *v = _mm256_maskload_ps(b.add(8 * j), mask(j));
                 }
-            }
-            for (i, row) in acc.iter().enumerate() {
-                for (j, &sum) in row.iter().enumerate() {
-                    let to = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
-                    let sum = match init {
-                        Init::Zero => sum,
-                        Init::Load => _mm256_add_ps(_mm256_maskload_ps(to, mask(j)), sum),
-                        Init::Bias(bias) => {
-                            let at = bias.as_ptr().add(col + 8 * j);
-                            _mm256_add_ps(_mm256_maskload_ps(at, mask(j)), sum)
-                        }
-                    };
-                    _mm256_maskstore_ps(to, mask(j), sum);
+                for (row, start) in acc.iter_mut().zip(rows) {
+                    let value = _mm256_set1_ps(*start.add(at));
+                    for (sum, &v) in row.iter_mut().zip(&vector) {
+                        *sum = _mm256_fmadd_ps(value, v, *sum);
+                    }
                 }
+                at += raw.a_step;
+                b = b.wrapping_add(raw.b_step);
             }
-            init = Init::Load;
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &sum) in row.iter().enumerate() {
+                let to = raw.c.add(*raw.c_rows.get_unchecked(first + i) + col + 8 * j);
+                let sum = match raw.init {
+                    Init::Zero => sum,
+                    Init::Load => _mm256_add_ps(_mm256_maskload_ps(to, mask(j)), sum),
+                    Init::Bias(bias) => {
+                        let at = bias.as_ptr().add(col + 8 * j);
+                        _mm256_add_ps(_mm256_maskload_ps(at, mask(j)), sum)
+                    }
+                };
+                _mm256_maskstore_ps(to, mask(j), sum);
+            }
         }
     }
 }
@@ -442,32 +441,28 @@ unsafe fn plain_kernel<T: Scalar, const MR: usize, const NR: usize>(
         } else {
             row_pointers::<T, MR, false>(raw, first)
         };
-        let mut init = raw.init;
-        for (starts, [from, to]) in chains(raw) {
-            let mut acc = [[T::ZERO; NR]; MR];
-            for &(a_start, b_start) in starts {
-                for p in from..to {
-                    let b = raw.b.add(b_start + p * raw.b_step + col);
-                    let vector: [T; NR] = std::array::from_fn(|j| *b.add(j));
-                    for (row, start) in acc.iter_mut().zip(rows) {
-                        let value = *start.add(a_start + p * raw.a_step);
-                        for (sum, &v) in row.iter_mut().zip(&vector) {
-                            *sum = value.mul_add(v, *sum);
-                        }
+        let mut acc = [[T::ZERO; NR]; MR];
+        for &(a_start, b_start) in raw.starts {
+            for p in 0..raw.len {
+                let b = raw.b.add(b_start + p * raw.b_step + col);
+                let vector: [T; NR] = std::array::from_fn(|j| *b.add(j));
+                for (row, start) in acc.iter_mut().zip(rows) {
+                    let value = *start.add(a_start + p * raw.a_step);
+                    for (sum, &v) in row.iter_mut().zip(&vector) {
+                        *sum = value.mul_add(v, *sum);
                     }
                 }
             }
-            for (i, row) in acc.iter().enumerate() {
-                for (j, &value) in row.iter().enumerate() {
-                    let to = raw.c.add(raw.c_rows[first + i] + col + j);
-                    *to = match init {
-                        Init::Zero => value,
-                        Init::Load => *to + value,
-                        Init::Bias(bias) => bias[col + j] + value,
-                    };
-                }
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (j, &value) in row.iter().enumerate() {
+                let to = raw.c.add(raw.c_rows[first + i] + col + j);
+                *to = match raw.init {
+                    Init::Zero => value,
+                    Init::Load => *to + value,
+                    Init::Bias(bias) => bias[col + j] + value,
+                };
             }
-            init = Init::Load;
         }
     }
 }
