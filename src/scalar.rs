@@ -124,7 +124,7 @@ fn erf_f32(x: f32) -> f32 {
 fn exp_f32(x: f32) -> f32 {
     const HIGH: f32 = 0.693_359_4; // ln 2 in two parts, so that x - n ln 2 is exact to the last bit
     const LOW: f32 = -2.121_944_4e-4;
-    // Added to a small number it leaves the nearest integer in the lowest bits: no conversion, which keeps loops
+    // Added to a small number it leaves the nearest integer in the lowest bits: no conversion, which would keep loops
     // from becoming vector code.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
