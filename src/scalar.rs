@@ -107,7 +107,7 @@ fn erf_f32(x: f32) -> f32 {
         3.849_614_5e-3,
         5.431_692e-2,
         1.852_033e-1,
-        1.128_379_2,
+        std::f32::consts::FRAC_2_SQRT_PI,
     ];
     const Q: [f32; 6] =
         [6.311_053e-5, 1.307_570_3e-3, 1.546_209_5e-2, 1.139_584_5e-1, 4.974_655_7e-1, 1.0];
@@ -115,7 +115,7 @@ fn erf_f32(x: f32) -> f32 {
     let t = x * x;
     let p = P.iter().skip(1).fold(P[0], |sum, &c| sum.mul_add(t, c));
     let q = Q.iter().skip(1).fold(Q[0], |sum, &c| sum.mul_add(t, c));
-    x * p / q
+    (x * p / q).clamp(-1.0, 1.0)
 }
 
 /// `e^x` in f32 without branches: `2^n e^r` with `|r| <= ln 2 / 2` and the Taylor polynomial of degree 7, whose
