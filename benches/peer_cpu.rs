@@ -232,6 +232,7 @@ fn whole_step() -> Result<(), Box<dyn Error>> {
         "encoder_parameters": count(&program.tape, &encoder.params),
         "head_parameters": count(&program.tape, &heads.params),
         "threads": rayon::current_num_threads(),
+        "losses": losses,
     });
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }

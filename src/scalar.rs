@@ -115,7 +115,7 @@ fn erf_f32(x: f32) -> f32 {
     let t = x * x;
     let p = P.iter().skip(1).fold(P[0], |sum, &c| sum.mul_add(t, c));
     let q = Q.iter().skip(1).fold(Q[0], |sum, &c| sum.mul_add(t, c));
-    x * p / q
+    (x * p / q).clamp(-1.0, 1.0)
 }
 
 /// `e^x` in f32 without branches: `2^n e^r` with `|r| <= ln 2 / 2` and the Taylor polynomial of degree 7, whose
@@ -124,7 +124,7 @@ fn erf_f32(x: f32) -> f32 {
 fn exp_f32(x: f32) -> f32 {
     const HIGH: f32 = 0.693_359_4; // ln 2 in two parts, so that x - n ln 2 is exact to the last bit
     const LOW: f32 = -2.121_944_4e-4;
-    // Added to a small number it leaves the nearest integer in the lowest bits: no conversion, which keeps loops
+    // Added to a small number it leaves the nearest integer in the lowest bits: no conversion, which would keep loops
     // from becoming vector code.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Ours against PyTorch on this machine's CPU, two threads: four convolutions and the whole training step.
+# Ours against PyTorch on this machine's CPU, two threads unless told: four convolutions and the whole training step.
 #
-#   benches/peers/run.sh [ROUNDS]
+#   benches/peers/run.sh [ROUNDS [THREADS]]
 #
 # PEERS_PYTHON names a Python that has torch and numpy; without it they are installed into .venv (about 1 GB).
 set -eu
@@ -12,4 +12,4 @@ if [ -z "${PEERS_PYTHON:-}" ] && ! "$python" -c "import numpy, torch" 2>/dev/nul
     "$python" -m pip install --quiet torch numpy
 fi
 cargo bench --quiet --bench peer_cpu --no-run
-"$python" benches/peers/table.py "$python" "${1:-5}"
+"$python" benches/peers/table.py "$python" "${1:-5}" "${2:-2}"

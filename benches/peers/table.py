@@ -1,6 +1,6 @@
 """Runs both sides in turn and prints one Markdown table of ratios, ours / PyTorch's best memory format.
 
-    table.py INTERPRETER [ROUNDS]
+    table.py INTERPRETER [ROUNDS [THREADS]]
 
 Each round runs our program, then PyTorch's in both memory formats, so that a machine that slows down or speeds up
 meanwhile hits all alike. A time is the median over rounds of each run's median; "of the fastest" is the ratio of the
@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-THREADS = "2"
 # PyTorch maps every large tensor afresh by default and pays for it with page faults; these keep freed memory.
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456"}
 OURS, FORMATS = "ours", ("contiguous", "channels_last")
@@ -26,11 +25,11 @@ def lines(command, extra):
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
 
 
-def collect(python, rounds):
+def collect(python, rounds, threads):
     """{(case, pass): {side: ([medians], [minima], GFLOP)}}, and what each side says about itself."""
-    commands = {OURS: (["cargo", "bench", "-q", "--bench", "peer_cpu"], {"RAYON_NUM_THREADS": THREADS})}
+    commands = {OURS: (["cargo", "bench", "-q", "--bench", "peer_cpu"], {"RAYON_NUM_THREADS": threads})}
     for f in FORMATS:
-        commands[f] = ([python, str(HERE / "torch_cpu.py"), f], {**KEEP, "OMP_NUM_THREADS": THREADS})
+        commands[f] = ([python, str(HERE / "torch_cpu.py"), f], {**KEEP, "OMP_NUM_THREADS": threads})
     times, about = {}, {}
     for i in range(rounds):
         print(f"round {i + 1} of {rounds}", file=sys.stderr)
@@ -58,7 +57,8 @@ def check(times, about):
 
 def main():
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    times, about = collect(sys.argv[1], rounds)
+    threads = sys.argv[3] if len(sys.argv) > 3 else "2"
+    times, about = collect(sys.argv[1], rounds, threads)
     check(times, about)
     print("| case | pass | GFLOP | ours ms | PyTorch ms | its format | ours / PyTorch | of the fastest |")
     print("|---|---|---|---|---|---|---|---|")
@@ -70,7 +70,7 @@ def main():
         print(f"| {case} | {what} | {work:.1f} | {mid[OURS]:.1f} | {mid[best]:.1f} | {best} | {ratio:.2f} | {fastest:.2f} |")
     a = about[FORMATS[0]]
     print(
-        f"\nfloat32, {a['threads']} threads, PyTorch {a['torch']} with freed memory kept, {rounds} rounds; a step has "
+        f"\nfloat32, {a['threads']} thread(s), PyTorch {a['torch']} with freed memory kept, {rounds} rounds; a step has "
         f"{a['encoder_parameters']} parameters in the encoder and {a['head_parameters']} in the heads on both sides."
     )
 

@@ -2,7 +2,7 @@
 
     python torch_cpu.py contiguous|channels_last [convs|step]
 
-Prints one JSON object per line, as `cargo bench --bench peer_cpu` does. The step is the same method on the same
+Prints one JSON object per line, as `cargo bench --bench peer_cpu` does, on OMP_NUM_THREADS threads. The step is the same method on the same
 sizes, written so that PyTorch does well: the averaged views in one batch, no gradient where none is wanted, sub-views
 whose gradient is one buffer, fused AdamW, one call for the whole average.
 """
@@ -10,6 +10,7 @@ whose gradient is one buffer, fused AdamW, one call for the whole average.
 import copy
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -20,7 +21,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-THREADS = 2
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 # name, input channels, output channels, edge, stride
 LAYERS = [
@@ -208,7 +208,7 @@ def whole_step(layout):
 
 
 def main():
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     layout, what = FORMATS[sys.argv[1]], sys.argv[2] if len(sys.argv) > 2 else "all"
     if what in ("convs", "all"):
         convolutions(layout)
