@@ -3,6 +3,7 @@
 //! Every file is read once before training starts, so that a damaged one is named then and not after a day.
 //! Training itself reads only the prepared copies: a source that changes later cannot disturb it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -108,7 +109,7 @@ impl DataSet {
         }
         bad.sort();
         if !bad.is_empty() && (on_bad == OnBadFile::Stop || cases.is_empty()) {
-            return Err(all_bad(&bad, total));
+            return Err(all_bad(&bad, total, !cases.is_empty()));
         }
         warnings
             .extend(bad.iter().map(|(file, what)| format!("left out {}: {what}", escape(file))));
@@ -141,23 +142,51 @@ impl DataSet {
     /// Divides the cases into training and validation, both as sorted indices into `cases`.
     ///
     /// `validation_fraction`: 0 to 1 of the cases, rounded; with two cases or more, a fraction above 0
-    /// gives at least one case to each side. The same seed and number of cases give the same split.
+    /// gives at least one case to each side. The channels of an nnU-Net case (`case_0000`, `case_0001`) stay
+    /// together. The same seed and names give the same split.
     pub fn split(&self, validation_fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
-        split(self.cases.len(), validation_fraction, seed)
+        let subjects: Vec<PathBuf> = self.cases.iter().map(subject).collect();
+        split(&subjects, validation_fraction, seed)
     }
 }
 
-fn split(count: usize, fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+fn split(subjects: &[PathBuf], fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     assert!((0.0..=1.0).contains(&fraction), "the validation fraction lies between 0 and 1");
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut number: BTreeMap<&Path, usize> = BTreeMap::new();
+    for (i, subject) in subjects.iter().enumerate() {
+        let group = *number.entry(subject).or_insert(groups.len());
+        if group == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[group].push(i);
+    }
+    let count = groups.len();
     let mut order: Vec<usize> = (0..count).collect();
     // Sorting by a hash of (seed, index) is a shuffle; ties (2^-64) fall to the index.
     order.sort_by_key(|&i| (split_mix(seed ^ split_mix(i as u64)), i));
     let wanted = (fraction * count as f64).round() as usize;
     let validation = if fraction > 0.0 && count >= 2 { wanted.clamp(1, count - 1) } else { 0 };
-    let mut train = order.split_off(validation);
-    train.sort_unstable();
-    order.sort_unstable();
-    (train, order)
+    let train = order.split_off(validation);
+    let cases = |of: Vec<usize>| {
+        let mut all: Vec<usize> = of.into_iter().flat_map(|g| groups[g].clone()).collect();
+        all.sort_unstable();
+        all
+    };
+    (cases(train), cases(order))
+}
+
+/// What the channels of one nnU-Net case have in common, `case_0000` and `case_0001` of one folder being images of one
+/// person; of any other file its path.
+fn subject(case: &Case) -> PathBuf {
+    match case.name.rsplit_once('_') {
+        Some((name, channel))
+            if channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            case.source.with_file_name(name)
+        }
+        _ => case.source.clone(),
+    }
 }
 
 /// SplitMix64. Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
@@ -273,20 +302,22 @@ fn stem(file: &Path) -> String {
 }
 
 /// One error for all files that cannot be used.
-fn all_bad(bad: &[Bad], total: usize) -> Error {
+fn all_bad(bad: &[Bad], total: usize, some_usable: bool) -> Error {
     let Some((first, what)) = bad.first() else {
         return Error::data("--data", "no volume can be used");
     };
-    if bad.len() == 1 {
-        return Error::data(first, what.as_str());
+    let mut lines = vec![what.clone()];
+    if bad.len() > 1 {
+        lines.push(format!("{} of {total} files cannot be used; the others:", bad.len()));
     }
-    let mut lines =
-        vec![what.clone(), format!("{} of {total} files cannot be used; the others:", bad.len())];
     for (file, what) in bad.iter().take(NAMED_MAX).skip(1) {
         lines.push(format!("{}: {}", escape(file), what.lines().next().unwrap_or_default()));
     }
     if bad.len() > NAMED_MAX {
         lines.push(format!("and {} more", bad.len() - NAMED_MAX));
+    }
+    if some_usable {
+        lines.push("to leave out what cannot be used: --set data.on_bad_file=skip".to_string());
     }
     Error::data(first, lines.join("\n  "))
 }
@@ -295,32 +326,64 @@ fn all_bad(bad: &[Bad], total: usize) -> Error {
 mod tests {
     use super::*;
 
+    fn subjects(count: usize) -> Vec<PathBuf> {
+        (0..count).map(|i| PathBuf::from(i.to_string())).collect()
+    }
+
+    #[test]
+    fn channels_of_a_case_stay_together() {
+        let case = |path: &str| {
+            let source = PathBuf::from(path);
+            let name =
+                source.file_name().unwrap().to_str().unwrap().trim_end_matches(".nii").to_string();
+            Case { name, source, extent: [1; 3], prepared: PathBuf::new(), key: Hash::default() }
+        };
+        let paths = [
+            "a/x_0000.nii",
+            "a/x_0001.nii",
+            "a/y_0000.nii",
+            "b/x_0000.nii",
+            "a/t1.nii",
+            "b/t1.nii",
+            "a/z_12.nii",
+        ];
+        let subjects: Vec<PathBuf> = paths.iter().map(|p| subject(&case(p))).collect();
+        assert_eq!(subjects[0], subjects[1]);
+        let distinct: std::collections::BTreeSet<&PathBuf> = subjects.iter().collect();
+        assert_eq!(distinct.len(), 6, "{subjects:?}");
+        for seed in 0..50 {
+            let (train, validation) = split(&subjects, 0.3, seed);
+            assert_eq!(train.contains(&0), train.contains(&1));
+            assert_eq!(train.len() + validation.len(), 7);
+        }
+    }
+
     #[test]
     fn a_split_is_complete_seeded_and_of_the_stated_size() {
-        let (train, validation) = split(50, 0.2, 7);
+        let (train, validation) = split(&subjects(50), 0.2, 7);
         assert_eq!((train.len(), validation.len()), (40, 10));
         assert!(train.is_sorted() && validation.is_sorted());
         let mut all = [train.clone(), validation.clone()].concat();
         all.sort_unstable();
         assert_eq!(all, (0..50).collect::<Vec<_>>());
-        assert_eq!(split(50, 0.2, 7), (train, validation.clone()));
-        assert_ne!(split(50, 0.2, 8).1, validation);
+        assert_eq!(split(&subjects(50), 0.2, 7), (train, validation.clone()));
+        assert_ne!(split(&subjects(50), 0.2, 8).1, validation);
     }
 
     #[test]
     fn small_sets_keep_a_case_on_each_side() {
-        assert_eq!(split(2, 0.01, 0).1.len(), 1);
-        assert_eq!(split(3, 1.0, 0).0.len(), 1);
-        assert_eq!(split(5, 0.0, 0), (vec![0, 1, 2, 3, 4], vec![]));
-        assert_eq!(split(1, 0.5, 0), (vec![0], vec![]));
-        assert_eq!(split(0, 0.5, 0), (vec![], vec![]));
+        assert_eq!(split(&subjects(2), 0.01, 0).1.len(), 1);
+        assert_eq!(split(&subjects(3), 1.0, 0).0.len(), 1);
+        assert_eq!(split(&subjects(5), 0.0, 0), (vec![0, 1, 2, 3, 4], vec![]));
+        assert_eq!(split(&subjects(1), 0.5, 0), (vec![0], vec![]));
+        assert_eq!(split(&subjects(0), 0.5, 0), (vec![], vec![]));
     }
 
     #[test]
     fn every_case_is_drawn_for_validation_equally_often() {
         let mut drawn = [0u32; 10];
         for seed in 0..2000 {
-            split(10, 0.3, seed).1.iter().for_each(|&i| drawn[i] += 1);
+            split(&subjects(10), 0.3, seed).1.iter().for_each(|&i| drawn[i] += 1);
         }
         // Binomial: mean 600, deviation sqrt(2000 * 0.3 * 0.7) = 20.5; five deviations.
         assert!(drawn.iter().all(|&n| n.abs_diff(600) < 103), "{drawn:?}");
