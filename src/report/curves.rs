@@ -120,7 +120,7 @@ pub(super) fn validations(all: &[ValidationPoint]) -> String {
     let mut cosines = plot("Similarity, cosines", "mean cosine", &[0.0, 1.0]);
     cosines.add_labelled("s2", "adjacent boxes", Shape::Path(of(|v| v.adjacent_cosine)));
     cosines.add_labelled("s1 dash", "distant boxes", Shape::Path(of(|v| v.distant_cosine)));
-    let mut spread = plot("Spread of the representation", "standard deviation", &[0.0]);
+    let mut spread = plot("Spread of the gap features", "standard deviation", &[0.0]);
     spread.add("s3", Shape::Path(of(|v| v.feature_std)));
     let caption = "Measured on held-out volumes. The dashed grey line is what a guess without any learning \
         reaches; a curve on it has learnt nothing. The two cosines should stay apart, and the spread should \

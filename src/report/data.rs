@@ -112,7 +112,7 @@ pub struct ValidationPoint {
     pub adjacent_cosine: f64,
     /// Mean cosine of distant boxes.
     pub distant_cosine: f64,
-    /// Standard deviation of the dense representation over voxels, mean over channels.
+    /// Standard deviation of the gap head's features over views, mean over features.
     pub feature_std: f64,
 }
 

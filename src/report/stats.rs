@@ -3,7 +3,7 @@
 use super::data::{CaseObservation, Draw, PairGap, PairSimilarity};
 use super::text::usable;
 
-/// Below this standard deviation of the dense representation the features count as constant.
+/// Below this standard deviation over views the features of the gap head count as constant.
 pub(super) const COLLAPSE_FEATURE_STD: f64 = 1e-3;
 /// At or above this cosine of distant boxes, and within [`COLLAPSE_MARGIN`] of the adjacent one, all boxes
 /// count as alike.
@@ -161,7 +161,7 @@ pub(super) fn smooth(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
 pub(super) fn collapse(feature_std: f64, adjacent: f64, distant: f64) -> Option<String> {
     if feature_std < COLLAPSE_FEATURE_STD {
         return Some(format!(
-            "the dense representation hardly varies (standard deviation {feature_std:.1e}, alarm below {COLLAPSE_FEATURE_STD})"
+            "the features of the gap head hardly vary from view to view (standard deviation {feature_std:.1e}, alarm below {COLLAPSE_FEATURE_STD})"
         ));
     }
     if distant >= COLLAPSE_COSINE && adjacent - distant < COLLAPSE_MARGIN {

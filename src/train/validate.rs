@@ -10,6 +10,9 @@ use crate::report::{CaseObservation, Draw, PairGap, PairSimilarity};
 use crate::tape::ValueId;
 use crate::task::geometry::{pairs, routes};
 
+/// Below this spread over views the features count as constant; a trained head has about 0.5.
+const FEATURE_STD_MIN: f64 = 1e-3;
+
 /// Everything a set of observations is summed up from.
 pub(super) struct Evaluation {
     /// One entry per volume, in the order asked for.
@@ -237,7 +240,7 @@ impl Evaluation {
             (square / gaps().count().max(1) as f64).sqrt()
         };
         let (predicted, truth) = (spread(&|g| g.gap_mm), spread(&|g| g.truth_mm));
-        if self.feature_std < 1e-6 {
+        if self.feature_std < FEATURE_STD_MIN {
             return Some(format!(
                 "collapse: the features of all views are equal (spread {:.1e})",
                 self.feature_std
