@@ -143,8 +143,9 @@ pub(super) enum ExportFormat {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  spatialssl inspect ct.toml        the checked configuration with every key
-  spatialssl inspect runs/first     the configuration of a run")]
+  spatialssl inspect ct.toml        every key, every recorded operation with its shape and place, the memory plan
+  spatialssl inspect runs/first     the same of a run
+  spatialssl inspect weights.safetensors   names, shapes and ranges of the tensors")]
 pub(super) struct InspectArgs {
     /// Folder of a run, a configuration (.toml), or a weight file
     #[arg(value_name = "RUN|FILE.toml|WEIGHTS")]

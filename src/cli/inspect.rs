@@ -26,7 +26,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     weights(target)
 }
 
-/// Every key, then the recorded step: each record with shape, place and size, and the memory plan.
+/// Every key, then the recorded step: each record with shape, place and size, and the memory plan. The step is printed as
+/// comments, so that the output is a configuration file again.
 fn configuration(path: &Path) -> Result<()> {
     let (config, warnings) = Config::load(Some(path), &[], &Overrides::default())?;
     for warning in warnings {
@@ -34,7 +35,10 @@ fn configuration(path: &Path) -> Result<()> {
     }
     let program = Program::new(&program_options(&config)?)?;
     let plan = Plan::new(&program.tape);
-    print(&format!("{}\n{}", config.to_toml()?, describe(&program.tape, &plan, size_of::<f32>())))
+    let table = describe(&program.tape, &plan, size_of::<f32>());
+    let comments: String =
+        table.lines().map(|line| format!("# {line}\n").replace("# \n", "#\n")).collect();
+    print(&format!("{}\n{comments}", config.to_toml()?))
 }
 
 fn weights(path: &Path) -> Result<()> {

@@ -115,7 +115,11 @@ impl Progress {
     /// Ends the display; the bar stays as it is, also if the run ended early.
     pub(super) fn finish(&mut self) {
         match &mut self.output {
-            Output::Bar { bar, .. } => bar.abandon(),
+            Output::Bar { bar, .. } => {
+                bar.abandon();
+                // The bar leaves the cursor at its end.
+                let _ = writeln!(io::stderr());
+            }
             Output::Lines { out, .. } => {
                 let _ = out.flush();
             }

@@ -47,7 +47,7 @@ pub struct Overrides {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Voxel size the volumes are resampled to.
+    /// Voxel size the volumes are resampled to; `median` is resolved when the data are known and written back.
     pub spacing: Spacing,
     /// How intensities are normalised.
     pub normalize: Normalize,
@@ -84,7 +84,7 @@ impl Default for DataConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ViewsConfig {
-    /// Views per volume, 2 to 8.
+    /// Views per volume, 2 to 7.
     pub count: usize,
     /// Size of a view, `[z, y, x]` in voxels.
     pub size: [usize; 3],

@@ -6,6 +6,7 @@ use super::config::{Config, DataConfig, OptimConfig, RunConfig, TasksConfig, Vie
 use super::config_model::Preset;
 use crate::data::Spacing;
 use crate::error::{Error, Result};
+use crate::task::geometry::MAX_VIEWS;
 
 /// The similarity head halves a sub-view four times and must keep a voxel.
 const SUB_SIZE_MIN: usize = 16;
@@ -75,7 +76,7 @@ fn check_data(data: &mut DataConfig, warnings: &mut Vec<String>) -> Result<()> {
 }
 
 fn check_views(views: &ViewsConfig) -> Result<()> {
-    within("views.count", views.count, 2, 8)?;
+    within("views.count", views.count, 2, MAX_VIEWS)?;
     within("views.batch", views.batch, 1, 1024)?;
     within("views.gap_unit_mm", views.gap_unit_mm, 0.0, 10_000.0)
 }

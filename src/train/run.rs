@@ -17,7 +17,7 @@ use super::signal::StopFlag;
 use super::ui::Ui;
 use super::validate::evaluate;
 use super::{METRICS, VALIDATION, atomic, state};
-use crate::data::{Batch, Prefetch, PrefetchOptions, ViewOptions, VolumeSource};
+use crate::data::{Batch, Prefetch, PrefetchOptions, Spacing, ViewOptions, VolumeSource};
 use crate::error::{Error, Result, escape};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
@@ -87,6 +87,10 @@ fn open_data(
         ui.warn("this file system has no locks: make sure that no second run writes into the same folder");
     }
     let data = RunData::open(config, &options.data, ui)?;
+    // What depends on the data is written back, so that other volumes are later prepared and measured alike.
+    if config.data.spacing == Spacing::Median {
+        config.data.spacing = Spacing::Mm(data.set.spacing_mm);
+    }
     if config.views.gap_unit_mm == 0.0 {
         config.views.gap_unit_mm = data.default_gap_unit_mm();
     }

@@ -65,6 +65,7 @@ fn a_run_can_be_inspected_and_observed() {
     for part in ["[views]", "conv3d", "backward", "adamw", "arena", "trained parameters"] {
         assert!(said.contains(part), "{part} is not in {said}");
     }
+    assert!(said.contains("spacing = [1.0, 1.0, 1.0]"), "the median is resolved: {said}");
     let output = spatialssl(&["inspect", text(&run.join("weights.safetensors"))]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
