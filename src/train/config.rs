@@ -225,7 +225,7 @@ pub struct RunConfig {
 impl Default for RunConfig {
     fn default() -> Self {
         RunConfig {
-            steps: 1000,
+            steps: 2000,
             seed: 0,
             device: "auto".into(),
             threads: 0,

@@ -17,7 +17,9 @@ use super::signal::StopFlag;
 use super::ui::Ui;
 use super::validate::evaluate;
 use super::{METRICS, VALIDATION, atomic, state};
-use crate::data::{Batch, Prefetch, PrefetchOptions, Spacing, ViewOptions, VolumeSource};
+use crate::data::{
+    Batch, OnBadFile, Prefetch, PrefetchOptions, Spacing, ViewOptions, VolumeSource,
+};
 use crate::error::{Error, Result, escape};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
@@ -271,7 +273,14 @@ impl Trainer<'_> {
         self.ui.start(self.config.run.steps);
         let mut saved = self.done;
         while self.done < self.config.run.steps {
-            self.step(&mut prefetch)?;
+            if let Err(error) = self.step(&mut prefetch) {
+                self.ui.finish();
+                // The state is sound; only the next batch is missing. Resuming tries it again.
+                if matches!(error, Error::Data { .. }) && self.done > saved {
+                    self.save(true)?;
+                }
+                return Err(error);
+            }
             let last = self.done == self.config.run.steps;
             let out_of_time = limit > 0.0 && begun.elapsed().as_secs_f64() > limit * 60.0;
             let signal = stop.requested();
@@ -334,7 +343,8 @@ impl Trainer<'_> {
                 row.step_ms = begun.elapsed().as_secs_f64() * 1e3;
                 prefetch.recycle(batch);
             }
-            Err(error) if self.config.data.on_bad_file == crate::data::OnBadFile::Stop => {
+            Err(error) if self.config.data.on_bad_file == OnBadFile::Stop => {
+                self.done = number;
                 return Err(error);
             }
             Err(error) => self.ui.warn(&format!("step {} is left out: {error}", self.done)),

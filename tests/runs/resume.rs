@@ -69,3 +69,19 @@ fn resuming_with_other_settings_or_volumes_is_refused() {
     std::fs::remove_file(data.join("case0.nii")).unwrap();
     refused(&["--resume", "--steps", "4"], &["\"case0\" is gone"]);
 }
+
+#[test]
+fn volumes_that_vanish_end_the_run_with_its_state_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (volumes(dir.path()), dir.path().join("run"));
+    let mut child = command(&data, &out, &["--steps", "400"]).spawn().unwrap();
+    assert!(wait_for(&mut child, &out, 6).is_none(), "ended before step 6");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::remove_dir_all(dir.path().join("cache")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("case"), "the volume is named: {said}");
+    let saved = out.join(format!("checkpoints/step-{:08}.safetensors", steps(&out)));
+    assert!(saved.is_file(), "{} is missing: {said}", saved.display());
+}
