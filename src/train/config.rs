@@ -152,6 +152,13 @@ impl Default for TasksConfig {
     }
 }
 
+impl TasksConfig {
+    /// Whether the similarity task has any weight.
+    pub(super) fn trains_similarity(&self) -> bool {
+        self.sim_adjacent > 0.0 || self.sim_distant > 0.0
+    }
+}
+
 /// Section `[optim]`: AdamW, warm-up and cosine decay, moving average of the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -69,7 +69,13 @@ fn report_data(
     let seconds =
         steps.iter().map(|r| r.step_ms + r.data_ms).filter(|ms| ms.is_finite()).sum::<f64>() / 1e3;
     let files = |of: &[usize]| of.iter().map(|&i| summary(data, i)).collect();
-    let warnings = data.set.warnings.iter().cloned().chain(evaluation.alarm()).collect();
+    let warnings = data
+        .set
+        .warnings
+        .iter()
+        .cloned()
+        .chain(evaluation.alarm(about.config.tasks.trains_similarity()))
+        .collect();
     Ok(ReportData {
         run: RunInfo {
             title: about

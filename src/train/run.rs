@@ -415,7 +415,7 @@ impl Trainer<'_> {
         let row = evaluation.row(self.done);
         self.files.validation(&row, self.ui);
         self.ui.validation(&row);
-        if let Some(alarm) = evaluation.alarm() {
+        if let Some(alarm) = evaluation.alarm(self.config.tasks.trains_similarity()) {
             self.ui.warn(&alarm);
         }
         Ok(())

@@ -13,6 +13,10 @@ use crate::task::geometry::{pairs, routes};
 /// Below this spread over views the features count as constant; a trained head has about 0.5.
 const FEATURE_STD_MIN: f64 = 1e-3;
 
+/// Distant boxes alike beyond this, and by less than the margin less alike than adjacent ones, have collapsed.
+const COSINE_MAX: f64 = 0.95;
+const COSINE_MARGIN: f64 = 0.02;
+
 /// Everything a set of observations is summed up from.
 pub(super) struct Evaluation {
     /// One entry per volume, in the order asked for.
@@ -230,8 +234,15 @@ impl Evaluation {
         row
     }
 
-    /// A sentence if the model has collapsed: predictions that hardly vary, or features that do not.
-    pub(super) fn alarm(&self) -> Option<String> {
+    /// A sentence if the model has collapsed: predictions that hardly vary, features that do not, or, where the similarity
+    /// task has weight, boxes that all look alike.
+    pub(super) fn alarm(&self, trains_similarity: bool) -> Option<String> {
+        if self.feature_std < FEATURE_STD_MIN {
+            let std = self.feature_std;
+            return Some(format!(
+                "collapse: the features of all views are equal (spread {std:.1e})"
+            ));
+        }
         let gaps = || {
             self.cases.iter().flat_map(|c| &c.draws).flat_map(|d| &d.gaps).filter(|g| g.i != g.j)
         };
@@ -240,14 +251,18 @@ impl Evaluation {
             (square / gaps().count().max(1) as f64).sqrt()
         };
         let (predicted, truth) = (spread(&|g| g.gap_mm), spread(&|g| g.truth_mm));
-        if self.feature_std < FEATURE_STD_MIN {
+        if predicted < 0.01 * truth {
             return Some(format!(
-                "collapse: the features of all views are equal (spread {:.1e})",
-                self.feature_std
+                "collapse: predicted gaps hardly vary ({predicted:.2} mm where true ones spread over {truth:.1} mm)"
             ));
         }
-        (predicted < 0.01 * truth).then(|| {
-            format!("collapse: predicted gaps hardly vary ({predicted:.2} mm where true ones spread over {truth:.1} mm)")
+        let row = self.row(0);
+        let (near, far) = (row.adjacent_cosine, row.distant_cosine);
+        (trains_similarity && far > COSINE_MAX && near - far < COSINE_MARGIN).then(|| {
+            format!(
+                "collapse of the similarity head: distant boxes are as alike as adjacent ones \
+                 (cosines {far:.3} and {near:.3}); a smaller optim.lr or another run.seed may help"
+            )
         })
     }
 }
@@ -299,10 +314,20 @@ mod tests {
 
     #[test]
     fn constant_predictions_raise_the_alarm() {
-        assert!(evaluation(0.5).alarm().is_none());
-        assert!(evaluation(0.001).alarm().is_some());
+        assert!(evaluation(0.5).alarm(true).is_none());
+        assert!(evaluation(0.001).alarm(true).is_some());
         let flat = Evaluation { feature_std: 0.0, ..evaluation(1.0) };
-        assert!(flat.alarm().is_some());
+        assert!(flat.alarm(true).is_some());
+        let mut alike = evaluation(1.0);
+        let pair = |near, far| PairSimilarity {
+            adjacent_cosine: near,
+            distant_cosine: far,
+            ..PairSimilarity::default()
+        };
+        alike.cases[0].draws[0].similarities = vec![pair(0.99, 0.99)];
+        assert!(alike.alarm(true).is_some() && alike.alarm(false).is_none());
+        alike.cases[0].draws[0].similarities = vec![pair(0.99, 0.9)];
+        assert!(alike.alarm(true).is_none());
     }
 
     #[test]
