@@ -1,7 +1,7 @@
 //! Instance norm of one sample, `[voxels, C]`, split over voxels in fixed parts.
 //!
-//! Every loop runs over a *row*: as many voxels as make about [`BLOCK`] elements, or one voxel if that has more, in
-//! pieces of [`BLOCK`]. So loops are long for any number of channels, and per-channel values lie at hand, repeated.
+//! Every loop runs over a *row*: as many voxels as make about `BLOCK` elements, or one voxel if that has more, in
+//! pieces of `BLOCK`. So loops are long for any number of channels, and per-channel values lie at hand, repeated.
 
 use multiversion::multiversion;
 use rayon::prelude::*;
