@@ -11,7 +11,8 @@ use super::conv_pack::{chunk_depth, nr, pack, panels};
 use super::conv_plan::{Axis, Dense, Grid, even};
 use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Scratch, aligned, fill, with_scratch};
 use super::isa::Isa;
-use super::tile::{Init, ROWS, Rows, Segments, Tile, prefetch_output};
+use super::segments::Segments;
+use super::tile::{Init, ROWS, Rows, Tile, prefetch_output};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 

@@ -10,7 +10,8 @@ use super::conv_narrow;
 use super::conv_plan::{Axis, Dense, Region, even};
 use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch};
 use super::isa::Isa;
-use super::tile::{COLS, Init, ROWS, Rows, Segments, Tile};
+use super::segments::Segments;
+use super::tile::{COLS, Init, ROWS, Rows, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 

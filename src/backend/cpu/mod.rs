@@ -13,4 +13,5 @@ mod isa;
 pub mod norm;
 pub mod parallel;
 
+mod segments;
 mod tile;

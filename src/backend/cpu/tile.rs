@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use super::isa::Isa;
+use super::segments::Segments;
 use crate::scalar::Scalar;
 use std::any::TypeId;
 #[cfg(target_arch = "x86_64")]
@@ -24,31 +25,6 @@ pub(super) const ROWS: usize = 12;
 pub(super) const COLS: usize = 32;
 /// Most products summed before the sum is added to what `c` holds.
 const CHAIN: usize = 48;
-
-/// Starts of the runs that a tile sums over, one pair `(in a, in b)` per run.
-#[derive(Default)]
-pub(super) struct Segments {
-    /// Length of every run.
-    pub(super) len: usize,
-    starts: Vec<(usize, usize)>,
-    max: (usize, usize),
-}
-
-impl Segments {
-    pub(super) fn clear(&mut self) {
-        self.starts.clear();
-        self.max = (0, 0);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.starts.is_empty()
-    }
-
-    pub(super) fn push(&mut self, a: usize, b: usize) {
-        self.starts.push((a, b));
-        self.max = (self.max.0.max(a), self.max.1.max(b));
-    }
-}
 
 /// Where the rows of `a` start.
 #[derive(Clone, Copy)]
