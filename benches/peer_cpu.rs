@@ -34,6 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         ["convs"] => convolutions(),
         ["step"] => whole_step(),
+        // `cargo bench -- --test` only asks whether every bench starts.
+        ["--test"] => Ok(()),
         ["profile"] => profile::run(),
         ["profile", op] => profile::one(op),
         _ => Err("arguments: none, `convs`, `step`, or `profile [OPERATION]`".into()),
