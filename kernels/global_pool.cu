@@ -66,11 +66,10 @@ template <int kW> __device__ __forceinline__ void forward(const GlobalPoolParams
     }
     reduce_rows<kThreads>(total, row, rows, p.tile, scratch, Add{});
     if (row != 0 || channel >= p.channels) return;
-    if (p.slices == 1) {
+    float* out = p.out + (static_cast<long long>(blockIdx.z) * p.slices + blockIdx.x) * p.channels + channel;
+    const float divisor = p.slices == 1 ? static_cast<float>(p.voxels) : 1.0f;
 #pragma unroll
-        for (int i = 0; i < kW; ++i) total[i] /= static_cast<float>(p.voxels);
-    }
-    store(p.out + (static_cast<long long>(blockIdx.z) * p.slices + blockIdx.x) * p.channels + channel, total);
+    for (int i = 0; i < kW; ++i) global_store(out + i, total[i] / divisor);
 }
 
 KERNEL(global_pool_fwd_bf16, GlobalPoolParams, 256, 4) {

@@ -207,12 +207,12 @@ __device__ __forceinline__ void apply(const NormApplyParams& p, const Place<kW>&
     const NormShape& s = p.shape;
     float centre[kW], scale[kW], shift[kW];
     if (at.count == 0) return;
-    load(p.gamma + at.channel, scale);
-    load(p.beta + at.channel, shift);
 #pragma unroll
     for (int i = 0; i < kW; ++i) {
+        // One by one: a parameter lies anywhere in its packed block.
         centre[i] = mean[at.group * kW + i];
-        scale[i] *= rstd[at.group * kW + i];
+        scale[i] = rstd[at.group * kW + i] * global_load(p.gamma + at.channel + i);
+        shift[i] = global_load(p.beta + at.channel + i);
     }
     long long offset = at.offset(s, n);
 #pragma unroll 1
@@ -390,12 +390,11 @@ __device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Pl
     const float2* stats = reinterpret_cast<const float2*>(p.stats) + static_cast<long long>(n) * p.shape.channels;
     const float share = 1.0f / static_cast<float>(p.shape.voxels);
     float mean[kW], scale[kW], offset[kW], tilt[kW];
-    load(p.gamma + at.channel, scale);
 #pragma unroll
     for (int i = 0; i < kW; ++i) {
         const float2 s = global_load(stats + at.channel + i);
         mean[i] = s.x;
-        scale[i] *= s.y;
+        scale[i] = global_load(p.gamma + at.channel + i) * s.y;
         offset[i] = scale[i] * sum_g[at.group * kW + i] * share;
         tilt[i] = scale[i] * s.y * sum_gx[at.group * kW + i] * share;
     }
@@ -418,6 +417,12 @@ __device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Pl
     }
 }
 
+__device__ __forceinline__ void put_parameters(const NormGradParams& p, int channel, float sum_g, float sum_gx) {
+    float beta[1] = {sum_g}, gamma[1] = {sum_gx};
+    if (p.dbeta != nullptr) put(p.dbeta + channel, beta, p.add_dbeta != 0);
+    if (p.dgamma != nullptr) put(p.dgamma + channel, gamma, p.add_dgamma != 0);
+}
+
 // dgamma and dbeta of the channels that this block is due: the sums of all slices of all instances, in order.
 __device__ __forceinline__ void parameter_gradients(const NormGradParams& p) {
     const NormShape& s = p.shape;
@@ -432,9 +437,7 @@ __device__ __forceinline__ void parameter_gradients(const NormGradParams& p) {
             sums[1] += v.y;
         }
         block_sum<kThreads, 2>(sums);
-        float sum_g[1] = {sums[0]}, sum_gx[1] = {sums[1]};
-        if (threadIdx.x == 0 && p.dbeta != nullptr) put(p.dbeta + channel, sum_g, p.add_dbeta != 0);
-        if (threadIdx.x == 0 && p.dgamma != nullptr) put(p.dgamma + channel, sum_gx, p.add_dgamma != 0);
+        if (threadIdx.x == 0) put_parameters(p, channel, sums[0], sums[1]);
     }
 }
 
@@ -499,8 +502,8 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
         __syncthreads();  // before the next instance's sums
     }
     if (!at.leads(p.shape)) return;
-    if (p.dbeta != nullptr) put(p.dbeta + at.channel, beta, p.add_dbeta != 0);
-    if (p.dgamma != nullptr) put(p.dgamma + at.channel, gamma, p.add_dgamma != 0);
+#pragma unroll
+    for (int i = 0; i < kW; ++i) put_parameters(p, at.channel + i, beta[i], gamma[i]);
 }
 
 KERNEL(norm_grad_small_bf16, NormGradParams, 512, 1) {
