@@ -19,7 +19,7 @@ KERNEL(ema_f32, EmaParams, 256, 4) {
     const float w = global_load(p.scalars + kEma);
     for_each_piece(p.len, aligned16(p.param, p.average, p.twin), [&](auto width, long long at) {
         constexpr int kW = decltype(width)::value;
-        float average[kW], param[kW];
+        float average[kW], param[kW] = {};
         if (w != 0.0f) load(p.param + at, param);
         if (w == 1.0f) {
 #pragma unroll

@@ -8,8 +8,9 @@
 // threads stand in rows of `tile` accesses (8 channels in 128 bits, or 1), one row per voxel.
 // Two launches each way: partial results of the slices, then every block combines its instance's partial results in
 // fixed order and goes over its slice. Small instances: one launch, a block does all slices.
-// Traffic, in passes over the tensor: forward reads x twice (and the residual once), writes y once; backward reads
-// x, dy (and y, if an activation follows) twice, writes dx (and dres) once.
+// Traffic, in passes over the tensor: forward reads x twice (and the residual once), writes y once. Backward reads x and
+// dy twice, writes dx once; with residual and activation the first half reads y, too, and leaves dres = g, which the
+// second half reads in the place of dy and y. Without residual the side of the activation follows from x.
 // Source: Ulyanov et al. 2016, arXiv 1607.08022; merging of moments: Chan, Golub, LeVeque 1979. docs/kernels/norm.md.
 #include "vec.cuh"
 
@@ -47,9 +48,10 @@ struct NormApplyParams {
 
 struct NormGradParams {
     const bf16* x;
-    const bf16* y;  // null: no activation
+    const bf16* y;      // its sign is that of the activation's input; null: see beta
     const bf16* dy;
     const float* gamma;
+    const float* beta;  // the sign follows from x; null, like y: no activation
     const float* stats;
     float* partial;  // [instances, slices, channels, 2]: sum g, sum g xhat
     bf16* dx;        // these four may be null
@@ -60,7 +62,14 @@ struct NormGradParams {
     int instances;
     float slope;
     int add_dx, add_dres, add_dgamma, add_dbeta;
+    int early_dres;  // the first half writes dres, the second reads it
+    int reserved;
 };
+
+// Per-channel numbers of a block's tile in shared memory: kWhich times kTileChannels floats. Forward uses the first
+// three; backward sums with kMean, kScale, kShift and applies with all.
+enum Coefficient { kMean, kScale, kShift, kOffset, kTilt, kCoefficients };
+
 
 // First voxel of a slice.
 __device__ __forceinline__ long long slice_begin(const NormShape& s, int slice) {
@@ -93,6 +102,13 @@ template <int kW> struct Place {
         return (n * s.voxels + first) * s.channels + channel;
     }
 };
+
+// kW channels of one coefficient, from shared memory.
+template <int kW>
+__device__ __forceinline__ void coefficient(const float* all, Coefficient which, const Place<kW>& at, float (&v)[kW]) {
+#pragma unroll
+    for (int i = 0; i < kW; ++i) v[i] = all[which * kTileChannels + at.group * kW + i];
+}
 
 // Moments of kW channels: mean, sum of squared deviations, and how many values.
 template <int kW> using Moments = float[2 * kW + 1];
@@ -158,25 +174,28 @@ __device__ __forceinline__ void slice_moments(const bf16* x, const NormShape& s,
     }
 }
 
-// Mean and rstd of kW channels of the whole instance, from their moments in row 0.
+// From the moments of a whole instance, in row 0: its statistics, and the coefficients of y = (x - mean) scale + shift.
 template <int kW>
-__device__ __forceinline__ void finish_statistics(const NormShape& s, const Moments<kW>& m, int channel, int local,
-                                                  int n, float* stats, float* mean, float* rstd) {
+__device__ __forceinline__ void finish_statistics(const NormApplyParams& p, const Moments<kW>& m, int channel,
+                                                  int local, int n, float* coefficients) {
+    const NormShape& s = p.shape;
 #pragma unroll
     for (int i = 0; i < kW; ++i) {
         const float variance = fmaxf(m[kW + i] / static_cast<float>(s.voxels), 0.0f);
-        const float r = 1.0f / sqrtf(variance + kEps);
-        mean[local + i] = m[i];
-        rstd[local + i] = r;
+        const float rstd = 1.0f / sqrtf(variance + kEps);
+        // Parameters one by one: they lie anywhere in their packed block.
+        coefficients[kMean * kTileChannels + local + i] = m[i];
+        coefficients[kScale * kTileChannels + local + i] = rstd * global_load(p.gamma + channel + i);
+        coefficients[kShift * kTileChannels + local + i] = global_load(p.beta + channel + i);
         if (blockIdx.x == 0) {
-            float2* out = reinterpret_cast<float2*>(stats) + static_cast<long long>(n) * s.channels + channel + i;
-            global_store(out, make_float2(m[i], r));
+            float2* out = reinterpret_cast<float2*>(p.stats) + static_cast<long long>(n) * s.channels + channel + i;
+            global_store(out, make_float2(m[i], rstd));
         }
     }
 }
 
 // The same from the partial results of all slices. Threads stand in rows of one channel each.
-__device__ __forceinline__ void combine_statistics(const NormApplyParams& p, float* scratch, float* mean, float* rstd) {
+__device__ __forceinline__ void combine_statistics(const NormApplyParams& p, float* scratch, float* coefficients) {
     const NormShape& s = p.shape;
     const int tile = s.tile * s.width, rows = kThreads / tile;
     const int local = static_cast<int>(threadIdx.x) % tile, row = static_cast<int>(threadIdx.x) / tile;
@@ -195,26 +214,21 @@ __device__ __forceinline__ void combine_statistics(const NormApplyParams& p, flo
         }
     }
     reduce_rows<kThreads>(m, row, rows, tile, scratch, Merge{});
-    if (row == 0 && channel < s.channels) finish_statistics<1>(s, m, channel, local, n, p.stats, mean, rstd);
+    if (row == 0 && channel < s.channels) finish_statistics<1>(p, m, channel, local, n, coefficients);
     __syncthreads();
 }
 
 // y of this thread's voxels.
 template <int kW>
-__device__ __forceinline__ void apply(const NormApplyParams& p, const Place<kW>& at, int n, const float* mean,
-                                      const float* rstd) {
+__device__ __forceinline__ void apply(const NormApplyParams& p, const Place<kW>& at, int n,
+                                      const float* coefficients) {
     constexpr int kUnroll = 2;
-    const NormShape& s = p.shape;
-    float centre[kW], scale[kW], shift[kW];
     if (at.count == 0) return;
-#pragma unroll
-    for (int i = 0; i < kW; ++i) {
-        // One by one: a parameter lies anywhere in its packed block.
-        centre[i] = mean[at.group * kW + i];
-        scale[i] = rstd[at.group * kW + i] * global_load(p.gamma + at.channel + i);
-        shift[i] = global_load(p.beta + at.channel + i);
-    }
-    long long offset = at.offset(s, n);
+    float mean[kW], scale[kW], shift[kW];
+    coefficient(coefficients, kMean, at, mean);
+    coefficient(coefficients, kScale, at, scale);
+    coefficient(coefficients, kShift, at, shift);
+    long long offset = at.offset(p.shape, n);
 #pragma unroll 1
     for (int v = 0; v < at.count; v += kUnroll, offset += kUnroll * at.step) {
         Raw<kW> x[kUnroll], residual[kUnroll];
@@ -232,7 +246,7 @@ __device__ __forceinline__ void apply(const NormApplyParams& p, const Place<kW>&
             unpack(residual[u], r);
 #pragma unroll
             for (int i = 0; i < kW; ++i) {
-                value[i] = fmaf(value[i] - centre[i], scale[i], shift[i]) + r[i];
+                value[i] = fmaf(value[i] - mean[i], scale[i], shift[i]) + r[i];
                 value[i] *= value[i] > 0.0f ? 1.0f : p.slope;
             }
             store(p.y + offset + u * at.step, value);
@@ -264,100 +278,133 @@ KERNEL(norm_stats_bf16, NormStatsParams, 512, 2) {
 
 KERNEL(norm_apply_bf16, NormApplyParams, 512, 2) {
     SHARED_ARRAY(float, scratch, 3 * kThreads);
-    SHARED_ARRAY(float, mean, kTileChannels);
-    SHARED_ARRAY(float, rstd, kTileChannels);
-    combine_statistics(p, scratch, mean, rstd);
+    SHARED_ARRAY(float, coefficients, 3 * kTileChannels);
+    combine_statistics(p, scratch, coefficients);
     if (p.shape.width == 8) {
-        apply(p, Place<8>(p.shape), static_cast<int>(blockIdx.z), mean, rstd);
+        apply(p, Place<8>(p.shape), static_cast<int>(blockIdx.z), coefficients);
     } else {
-        apply(p, Place<1>(p.shape), static_cast<int>(blockIdx.z), mean, rstd);
+        apply(p, Place<1>(p.shape), static_cast<int>(blockIdx.z), coefficients);
     }
 }
 
 template <int kW>
-__device__ __forceinline__ void small_kernel(const NormApplyParams& p, float* scratch, float* mean, float* rstd) {
+__device__ __forceinline__ void small_kernel(const NormApplyParams& p, float* scratch, float* coefficients) {
     const int n = static_cast<int>(blockIdx.z);
     const Place<kW> at(p.shape);
     Moments<kW> m = {};
     slice_moments<kW>(p.x, p.shape, at, n, m);
     reduce_rows<kThreads>(m, at.row, at.rows, p.shape.tile, scratch, Merge{});
     if (at.leads(p.shape)) {
-        finish_statistics<kW>(p.shape, m, at.channel, at.group * kW, n, p.stats, mean, rstd);
+        finish_statistics<kW>(p, m, at.channel, at.group * kW, n, coefficients);
     }
     __syncthreads();
-    apply(p, at, n, mean, rstd);
+    apply(p, at, n, coefficients);
 }
 
 // Both in one launch, for instances of one slice.
 KERNEL(norm_small_bf16, NormApplyParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 17 * kThreads);
-    SHARED_ARRAY(float, mean, kTileChannels);
-    SHARED_ARRAY(float, rstd, kTileChannels);
+    SHARED_ARRAY(float, coefficients, 3 * kTileChannels);
     if (p.shape.width == 8) {
-        small_kernel<8>(p, scratch, mean, rstd);
+        small_kernel<8>(p, scratch, coefficients);
     } else {
-        small_kernel<1>(p, scratch, mean, rstd);
+        small_kernel<1>(p, scratch, coefficients);
     }
 }
 
-// x, dy and, with an activation, y of the next kUnroll voxels of a thread; zeros where `left` ends before.
+// x, dy and, if the sign is to come from there, y of the next kUnroll voxels of a thread; zeros where `left` ends before.
 template <int kW, int kUnroll> struct Sources {
     Raw<kW> x[kUnroll], dy[kUnroll], y[kUnroll];
 
-    __device__ __forceinline__ Sources(const NormGradParams& p, long long offset, long long step, int left) {
+    __device__ __forceinline__ Sources(const NormGradParams& p, const bf16* dy_from, const bf16* y_from,
+                                       long long offset, long long step, int left) {
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             x[u] = u < left ? load_raw<kW>(p.x + offset + u * step) : Raw<kW>{};
-            dy[u] = u < left ? load_raw<kW>(p.dy + offset + u * step) : Raw<kW>{};
-            y[u] = u < left && p.y != nullptr ? load_raw<kW>(p.y + offset + u * step) : Raw<kW>{};
+            dy[u] = u < left ? load_raw<kW>(dy_from + offset + u * step) : Raw<kW>{};
+            y[u] = u < left && y_from != nullptr ? load_raw<kW>(y_from + offset + u * step) : Raw<kW>{};
         }
-    }
-
-    // The gradient before the activation. Without one, y counts as 0 and the slope is 1.
-    __device__ __forceinline__ void before(int u, float slope, float (&g)[kW]) const {
-        float sign[kW];
-        unpack(dy[u], g);
-        unpack(y[u], sign);
-#pragma unroll
-        for (int i = 0; i < kW; ++i) g[i] *= sign[i] > 0.0f ? 1.0f : slope;
     }
 };
 
+// Of one voxel: xc = x - mean, and the gradient before the activation. Its side is told by the sign of y, or of
+// (x - mean) scale + shift, computed as forward does.
+template <int kW> struct Side {
+    bool from_y, from_x;
+    float slope;
+
+    __device__ __forceinline__ void operator()(Raw<kW> x, Raw<kW> dy, Raw<kW> y, const float (&mean)[kW],
+                                               const float (&scale)[kW], const float (&shift)[kW], float (&xc)[kW],
+                                               float (&g)[kW]) const {
+        float sign[kW];
+        unpack(x, xc);
+        unpack(dy, g);
+        unpack(y, sign);
+#pragma unroll
+        for (int i = 0; i < kW; ++i) {
+            xc[i] -= mean[i];
+            if (from_x) sign[i] = fmaf(xc[i], scale[i], shift[i]);
+            if (from_x || from_y) g[i] *= sign[i] > 0.0f ? 1.0f : slope;
+        }
+    }
+};
+
+// Coefficients of the tile that do not need the sums: mean, scale = gamma rstd, shift = beta. A barrier must follow.
+__device__ __forceinline__ void load_coefficients(const NormGradParams& p, int n, float* coefficients) {
+    const NormShape& s = p.shape;
+    const int local = static_cast<int>(threadIdx.x), channel = static_cast<int>(blockIdx.y) * s.tile * s.width + local;
+    if (local >= s.tile * s.width || channel >= s.channels) return;
+    const float2 stats = global_load(reinterpret_cast<const float2*>(p.stats) + static_cast<long long>(n) * s.channels + channel);
+    coefficients[kMean * kTileChannels + local] = stats.x;
+    coefficients[kScale * kTileChannels + local] = stats.y * global_load(p.gamma + channel);
+    coefficients[kShift * kTileChannels + local] = p.beta != nullptr ? global_load(p.beta + channel) : 0.0f;
+    coefficients[kTilt * kTileChannels + local] = stats.y;  // rstd, until the sums are known
+}
+
 // sum g and sum g xhat over this thread's voxels.
 template <int kW>
-__device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<kW>& at, int n, float (&sums)[2 * kW]) {
+__device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<kW>& at, int n,
+                                           const float* coefficients, float (&sums)[2 * kW]) {
     constexpr int kUnroll = 2;
     if (at.count == 0) return;
-    const float2* stats = reinterpret_cast<const float2*>(p.stats) + static_cast<long long>(n) * p.shape.channels;
-    float mean[kW], rstd[kW];
-#pragma unroll
-    for (int i = 0; i < kW; ++i) {
-        const float2 s = global_load(stats + at.channel + i);
-        mean[i] = s.x;
-        rstd[i] = s.y;
-    }
+    float mean[kW], scale[kW], shift[kW], rstd[kW];
+    coefficient(coefficients, kMean, at, mean);
+    coefficient(coefficients, kScale, at, scale);
+    coefficient(coefficients, kShift, at, shift);
+    const Side<kW> side = {p.y != nullptr, p.beta != nullptr, p.slope};
     long long place = at.offset(p.shape, n);
 #pragma unroll 1
     for (int v = 0; v < at.count; v += kUnroll, place += kUnroll * at.step) {
-        const Sources<kW, kUnroll> from(p, place, at.step, at.count - v);
+        const Sources<kW, kUnroll> from(p, p.dy, p.y, place, at.step, at.count - v);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-            float g[kW], x[kW];
-            from.before(u, p.slope, g);
-            unpack(from.x[u], x);
+            float g[kW], xc[kW];
+            side(from.x[u], from.dy[u], from.y[u], mean, scale, shift, xc, g);
 #pragma unroll
             for (int i = 0; i < kW; ++i) {
+                // Behind the end dy is 0, and with it g.
                 sums[i] += g[i];
-                sums[kW + i] = fmaf(g[i], x[i] - mean[i], sums[kW + i]);
+                sums[kW + i] = fmaf(g[i], xc[i], sums[kW + i]);
             }
+            if (p.early_dres != 0 && v + u < at.count) store(p.dres + place + u * at.step, g);
         }
     }
+    coefficient(coefficients, kTilt, at, rstd);
 #pragma unroll
     for (int i = 0; i < kW; ++i) sums[kW + i] *= rstd[i];
 }
 
-// Sums of the instance for each channel of the tile, in shared memory, from those of its slices.
-__device__ __forceinline__ void combine_sums(const NormGradParams& p, float* scratch, float* sum_g, float* sum_gx) {
+// The coefficients of dx = scale g - offset - (x - mean) tilt, from the sums of the instance, in row 0.
+__device__ __forceinline__ void finish_sums(const NormShape& s, float sum_g, float sum_gx, int local,
+                                            float* coefficients) {
+    const float share = 1.0f / static_cast<float>(s.voxels);
+    const float scale = coefficients[kScale * kTileChannels + local], rstd = coefficients[kTilt * kTileChannels + local];
+    coefficients[kOffset * kTileChannels + local] = scale * sum_g * share;
+    coefficients[kTilt * kTileChannels + local] = scale * rstd * sum_gx * share;
+}
+
+// The same from the partial results of all slices. Threads stand in rows of one channel each.
+__device__ __forceinline__ void combine_sums(const NormGradParams& p, float* scratch, float* coefficients) {
     const NormShape& s = p.shape;
     const int tile = s.tile * s.width, rows = kThreads / tile;
     const int local = static_cast<int>(threadIdx.x) % tile, row = static_cast<int>(threadIdx.x) / tile;
@@ -374,45 +421,40 @@ __device__ __forceinline__ void combine_sums(const NormGradParams& p, float* scr
         }
     }
     reduce_rows<kThreads>(sums, row, rows, tile, scratch, Add{});
-    if (row == 0) {
-        sum_g[local] = sums[0];
-        sum_gx[local] = sums[1];
-    }
+    if (row == 0 && channel < s.channels) finish_sums(s, sums[0], sums[1], local, coefficients);
     __syncthreads();
 }
 
-// dx and dres of this thread's voxels: dx = scale g - offset - (x - mean) tilt.
+// dx and dres of this thread's voxels.
 template <int kW>
-__device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Place<kW>& at, int n, const float* sum_g,
-                                               const float* sum_gx) {
+__device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Place<kW>& at, int n, bool early,
+                                               const float* coefficients) {
     constexpr int kUnroll = 2;
     if (at.count == 0) return;
-    const float2* stats = reinterpret_cast<const float2*>(p.stats) + static_cast<long long>(n) * p.shape.channels;
-    const float share = 1.0f / static_cast<float>(p.shape.voxels);
-    float mean[kW], scale[kW], offset[kW], tilt[kW];
-#pragma unroll
-    for (int i = 0; i < kW; ++i) {
-        const float2 s = global_load(stats + at.channel + i);
-        mean[i] = s.x;
-        scale[i] = global_load(p.gamma + at.channel + i) * s.y;
-        offset[i] = scale[i] * sum_g[at.group * kW + i] * share;
-        tilt[i] = scale[i] * s.y * sum_gx[at.group * kW + i] * share;
+    float mean[kW], scale[kW], shift[kW], offset[kW] = {}, tilt[kW] = {};
+    coefficient(coefficients, kMean, at, mean);
+    coefficient(coefficients, kScale, at, scale);
+    coefficient(coefficients, kShift, at, shift);
+    if (p.dx != nullptr) {
+        coefficient(coefficients, kOffset, at, offset);
+        coefficient(coefficients, kTilt, at, tilt);
     }
+    const bf16* y_from = early ? nullptr : p.y;
+    const Side<kW> side = {y_from != nullptr, p.beta != nullptr, p.slope};
     long long place = at.offset(p.shape, n);
 #pragma unroll 1
     for (int v = 0; v < at.count; v += kUnroll, place += kUnroll * at.step) {
-        const Sources<kW, kUnroll> from(p, place, at.step, at.count - v);
+        const Sources<kW, kUnroll> from(p, early ? p.dres : p.dy, y_from, place, at.step, at.count - v);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             if (v + u >= at.count) break;
             const long long to = place + u * at.step;
-            float g[kW], x[kW];
-            from.before(u, p.slope, g);
-            unpack(from.x[u], x);
+            float g[kW], xc[kW];
+            side(from.x[u], from.dy[u], from.y[u], mean, scale, shift, xc, g);
 #pragma unroll
-            for (int i = 0; i < kW; ++i) x[i] = scale[i] * g[i] - offset[i] - (x[i] - mean[i]) * tilt[i];
-            if (p.dx != nullptr) put(p.dx + to, x, p.add_dx != 0);
-            if (p.dres != nullptr) put(p.dres + to, g, p.add_dres != 0);
+            for (int i = 0; i < kW; ++i) xc[i] = scale[i] * g[i] - offset[i] - xc[i] * tilt[i];
+            if (p.dx != nullptr) put(p.dx + to, xc, p.add_dx != 0);
+            if (p.dres != nullptr && !early) put(p.dres + to, g, p.add_dres != 0);
         }
     }
 }
@@ -441,11 +483,14 @@ __device__ __forceinline__ void parameter_gradients(const NormGradParams& p) {
     }
 }
 
-template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGradParams& p, float* scratch) {
+template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGradParams& p, float* scratch, float* coefficients) {
     const NormShape& s = p.shape;
     const Place<kW> at(s);
+    const int n = static_cast<int>(blockIdx.z);
     float sums[2 * kW] = {};
-    slice_sums<kW>(p, at, static_cast<int>(blockIdx.z), sums);
+    load_coefficients(p, n, coefficients);
+    __syncthreads();
+    slice_sums<kW>(p, at, n, coefficients, sums);
     reduce_rows<kThreads>(sums, at.row, at.rows, s.tile, scratch, Add{});
     if (!at.leads(s)) return;
     const long long slice = static_cast<long long>(blockIdx.z) * s.slices + blockIdx.x;
@@ -454,26 +499,28 @@ template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGr
     for (int i = 0; i < kW; ++i) global_store(out + i, make_float2(sums[i], sums[kW + i]));
 }
 
-KERNEL(norm_grad_stats_bf16, NormGradParams, 512, 2) {
+KERNEL(norm_grad_stats_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 16 * kThreads);
+    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
     if (p.shape.width == 8) {
-        grad_stats_kernel<8>(p, scratch);
+        grad_stats_kernel<8>(p, scratch, coefficients);
     } else {
-        grad_stats_kernel<1>(p, scratch);
+        grad_stats_kernel<1>(p, scratch, coefficients);
     }
 }
 
 KERNEL(norm_grad_apply_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 2 * kThreads);
-    SHARED_ARRAY(float, sum_g, kTileChannels);
-    SHARED_ARRAY(float, sum_gx, kTileChannels);
-    if (p.dx != nullptr) combine_sums(p, scratch, sum_g, sum_gx);
-    if (p.dx != nullptr || p.dres != nullptr) {
+    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
+    if (p.dx != nullptr || (p.dres != nullptr && p.early_dres == 0)) {
         const int n = static_cast<int>(blockIdx.z);
+        load_coefficients(p, n, coefficients);
+        __syncthreads();
+        if (p.dx != nullptr) combine_sums(p, scratch, coefficients);
         if (p.shape.width == 8) {
-            apply_gradient(p, Place<8>(p.shape), n, sum_g, sum_gx);
+            apply_gradient(p, Place<8>(p.shape), n, p.early_dres != 0, coefficients);
         } else {
-            apply_gradient(p, Place<1>(p.shape), n, sum_g, sum_gx);
+            apply_gradient(p, Place<1>(p.shape), n, p.early_dres != 0, coefficients);
         }
     }
     if (p.dgamma != nullptr || p.dbeta != nullptr) parameter_gradients(p);
@@ -481,25 +528,27 @@ KERNEL(norm_grad_apply_bf16, NormGradParams, 512, 1) {
 
 // All of backward for a tile of channels of every instance, one after the other.
 template <int kW>
-__device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float* scratch, float* sum_g, float* sum_gx) {
+__device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float* scratch, float* coefficients) {
     const Place<kW> at(p.shape);
     float gamma[kW] = {}, beta[kW] = {};
     for (int n = 0; n < p.instances; ++n) {
         float sums[2 * kW] = {};
-        slice_sums<kW>(p, at, n, sums);
+        load_coefficients(p, n, coefficients);
+        __syncthreads();
+        slice_sums<kW>(p, at, n, coefficients, sums);
         reduce_rows<kThreads>(sums, at.row, at.rows, p.shape.tile, scratch, Add{});
-        if (at.row == 0) {
+        __syncthreads();  // rstd was read from where the sums now go
+        if (at.leads(p.shape)) {
 #pragma unroll
             for (int i = 0; i < kW; ++i) {
-                sum_g[at.group * kW + i] = sums[i];
-                sum_gx[at.group * kW + i] = sums[kW + i];
+                finish_sums(p.shape, sums[i], sums[kW + i], at.group * kW + i, coefficients);
                 beta[i] += sums[i];
                 gamma[i] += sums[kW + i];
             }
         }
         __syncthreads();
-        if (p.dx != nullptr || p.dres != nullptr) apply_gradient(p, at, n, sum_g, sum_gx);
-        __syncthreads();  // before the next instance's sums
+        if (p.dx != nullptr || p.dres != nullptr) apply_gradient(p, at, n, false, coefficients);
+        __syncthreads();  // before the next instance's coefficients
     }
     if (!at.leads(p.shape)) return;
 #pragma unroll
@@ -508,11 +557,10 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
 
 KERNEL(norm_grad_small_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 16 * kThreads);
-    SHARED_ARRAY(float, sum_g, kTileChannels);
-    SHARED_ARRAY(float, sum_gx, kTileChannels);
+    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
     if (p.shape.width == 8) {
-        grad_small_kernel<8>(p, scratch, sum_g, sum_gx);
+        grad_small_kernel<8>(p, scratch, coefficients);
     } else {
-        grad_small_kernel<1>(p, scratch, sum_g, sum_gx);
+        grad_small_kernel<1>(p, scratch, coefficients);
     }
 }

@@ -43,8 +43,12 @@ impl OpRule for InstanceNorm {
     }
 
     fn saved(&self) -> Saved {
-        let outputs: &[usize] = if self.slope.is_some() { &[1, 0] } else { &[1] };
-        Saved { inputs: &[0, 1], outputs }
+        match (self.slope.is_some(), self.residual) {
+            (false, _) => Saved { inputs: &[0, 1], outputs: &[1] },
+            // The side of the activation: from the output, or, which saves a device from reading it, from x and beta.
+            (true, true) => Saved { inputs: &[0, 1], outputs: &[1, 0] },
+            (true, false) => Saved { inputs: &[0, 1, 2], outputs: &[1, 0] },
+        }
     }
 
     fn workspace(&self, _: Pass, inputs: &[Shape]) -> usize {
@@ -79,9 +83,10 @@ impl<T: Scalar> CpuRule<T> for InstanceNorm {
     }
 
     fn backward(&self, io: &mut Io<'_, T>) {
-        let (x, gamma, stats) = (io.read(0), io.read(1), io.read(2));
-        let (y, dy) =
-            if self.slope.is_some() { (Some(io.read(3)), io.read(4)) } else { (None, io.read(3)) };
+        let inputs = self.saved().inputs.len();
+        let (x, gamma, stats) = (io.read(0), io.read(1), io.read(inputs));
+        let y = self.slope.map(|_| io.read(inputs + 1));
+        let dy = io.read(inputs + 1 + usize::from(self.slope.is_some()));
         let (mut dx, mut dgamma, mut dbeta) = (io.grad(0), io.grad(1), io.grad(2));
         let (mut dres, work) = (io.grad(3), io.workspace());
         let c = gamma.len();
@@ -173,6 +178,7 @@ struct NormGradParams {
     y: DevPtr,
     dy: DevPtr,
     gamma: DevPtr,
+    beta: DevPtr,
     stats: DevPtr,
     partial: DevPtr,
     dx: DevPtr,
@@ -186,6 +192,8 @@ struct NormGradParams {
     add_dres: i32,
     add_dgamma: i32,
     add_dbeta: i32,
+    early_dres: i32,
+    reserved: i32,
 }
 
 static KERNELS: [Kernel; 6] = [
@@ -268,19 +276,26 @@ impl CudaRule for InstanceNorm {
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let (shape, grid) = NormShape::new(io.shapes[0]);
         let instances = io.shapes[0].dims()[0];
-        let (y, dy) = match self.slope {
-            Some(_) => (io.read(3), io.read(4)),
-            None => (DevPtr::NULL, io.read(3)),
+        let inputs = self.saved().inputs.len();
+        let (y, beta, dy) = match (self.slope.is_some(), self.residual) {
+            (false, _) => (DevPtr::NULL, DevPtr::NULL, io.read(inputs + 1)),
+            (true, true) => (io.read(inputs + 1), DevPtr::NULL, io.read(inputs + 2)),
+            (true, false) => (DevPtr::NULL, io.read(2), io.read(inputs + 2)),
         };
         let ((dx, add_dx), (dres, add_dres)) = (grad_or_null(io, 0), grad_or_null(io, 3));
         let (dgamma, add_dgamma) = grad_or_null(io, 1);
         let (dbeta, add_dbeta) = grad_or_null(io, 2);
+        let is_small = shape.is_small(instances);
+        // The gradient before the activation is dres: written by the first half, it spares the second dy and y.
+        let early_dres =
+            !is_small && !y.is_null() && !dx.is_null() && !dres.is_null() && add_dres == 0;
         let params = NormGradParams {
             x: io.read(0),
             y,
             dy,
             gamma: io.read(1),
-            stats: io.read(2),
+            beta,
+            stats: io.read(inputs),
             partial: io.workspace(),
             dx,
             dres,
@@ -293,8 +308,10 @@ impl CudaRule for InstanceNorm {
             add_dres,
             add_dgamma,
             add_dbeta,
+            early_dres: early_dres.into(),
+            reserved: 0,
         };
-        if shape.is_small(instances) {
+        if is_small {
             return queue.launch(&KERNELS[5], [1, grid[1], 1], &params);
         }
         queue.launch(&KERNELS[3], grid, &params)?;
