@@ -114,18 +114,19 @@ template <int kW> __device__ __forceinline__ void cosine_gradient(const CosineBa
     const Products s = products<kW>(a, b, p.channels);
     const float na = fmaxf(s.a, kNormFloor), nb = fmaxf(s.b, kNormFloor);
     const float factor = global_load(p.dy) * p.factor / static_cast<float>(p.voxels);
-    const float cross = factor / (na * nb);
     const float cosine = s.dot / (na * nb);
-    const float own_a = s.a > 0.0f ? factor * cosine / (na * s.a) : 0.0f;
-    const float own_b = s.b > 0.0f ? factor * cosine / (nb * s.b) : 0.0f;
+    // Of a itself in da, and of b in db.
+    const float own_a = s.a > 0.0f ? cosine / s.a : 0.0f;
+    const float own_b = s.b > 0.0f ? cosine / s.b : 0.0f;
+    const float factor_a = factor / na, factor_b = factor / nb;
     for (int c = lane_id() * kW; c < p.channels; c += kWarp * kW) {
         float va[kW], vb[kW], da[kW], db[kW];
         load_channels(a + c, va);
         load_channels(b + c, vb);
 #pragma unroll
         for (int i = 0; i < kW; ++i) {
-            da[i] = fmaf(cross, vb[i], -own_a * va[i]);
-            db[i] = fmaf(cross, va[i], -own_b * vb[i]);
+            da[i] = factor_a * (vb[i] / nb - va[i] * own_a);
+            db[i] = factor_b * (va[i] / na - vb[i] * own_b);
         }
         put_channels(p.dx + p.first * p.role + at + c, da, p.add != 0);
         put_channels(p.dx + (p.first + 1) * p.role + at + c, db, p.add != 0);

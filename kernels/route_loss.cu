@@ -5,7 +5,7 @@
 //
 // Routes are numbered: digit t of the number in base V, V - 1, .. picks one of the views left, so any thread makes any
 // route. Routes with the step (i, j) are orders of V - 1 things, the two views being one thing: (V - 1)! of them.
-// Forward: one block. Backward: grid (V V, N), a block for each entry. V is at most 8. Traffic: [N V V 3] twice, small.
+// Forward: one block. Backward: grid N V V, a block for each entry. V is at most 8. Traffic: [N V V 3] twice, small.
 // Source: arXiv 2509.05967, vector task, as its authors' program computes it.
 #include "loss.cuh"
 
@@ -115,9 +115,8 @@ KERNEL(route_loss_fwd_f32, RouteForwardParams, kLossThreads, 1) {
 
 KERNEL(route_loss_bwd_f32, RouteBackwardParams, kRouteThreads, 1) {
     SHARED_ARRAY(float, errors, kEntries);
-    const int i = static_cast<int>(blockIdx.x) / p.views;
-    const int j = static_cast<int>(blockIdx.x) % p.views;
-    const int n = static_cast<int>(blockIdx.y);
+    const int entry = static_cast<int>(blockIdx.x);
+    const int j = entry % p.views, i = entry / p.views % p.views, n = entry / p.views / p.views;
     load_errors<kRouteThreads>(errors, p.pred, p.target, n, p.views);
     // The closing step of every route is (0, 0); no other is on the diagonal.
     const int routes = i != j ? p.routes / p.views : i == 0 ? p.routes : 0;
@@ -132,7 +131,7 @@ KERNEL(route_loss_bwd_f32, RouteBackwardParams, kRouteThreads, 1) {
     if (threadIdx.x != 0) return;
     const float count = static_cast<float>(p.batch) * static_cast<float>(p.routes) * 3.0f;
     const float factor = global_load(p.dy) / count;
-    float* dpred = p.dpred + ((static_cast<long long>(n) * p.views + i) * p.views + j) * 3;
+    float* dpred = p.dpred + static_cast<long long>(entry) * 3;
 #pragma unroll
     for (int a = 0; a < 3; ++a) set_or_add(dpred + a, factor * slopes[a], p.add != 0);
 }

@@ -229,22 +229,14 @@ cpu_only!(
     Concat,
     Conv3d,
     ConvTranspose3d,
-    CosineLoss,
     Ema,
-    GapAxisLoss,
-    GapNormLoss,
     Gelu,
     GlobalPool,
     GradNorm,
     InstanceNorm,
     LeakyRelu,
-    Linear,
-    Pairwise,
     Probe,
     ResidualAdd,
-    RouteLoss,
-    SubView,
-    VectorLoss,
 );
 
 /// A shape error of `op`.
