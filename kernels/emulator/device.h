@@ -28,7 +28,11 @@ struct Site {
 };
 
 struct Counters {
-    uint64_t global_read, global_written, shared_moved, mma, bank_phases, bank_wavefronts;
+    uint64_t global_read, global_written;          // bytes
+    uint64_t shared_moved;                         // bytes, by ldmatrix and cp.async
+    uint64_t mma;                                  // m16n8k16 operations
+    uint64_t bank_phases, bank_wavefronts;         // of ldmatrix: equal without bank conflicts
+    uint64_t sectors_read, sectors_written;        // distinct 32-byte sectors, when tracking
 };
 
 // What device code reads at once: the state of the OS thread that runs blocks, and of the CUDA thread it is in.
