@@ -4,12 +4,13 @@
 //! `ops/gelu.rs`, [`tape`] (recording, backward, memory plan), [`task`] (the method's three tasks),
 //! [`data`] (volumes, views, augmentation). `ARCHITECTURE.md` has the map and the invariants.
 //!
-//! Layers import only downward: `backend < ops < tape < {optim, model, task} < train < cli`,
+//! Layers import only downward: `driver < backend < ops < tape < {optim, model, task} < train < cli`,
 //! with `data` and `report` beside them.
 
 pub mod backend;
 pub mod cli;
 pub mod data;
+pub mod driver;
 pub mod error;
 pub mod model;
 pub mod ops;

@@ -46,6 +46,8 @@ pub use sub_view::SubView;
 pub use vector_loss::VectorLoss;
 
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::Kernel;
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -93,6 +95,18 @@ pub trait OpRule {
         0
     }
 
+    /// How input `input` lies in device memory. Its gradient is bf16 if it is.
+    fn storage(&self, input: usize) -> Storage {
+        let _ = input;
+        Storage::Full
+    }
+
+    /// How output `output` lies in device memory.
+    fn output_storage(&self, output: usize) -> Storage {
+        let _ = output;
+        Storage::Full
+    }
+
     /// Multiply-adds of the forward pass, times two.
     fn flops(&self, inputs: &[Shape]) -> u64 {
         let _ = inputs;
@@ -110,6 +124,30 @@ pub trait CpuRule<T> {
     fn backward(&self, io: &mut Io<'_, T>);
 }
 
+/// An operation on a CUDA device: which kernels it launches, on which grids, with which arguments.
+pub trait CudaRule {
+    /// All kernels it may launch.
+    fn kernels(&self) -> &'static [Kernel];
+
+    /// Bytes of scratch a pass needs.
+    fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
+        let _ = (pass, shapes);
+        0
+    }
+
+    /// Queues what reads the inputs and writes the outputs.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a launch fails.
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()>;
+
+    /// Queues the backward pass; operands as in [`CpuRule::backward`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a launch fails.
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()>;
+}
+
 macro_rules! ops {
     ($($name:ident),* $(,)?) => {
         /// The closed set of operations.
@@ -120,6 +158,11 @@ macro_rules! ops {
         impl Op {
             /// Shapes and needs.
             pub fn rule(&self) -> &dyn OpRule {
+                match self { $(Op::$name(op) => op),* }
+            }
+
+            /// The CUDA implementation.
+            pub fn cuda(&self) -> &dyn CudaRule {
                 match self { $(Op::$name(op) => op),* }
             }
 
@@ -138,6 +181,49 @@ macro_rules! ops {
 }
 
 ops!(
+    AdamW,
+    AvgPool,
+    Concat,
+    Conv3d,
+    ConvTranspose3d,
+    CosineLoss,
+    Ema,
+    GapAxisLoss,
+    GapNormLoss,
+    Gelu,
+    GlobalPool,
+    GradNorm,
+    InstanceNorm,
+    LeakyRelu,
+    Linear,
+    Pairwise,
+    Probe,
+    ResidualAdd,
+    RouteLoss,
+    SubView,
+    VectorLoss,
+);
+
+/// Operations whose kernels are still to be written: on a CUDA device they are refused.
+macro_rules! cpu_only {
+    ($($name:ident),* $(,)?) => {
+        $(impl CudaRule for $name {
+            fn kernels(&self) -> &'static [Kernel] {
+                &[]
+            }
+
+            fn cuda_forward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
+                Err(Error::Device(format!("{} has no CUDA kernel\n  use --device cpu", self.name())))
+            }
+
+            fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+                self.cuda_forward(io, queue)
+            }
+        })*
+    };
+}
+
+cpu_only!(
     AdamW,
     AvgPool,
     Concat,

@@ -6,12 +6,15 @@
 //! bound; a *step* is the memory and all calls.
 
 mod backward;
+mod cuda_step;
 mod inspect;
 mod plan;
 mod step;
+mod storage;
 
+pub use cuda_step::CudaStep;
 pub use inspect::describe;
-pub use plan::Plan;
+pub use plan::{Plan, Units};
 pub use step::Step;
 
 use crate::error::Result;

@@ -1,24 +1,36 @@
 //! From lifetimes to places: values that are never alive together share memory.
 
-use super::{Role, Tape, ValueId};
+use super::{Record, Role, Tape, ValueId};
 use crate::backend::Span;
 
-/// Every place begins on a cache line of 16 elements.
-const ALIGN: usize = 16;
+/// What a plan counts in, and how much of it values and calls need.
+pub struct Units<'a> {
+    /// Units of one element of a value (asked of values that own memory).
+    pub element: &'a dyn Fn(ValueId) -> usize,
+    /// Units of scratch a record needs.
+    pub scratch: &'a dyn Fn(&Record) -> usize,
+    /// Every place begins at a multiple of this.
+    pub align: usize,
+}
 
-/// Where every value lives.
+/// Where every value lives. Everything is counted in the units it was planned in: elements on the CPU, where all have the
+/// same size, bytes on a device.
 #[derive(Clone, Debug)]
 pub struct Plan {
     spans: Vec<Span>,
     /// Scratch of all calls, one region of the size of the largest.
     pub workspace: Span,
-    /// Elements of values kept across steps or read and written from outside.
+    /// Values written from outside before each run.
+    pub inputs: Span,
+    /// Values read from outside after a run.
+    pub results: Span,
+    /// Length of values kept across steps or read and written from outside.
     pub persistent_len: usize,
-    /// Elements of the shared arena.
+    /// Length of the shared arena.
     pub arena_len: usize,
-    /// Elements the arena would need if nothing were shared.
+    /// Length the arena would have if nothing were shared.
     pub unshared_len: usize,
-    /// Elements in all.
+    /// Length in all.
     pub len: usize,
 }
 
@@ -31,39 +43,49 @@ struct Lifetime {
 }
 
 impl Plan {
-    /// Plans the memory of `tape`.
+    /// Plans the memory of `tape` in elements, each value on a cache line of 16 of them.
     pub fn new(tape: &Tape) -> Self {
+        let scratch = |r: &Record| r.op.rule().workspace(r.pass, &r.shapes);
+        Plan::with(tape, &Units { element: &|_| 1, scratch: &scratch, align: 16 })
+    }
+
+    /// Plans the memory of `tape` in the units given.
+    pub fn with(tape: &Tape, units: &Units<'_>) -> Self {
         let mut spans = vec![Span::default(); tape.values.len()];
-        let mut persistent_len = 0;
-        for (id, value) in tape.values() {
-            if value.alias.is_none() && value.role != Role::Temporary {
-                spans[id.index()] = Span { offset: persistent_len, len: value.shape.len() };
-                persistent_len += value.shape.len().next_multiple_of(ALIGN);
+        let owns = |id: ValueId| tape.values[id.index()].alias.is_none();
+        let len_of = |id: ValueId| tape.shape(id).len() * (units.element)(id);
+        let mut end = 0;
+        let mut lay = |wanted: &dyn Fn(Role) -> bool| {
+            let offset = end;
+            for (id, value) in tape.values().filter(|(id, v)| owns(*id) && wanted(v.role)) {
+                spans[id.index()] =
+                    Span { offset: end, len: value.shape.len() * (units.element)(id) };
+                end += spans[id.index()].len.next_multiple_of(units.align);
             }
-        }
-        let lifetimes = lifetimes(tape);
-        let unshared_len = lifetimes.iter().map(|l| l.len.next_multiple_of(ALIGN)).sum();
-        let arena_len = place(&lifetimes, persistent_len, &mut spans);
-        let scratch = |r: &super::Record| r.op.rule().workspace(r.pass, &r.shapes);
-        let workspace = tape.records.iter().map(scratch).max().unwrap_or(0).next_multiple_of(ALIGN);
+            Span { offset, len: end - offset }
+        };
+        let inputs = lay(&|role| role == Role::Input);
+        let results = lay(&|role| role == Role::Result);
+        lay(&|role| matches!(role, Role::Param(_) | Role::State));
+        let persistent_len = end;
+        let lifetimes = lifetimes(tape, &len_of);
+        let unshared_len = lifetimes.iter().map(|l| l.len.next_multiple_of(units.align)).sum();
+        let arena_len = place(&lifetimes, persistent_len, units.align, &mut spans);
+        let scratch = tape.records.iter().map(units.scratch).max().unwrap_or(0);
         for id in 0..tape.values.len() {
             let (root, offset) = tape.root(ValueId(id as u32));
             if root.index() != id {
+                let element = (units.element)(root);
                 spans[id] = Span {
-                    offset: spans[root.index()].offset + offset,
-                    len: tape.values[id].shape.len(),
+                    offset: spans[root.index()].offset + offset * element,
+                    len: tape.values[id].shape.len() * element,
                 };
             }
         }
-        let workspace = Span { offset: persistent_len + arena_len, len: workspace };
-        Plan {
-            spans,
-            workspace,
-            persistent_len,
-            arena_len,
-            unshared_len,
-            len: workspace.offset + workspace.len,
-        }
+        let workspace =
+            Span { offset: persistent_len + arena_len, len: scratch.next_multiple_of(units.align) };
+        let len = workspace.offset + workspace.len;
+        Plan { spans, workspace, inputs, results, persistent_len, arena_len, unshared_len, len }
     }
 
     /// Place of `id`.
@@ -73,7 +95,7 @@ impl Plan {
 }
 
 /// First and last use of every temporary value that owns memory; uses of a value that shares it count for the owner.
-fn lifetimes(tape: &Tape) -> Vec<Lifetime> {
+fn lifetimes(tape: &Tape, len_of: &dyn Fn(ValueId) -> usize) -> Vec<Lifetime> {
     let mut uses: Vec<Option<(usize, usize)>> = vec![None; tape.values.len()];
     for (at, record) in tape.records.iter().enumerate() {
         let written = record.writes.iter().flatten().map(|(id, _)| id);
@@ -84,24 +106,24 @@ fn lifetimes(tape: &Tape) -> Vec<Lifetime> {
     }
     tape.values()
         .filter(|(_, v)| v.alias.is_none() && v.role == Role::Temporary)
-        .filter_map(|(id, v)| {
-            uses[id.index()].map(|(first, last)| Lifetime { id, len: v.shape.len(), first, last })
+        .filter_map(|(id, _)| {
+            uses[id.index()].map(|(first, last)| Lifetime { id, len: len_of(id), first, last })
         })
         .collect()
 }
 
 /// Largest first, each at the lowest place that is free during its life. Returns the length of the arena.
-fn place(lifetimes: &[Lifetime], base: usize, spans: &mut [Span]) -> usize {
+fn place(lifetimes: &[Lifetime], base: usize, align: usize, spans: &mut [Span]) -> usize {
     let mut order: Vec<&Lifetime> = lifetimes.iter().collect();
     order.sort_by_key(|l| (std::cmp::Reverse(l.len), l.first, l.id));
     let mut placed: Vec<&Lifetime> = Vec::with_capacity(order.len());
     let mut end = 0;
     for life in order {
-        let len = life.len.next_multiple_of(ALIGN);
+        let len = life.len.next_multiple_of(align);
         let mut taken: Vec<(usize, usize)> = placed
             .iter()
             .filter(|p| p.first <= life.last && life.first <= p.last)
-            .map(|p| (spans[p.id.index()].offset, p.len.next_multiple_of(ALIGN)))
+            .map(|p| (spans[p.id.index()].offset, p.len.next_multiple_of(align)))
             .collect();
         taken.sort_unstable();
         let mut at = base;

@@ -25,9 +25,19 @@ pub(crate) fn is_update(op: &Op) -> bool {
     matches!(op, Op::AdamW(_) | Op::Ema(_) | Op::GradNorm(_))
 }
 
-impl<T: Scalar> Bound<T> {
-    /// Records the operation `times` times; gradients of the inputs for which `wanted` says so. All memory that the
-    /// operation has to write first is NaN.
+/// An operation on a tape of its own, `times` times with the same inputs, with the gradients of those inputs for which
+/// `wanted` says so.
+pub(crate) struct Recorded {
+    pub(crate) tape: Tape,
+    pub(crate) inputs: Vec<ValueId>,
+    pub(crate) outputs: Vec<ValueId>,
+    pub(crate) seeds: Vec<ValueId>,
+    pub(crate) grads: Vec<Option<ValueId>>,
+    /// Number of forward records.
+    pub(crate) forward: usize,
+}
+
+impl Recorded {
     pub(crate) fn new(case: &Case, times: usize, wanted: impl Fn(usize) -> bool) -> Self {
         let mut tape = Tape::default();
         let update = is_update(&case.op);
@@ -54,10 +64,19 @@ impl<T: Scalar> Bound<T> {
                 tape.keep(grad);
             }
         }
+        Recorded { tape, inputs, outputs, seeds, grads, forward }
+    }
+}
+
+impl<T: Scalar> Bound<T> {
+    /// Records the operation as [`Recorded::new`] does. All memory that the operation has to write first is NaN.
+    pub(crate) fn new(case: &Case, times: usize, wanted: impl Fn(usize) -> bool) -> Self {
+        let Recorded { tape, inputs, outputs, seeds, grads, forward } =
+            Recorded::new(case, times, wanted);
         let mut step = Step::new(&tape);
         let nan = T::from_f64(f64::NAN);
         step.poison(nan);
-        if !update {
+        if !is_update(&case.op) {
             for &id in outputs.iter().chain(grads.iter().flatten()) {
                 step.write(id).fill(nan);
             }

@@ -1,0 +1,225 @@
+//! Compiles the kernels: with nvcc for GPUs, if it is found, and with the host's C++ compiler into the emulated driver, if the
+//! feature `emulator` asks for it. Both keep what has not changed in a folder shared by all profiles and feature sets.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a build script talks to cargo by printing, and stops by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha256};
+
+/// Architectures the device code is compiled for; PTX of the first is added, for later GPUs.
+const ARCHS: &str = "80 86 89 90a 100 120";
+
+/// What a kernel file is compiled by.
+struct Compiler {
+    /// Program and arguments before the input file and `-o`.
+    command: Vec<String>,
+    /// What distinguishes its output from that of other compilers or flags.
+    identity: String,
+    /// Extension of what it makes.
+    extension: &'static str,
+}
+
+fn main() {
+    for name in ["NVCC", "CUDA_HOME", "SPATIALSSL_CUDA_ARCHS", "CXX", "PATH"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=.cuda");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let cache = cache_dir(&out);
+    fs::create_dir_all(&cache).expect("the build folder can be written");
+    let emulator = env::var_os("CARGO_FEATURE_EMULATOR").is_some();
+    let mut archs = String::new();
+    let mut images = Vec::new();
+    if let Some(nvcc) = find_nvcc() {
+        archs = env::var("SPATIALSSL_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
+        let files = sources(Path::new("kernels"), "cu");
+        images = compile_all(&nvcc_compiler(&nvcc, &archs), &files, &cache);
+    }
+    if emulator {
+        emulated_driver(&out, &cache);
+        if images.is_empty() {
+            // The emulated driver knows its kernels by name: any image opens it.
+            let stand_in = out.join("emulated.image");
+            fs::write(&stand_in, b"kernels of the emulated driver\0").expect("writing to OUT_DIR");
+            images.push(stand_in);
+        }
+    }
+    println!("cargo:rustc-env=SPATIALSSL_CUDA_ARCHS={archs}");
+    write_images(&out.join("device_code.bin"), &images);
+}
+
+/// `target/kernel-cache`, wherever the target folder is.
+fn cache_dir(out: &Path) -> PathBuf {
+    let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
+    target.unwrap_or(out).join("kernel-cache")
+}
+
+fn sources(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.filter_map(|entry| entry.ok().map(|e| e.path()));
+    let mut found: Vec<PathBuf> =
+        paths.filter(|p| p.extension().is_some_and(|e| e == extension)).collect();
+    found.sort();
+    found
+}
+
+/// `$NVCC`, `$CUDA_HOME/bin/nvcc`, what scripts/install-nvcc.sh installs, or nvcc on the path.
+fn find_nvcc() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("NVCC") {
+        // An empty value switches device code off.
+        return (!path.is_empty()).then(|| PathBuf::from(path));
+    }
+    let home = env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc"));
+    let own = Path::new(".cuda/nvidia/cu13/bin/nvcc").to_path_buf();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|dir| dir.join("nvcc")).collect::<Vec<_>>();
+    home.into_iter().chain([own]).chain(on_path).find(|nvcc| nvcc.is_file())
+}
+
+fn nvcc_compiler(nvcc: &Path, archs: &str) -> Compiler {
+    let mut command = vec![nvcc.display().to_string()];
+    command.extend(
+        ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-fatbin"].map(String::from),
+    );
+    let list: Vec<&str> = archs.split_whitespace().collect();
+    for arch in &list {
+        command.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+    }
+    if let Some(first) = list.first() {
+        command.push(format!("-gencode=arch=compute_{first},code=compute_{first}"));
+    }
+    let version = Command::new(nvcc).arg("--version").output();
+    let version = version.unwrap_or_else(|e| panic!("{} does not run: {e}", nvcc.display())).stdout;
+    let identity = format!("{}{}", String::from_utf8_lossy(&version), command[1..].join(" "));
+    Compiler { command, identity, extension: "fatbin" }
+}
+
+/// Compiles the files whose outputs are not in the cache, several at once; returns the outputs in the order of `files`.
+fn compile_all(compiler: &Compiler, files: &[PathBuf], cache: &Path) -> Vec<PathBuf> {
+    let headers = headers_digest();
+    let outputs: Vec<PathBuf> = files
+        .iter()
+        .map(|file| {
+            let mut hash = Sha256::new();
+            hash.update(&compiler.identity);
+            hash.update(&headers);
+            hash.update(fs::read(file).expect("a source file can be read"));
+            let digest: String =
+                hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
+            let stem = file.file_stem().expect("a source file has a name").to_string_lossy();
+            cache.join(format!("{stem}-{digest}.{}", compiler.extension))
+        })
+        .collect();
+    let work: Vec<_> = files.iter().zip(&outputs).filter(|(_, output)| !output.exists()).collect();
+    let next = Mutex::new(work.iter());
+    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, work.len().max(1)) {
+            scope.spawn(|| {
+                while let Some((file, output)) = { next.lock().expect("no thread panics").next() } {
+                    compile(compiler, file, output);
+                }
+            });
+        }
+    });
+    outputs
+}
+
+/// Compiles into a file of another name first: an interrupted build leaves no half image behind.
+fn compile(compiler: &Compiler, file: &Path, output: &Path) {
+    let partial = output.with_extension(format!("{}.{}", std::process::id(), compiler.extension));
+    let mut command = Command::new(&compiler.command[0]);
+    let ran = command.args(&compiler.command[1..]).arg(file).arg("-o").arg(&partial).output();
+    let ran = ran.unwrap_or_else(|e| panic!("{} does not run: {e}", compiler.command[0]));
+    let text = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "compiling {} failed:\n{text}", file.display());
+    fs::rename(&partial, output).expect("the build folder can be written");
+}
+
+/// Contents of all headers: any change compiles everything again.
+fn headers_digest() -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for folder in ["kernels", "kernels/emulator"] {
+        for extension in ["cuh", "h"] {
+            for path in sources(Path::new(folder), extension) {
+                hash.update(fs::read(path).expect("a header can be read"));
+            }
+        }
+    }
+    hash.finalize().to_vec()
+}
+
+/// Builds `<OUT_DIR>/emulator/libcuda.so` from the kernels and the emulator.
+fn emulated_driver(out: &Path, cache: &Path) {
+    let folder = out.join("emulator");
+    println!("cargo:rustc-env=SPATIALSSL_EMULATOR_DIR={}", folder.display());
+    let tool =
+        cc::Build::new().cpp(true).opt_level(2).std("c++17").cargo_metadata(false).get_compiler();
+    let flags = [
+        "-std=c++17",
+        "-O2",
+        "-g1",
+        "-fPIC",
+        "-ffp-contract=fast",
+        "-fno-strict-aliasing",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unknown-pragmas",
+        "-Wno-psabi",
+        "-Wno-unused-parameter",
+        "-Ikernels",
+        "-Ikernels/emulator",
+        "-xc++",
+        "-c",
+    ];
+    let mut command = vec![tool.path().display().to_string()];
+    command.extend(flags.map(String::from));
+    let identity = command.join(" ");
+    let compiler = Compiler { command, identity, extension: "o" };
+    let mut files = sources(Path::new("kernels"), "cu");
+    files.extend(sources(Path::new("kernels/emulator"), "cpp"));
+    let objects = compile_all(&compiler, &files, cache);
+    fs::create_dir_all(&folder).expect("the build folder can be written");
+    let library = folder.join("libcuda.so");
+    let mut link = Command::new(tool.path());
+    link.args(["-shared", "-Wl,-soname,libcuda.so", "-pthread", "-o"])
+        .arg(&library)
+        .args(&objects)
+        .arg("-ldl");
+    let ran =
+        link.output().unwrap_or_else(|e| panic!("{} does not run: {e}", tool.path().display()));
+    let text = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "linking the emulated driver failed:\n{text}");
+}
+
+/// Count, then offset and length of each image, then the images, each on 64 bytes. Nothing at all without images.
+fn write_images(path: &Path, images: &[PathBuf]) {
+    let mut blob = Vec::new();
+    if !images.is_empty() {
+        let read = |image: &PathBuf| fs::read(image).expect("a compiled kernel can be read");
+        let contents: BTreeMap<usize, Vec<u8>> = images.iter().map(read).enumerate().collect();
+        let mut offset = (8 + 16 * images.len()).next_multiple_of(64);
+        blob.extend((images.len() as u64).to_le_bytes());
+        for content in contents.values() {
+            blob.extend((offset as u64).to_le_bytes());
+            blob.extend((content.len() as u64).to_le_bytes());
+            offset += content.len().next_multiple_of(64);
+        }
+        for content in contents.values() {
+            blob.resize(blob.len().next_multiple_of(64), 0);
+            blob.extend(content);
+        }
+    }
+    fs::write(path, blob).expect("writing to OUT_DIR");
+}

@@ -1,0 +1,176 @@
+//! The CUDA backend: how values are stored on the device, the operands of a call, and the queue calls launch into.
+
+use std::cell::RefCell;
+
+use bytemuck::NoUninit;
+
+use crate::driver::{DevPtr, Device, Event, Kernel, Launch};
+use crate::error::Result;
+use crate::shape::Shape;
+
+/// How a value lies in device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// f32: parameters, statistics, losses, everything small.
+    Full,
+    /// bf16: activations and their gradients.
+    Half,
+    /// f32 with a bf16 copy beside it, element for element: filters.
+    Twin,
+}
+
+impl Storage {
+    /// Bytes of one element, without the copy.
+    pub fn element_len(self) -> usize {
+        if self == Storage::Half { 2 } else { 4 }
+    }
+
+    /// How the gradient of such a value is stored.
+    pub fn of_gradient(self) -> Storage {
+        if self == Storage::Half { Storage::Half } else { Storage::Full }
+    }
+}
+
+/// Where a value lies: its elements, and their bf16 copy if there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DevSpan {
+    /// Address of the first element.
+    pub ptr: DevPtr,
+    /// Address of the first element of the copy, or none.
+    pub twin: DevPtr,
+}
+
+/// The operands of one call.
+#[derive(Clone, Copy)]
+pub struct CudaIo<'a> {
+    /// Shapes of the operation's inputs (of the forward pass, also when it runs backward).
+    pub shapes: &'a [Shape],
+    /// What is read, in the operation's order.
+    pub reads: &'a [DevSpan],
+    /// What is written, in the operation's order, and whether to add to it.
+    pub writes: &'a [Option<(DevSpan, bool)>],
+    /// Scratch of the size the operation asked for, with undefined content.
+    pub work: DevPtr,
+}
+
+impl CudaIo<'_> {
+    /// Address of the `i`-th value that is read.
+    pub fn read(&self, i: usize) -> DevPtr {
+        self.reads[i].ptr
+    }
+
+    /// Address of the bf16 copy of the `i`-th value that is read.
+    ///
+    /// # Panics
+    /// If it has none: the operation did not declare [`Storage::Twin`].
+    pub fn twin(&self, i: usize) -> DevPtr {
+        let twin = self.reads[i].twin;
+        assert!(!twin.is_null(), "operand {i} has no bf16 copy");
+        twin
+    }
+
+    /// Address of the `i`-th value that is written.
+    ///
+    /// # Panics
+    /// If it is not bound.
+    pub fn write(&self, i: usize) -> DevPtr {
+        let Some((span, _)) = self.writes[i] else {
+            panic!("operand {i} is not bound for writing")
+        };
+        span.ptr
+    }
+
+    /// Address of the bf16 copy of the `i`-th value that is written, or none.
+    pub fn write_twin(&self, i: usize) -> DevPtr {
+        self.writes[i].map_or(DevPtr::NULL, |(span, _)| span.twin)
+    }
+
+    /// Address of the gradient of input `i` and whether to add to it; `None` if nobody wants it.
+    pub fn grad(&self, i: usize) -> Option<(DevPtr, bool)> {
+        self.writes.get(i).copied().flatten().map(|(span, add)| (span.ptr, add))
+    }
+
+    /// Scratch of the size the operation asked for.
+    pub fn workspace(&self) -> DevPtr {
+        self.work
+    }
+}
+
+/// Times of launches: an event before the first and behind each.
+struct Timeline {
+    start: Event,
+    launches: Vec<(Launch, Event)>,
+}
+
+/// What launches go into: the device, and the clock of whoever measures.
+pub struct Queue {
+    /// The device.
+    pub device: Device,
+    timeline: RefCell<Option<Timeline>>,
+}
+
+impl Queue {
+    /// A queue on `device`.
+    pub fn new(device: Device) -> Queue {
+        Queue { device, timeline: RefCell::new(None) }
+    }
+
+    /// Queues `kernel` on `grid` blocks. A grid of no blocks is nothing to do.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] naming kernel, grid and cause.
+    pub fn launch<P: NoUninit>(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        params: &P,
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        self.device.launch(kernel, grid, params)?;
+        if let Some(timeline) = &mut *self.timeline.borrow_mut() {
+            let event = self.device.event(true)?;
+            self.device.record(&event)?;
+            timeline.launches.push((Launch { kernel, grid }, event));
+        }
+        Ok(())
+    }
+
+    /// Begins to time every launch.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub fn begin_timing(&self) -> Result<()> {
+        let start = self.device.event(true)?;
+        self.device.record(&start)?;
+        self.timeline.replace(Some(Timeline { start, launches: Vec::new() }));
+        Ok(())
+    }
+
+    /// Launches since [`Queue::begin_timing`] with their milliseconds, in order; waits for them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if one of them failed.
+    pub fn end_timing(&self) -> Result<Vec<(Launch, f64)>> {
+        let Some(timeline) = self.timeline.take() else { return Ok(Vec::new()) };
+        self.device.sync()?;
+        let mut before = &timeline.start;
+        let mut times = Vec::with_capacity(timeline.launches.len());
+        for (launch, event) in &timeline.launches {
+            times.push((*launch, event.ms_since(before)?));
+            before = event;
+        }
+        Ok(times)
+    }
+}
+
+/// Number of blocks of `size` that cover `len`, for a grid.
+///
+/// # Panics
+/// If there are more than a grid can have.
+pub fn blocks(len: usize, size: usize) -> u32 {
+    let count = len.div_ceil(size);
+    let Ok(count) = u32::try_from(count) else { panic!("{count} blocks are more than a grid has") };
+    count
+}

@@ -1,0 +1,426 @@
+//! The device: context, stream, loaded kernels, and everything that is queued.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::rc::Rc;
+
+use bytemuck::NoUninit;
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUstreamCaptureMode};
+use cudarc::driver::{DriverError, result};
+
+use super::image::images;
+use super::{Block, Event, Graph, Kernel, Launch, Pinned, failed, has_device_code};
+use crate::error::{Error, Result};
+
+/// A device's context and its one stream. It belongs to the thread that made it.
+pub(super) struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    /// The last launch since the stream was last known to be empty of errors.
+    last: Cell<Option<Launch>>,
+}
+
+impl Context {
+    fn new(ordinal: usize) -> Result<Context> {
+        let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
+        let device = result::device::get(number).map_err(|e| failed("cuDeviceGet", e))?;
+        // SAFETY: the device exists.
+        let context = unsafe { result::primary_ctx::retain(device) }
+            .map_err(|e| failed("cuDevicePrimaryCtxRetain", e))?;
+        let mut made =
+            Context { device, context, stream: std::ptr::null_mut(), last: Cell::new(None) };
+        made.bind().map_err(|e| failed("cuCtxSetCurrent", e))?;
+        made.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|e| failed("cuStreamCreate", e))?;
+        Ok(made)
+    }
+
+    /// Makes the context current in this thread.
+    pub(super) fn bind(&self) -> std::result::Result<(), DriverError> {
+        // SAFETY: retained until drop.
+        unsafe { result::ctx::set_current(self.context) }
+    }
+
+    /// Waits for everything that was queued.
+    pub(super) fn finish(&self) -> std::result::Result<(), DriverError> {
+        self.bind()?;
+        // SAFETY: the stream exists until drop.
+        unsafe { result::stream::synchronize(self.stream) }
+    }
+
+    /// The error for a fault found while waiting, which some launch before caused.
+    pub(super) fn lost(&self, call: &str, error: DriverError) -> Error {
+        let Some(Launch { kernel, grid: [x, y, z] }) = self.last.take() else {
+            return failed(call, error);
+        };
+        let (name, threads) = (kernel.name, kernel.threads);
+        failed(
+            &format!(
+                "{call}, after launches of which the last is {name} (grid {x} x {y} x {z}, {threads} threads a block)"
+            ),
+            error,
+        )
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        let _ = self.bind();
+        // SAFETY: nothing uses stream and context any more: blocks, events and graphs hold this object.
+        unsafe {
+            if !self.stream.is_null() {
+                let _ = result::stream::synchronize(self.stream);
+                let _ = result::stream::destroy(self.stream);
+            }
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+/// A GPU with one stream, on which everything runs in order.
+pub struct Device {
+    context: Rc<Context>,
+    modules: Vec<sys::CUmodule>,
+    functions: RefCell<HashMap<&'static str, sys::CUfunction>>,
+    /// Waits after each launch, so that a fault is blamed on its kernel.
+    sync_each: bool,
+    /// The device's name.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Bytes of device memory.
+    pub memory: usize,
+}
+
+/// Number of devices of the driver.
+///
+/// # Errors
+/// [`Error::Device`] if there is no driver, or it finds none.
+pub fn count() -> Result<usize> {
+    // SAFETY: looks the library up and closes it again.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::Device("no NVIDIA driver: its library libcuda.so was not found".into()));
+    }
+    result::init().map_err(|e| failed("cuInit", e))?;
+    let found = result::device::get_count().map_err(|e| failed("cuDeviceGetCount", e))?;
+    Ok(usize::try_from(found).unwrap_or(0))
+}
+
+/// Version of CUDA the driver speaks, for example (13, 0).
+///
+/// # Errors
+/// [`Error::Device`] if there is no driver.
+pub fn driver_version() -> Result<(i32, i32)> {
+    count()?;
+    let mut version = 0;
+    // SAFETY: writes one integer.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|e| failed("cuDriverGetVersion", e))?;
+    Ok((version / 1000, version % 1000 / 10))
+}
+
+impl Device {
+    /// Opens device number `ordinal` and loads the device code of this program.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: no driver, no such device, no device code in this program or none for this device.
+    pub fn open(ordinal: usize, sync_each: bool) -> Result<Device> {
+        let found = count()?;
+        if ordinal >= found {
+            return Err(Error::Device(format!(
+                "device cuda:{ordinal} does not exist\n  found: {found} devices, numbered from 0\n  use one of those, or --device cpu"
+            )));
+        }
+        if !has_device_code() {
+            return Err(Error::Device(
+                "this program was built without device code\n  found: a driver, but no compiled kernels\n  \
+                 needed: a build with nvcc: run scripts/install-nvcc.sh, then cargo build again"
+                    .into(),
+            ));
+        }
+        let context = Rc::new(Context::new(ordinal)?);
+        let (name, memory, capability) = describe(context.device)?;
+        let modules = images()
+            .map(|image| {
+                // SAFETY: the image is a complete fat binary, made by nvcc.
+                unsafe { result::module::load_data(image.as_ptr().cast()) }
+                    .map_err(|e| failed(&format!("cuModuleLoadData on {name}"), e))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let functions = RefCell::default();
+        Ok(Device { context, modules, functions, sync_each, name, capability, memory })
+    }
+
+    /// Looks `kernels` up, checks the size of their arguments, and lets them have their shared memory.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming a kernel that is missing or was compiled for another argument.
+    pub fn load(&self, kernels: impl IntoIterator<Item = &'static Kernel>) -> Result<()> {
+        for kernel in kernels {
+            if !self.functions.borrow().contains_key(kernel.name) {
+                let function = self.function(kernel)?;
+                self.functions.borrow_mut().insert(kernel.name, function);
+            }
+        }
+        Ok(())
+    }
+
+    fn function(&self, kernel: &Kernel) -> Result<sys::CUfunction> {
+        let missing = || {
+            let why = "the device code and the program are not of one build: build again";
+            Error::Device(format!("kernel {} is not in the device code\n  {why}", kernel.name))
+        };
+        let found = self.modules.iter().find_map(|&module| {
+            let name = CString::new(kernel.name).ok()?;
+            // SAFETY: the module is loaded as long as self.
+            unsafe { result::module::get_function(module, name) }.ok()
+        });
+        let function = found.ok_or_else(missing)?;
+        let (mut offset, mut len) = (0usize, 0usize);
+        // SAFETY: writes two sizes.
+        unsafe { sys::cuFuncGetParamInfo(function, 0, &raw mut offset, &raw mut len) }
+            .result()
+            .map_err(|e| failed("cuFuncGetParamInfo", e))?;
+        if len != kernel.params_len {
+            return Err(Error::Device(format!(
+                "kernel {} takes {len} bytes, this program gives {}\n  build again",
+                kernel.name, kernel.params_len
+            )));
+        }
+        if kernel.shared > 0 {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded.
+            unsafe {
+                result::function::set_function_attribute(function, most, kernel.shared as i32)
+            }
+            .map_err(|e| {
+                failed(
+                    &format!("cuFuncSetAttribute: {} B shared for {}", kernel.shared, kernel.name),
+                    e,
+                )
+            })?;
+        }
+        Ok(function)
+    }
+
+    /// Queues one kernel. Soundness rests on the operation that fills `params`: its addresses come from spans of one plan,
+    /// and the size of the struct was checked against the compiled kernel when it was loaded.
+    ///
+    /// # Errors
+    /// [`Error::Device`] naming kernel, grid and cause.
+    ///
+    /// # Panics
+    /// If the kernel was not loaded or takes another argument: a bug in the operation.
+    pub fn launch<P: NoUninit>(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        params: &P,
+    ) -> Result<()> {
+        assert_eq!(size_of::<P>(), kernel.params_len, "the argument of {}", kernel.name);
+        let functions = self.functions.borrow();
+        let Some(&function) = functions.get(kernel.name) else {
+            panic!("kernel {} was not loaded before its launch", kernel.name)
+        };
+        let mut argument = std::ptr::from_ref(params).cast_mut().cast::<c_void>();
+        let context = &self.context;
+        context.last.set(Some(Launch { kernel, grid }));
+        let ([x, y, z], block) = (grid, (kernel.threads, 1, 1));
+        // SAFETY: one argument of the size the kernel has; see above for its content.
+        unsafe {
+            let arguments = std::slice::from_mut(&mut argument);
+            result::launch_kernel(
+                function,
+                (x, y, z),
+                block,
+                kernel.shared,
+                context.stream,
+                arguments,
+            )
+        }
+        .map_err(|e| {
+            let threads = kernel.threads;
+            failed(
+                &format!(
+                    "the launch of {} (grid {x} x {y} x {z}, {threads} threads a block)",
+                    kernel.name
+                ),
+                e,
+            )
+        })?;
+        if self.sync_each { self.sync() } else { Ok(()) }
+    }
+
+    /// Allocates device memory with undefined content.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not enough.
+    pub fn alloc(&self, len: usize) -> Result<Block> {
+        Block::new(&self.context, len)
+    }
+
+    /// Allocates page-locked host memory, all zeros.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not enough.
+    pub fn pinned(&self, len: usize) -> Result<Pinned> {
+        Pinned::new(&self.context, len)
+    }
+
+    /// A new event; a timed one costs a little more.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn event(&self, timed: bool) -> Result<Event> {
+        Event::new(&self.context, timed)
+    }
+
+    /// Queues zeros over a range of bytes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn zero(&self, block: &Block, offset: usize, len: usize) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the range lies in the block.
+        unsafe { result::memset_d8_async(block.range(offset, len), 0, len, self.context.stream) }
+            .map_err(|e| failed("cuMemsetD8Async", e))
+    }
+
+    /// Queues a copy of the first `len` bytes of `from` to `offset` in `to`. `from` must not change until an event recorded
+    /// behind the copy was waited for.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn upload_later(&self, to: &Block, offset: usize, from: &Pinned, len: usize) -> Result<()> {
+        let bytes = &from.bytes()[..len];
+        // SAFETY: both ranges exist; page-locked memory lives until the stream is done with it (its drop waits).
+        unsafe { result::memcpy_htod_async(to.range(offset, len), bytes, self.context.stream) }
+            .map_err(|e| failed("cuMemcpyHtoDAsync", e))
+    }
+
+    /// Queues a copy of `len` bytes at `offset` in `from` to the start of `to`, which holds them after an event recorded behind
+    /// the copy was waited for.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn download_later(
+        &self,
+        to: &mut Pinned,
+        from: &Block,
+        offset: usize,
+        len: usize,
+    ) -> Result<()> {
+        let bytes = &mut to.bytes_mut()[..len];
+        // SAFETY: both ranges exist; page-locked memory lives until the stream is done with it (its drop waits).
+        unsafe { result::memcpy_dtoh_async(bytes, from.range(offset, len), self.context.stream) }
+            .map_err(|e| failed("cuMemcpyDtoHAsync", e))
+    }
+
+    /// Copies `bytes` to `offset` in `to`, behind everything queued, and waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the copy or something before it failed.
+    pub fn upload(&self, to: &Block, offset: usize, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the range lies in the block, and the copy is waited for.
+        unsafe {
+            result::memcpy_htod_async(to.range(offset, bytes.len()), bytes, self.context.stream)
+        }
+        .map_err(|e| failed("cuMemcpyHtoDAsync", e))?;
+        self.sync()
+    }
+
+    /// Copies from `offset` in `from` into `bytes`, behind everything queued, and waits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the copy or something before it failed.
+    pub fn download(&self, from: &Block, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let source = from.range(offset, bytes.len());
+        // SAFETY: the range lies in the block, and the copy is waited for.
+        unsafe { result::memcpy_dtoh_async(bytes, source, self.context.stream) }
+            .map_err(|e| failed("cuMemcpyDtoHAsync", e))?;
+        self.sync()
+    }
+
+    /// Records `event` behind everything queued.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn record(&self, event: &Event) -> Result<()> {
+        // SAFETY: event and stream exist.
+        unsafe { result::event::record(event.handle, self.context.stream) }
+            .map_err(|e| failed("cuEventRecord", e))
+    }
+
+    /// Waits for everything queued.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if any of it failed.
+    pub fn sync(&self) -> Result<()> {
+        self.context.finish().map_err(|e| self.context.lost("cuStreamSynchronize", e))?;
+        self.context.last.set(None);
+        Ok(())
+    }
+
+    /// Captures what `queue` queues instead of running it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if something in it cannot be captured.
+    pub fn capture(&self, queue: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let (stream, mode) =
+            (self.context.stream, CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+        // SAFETY: the stream exists and is not being captured.
+        unsafe { result::stream::begin_capture(stream, mode) }
+            .map_err(|e| failed("cuStreamBeginCapture", e))?;
+        let queued = queue();
+        // SAFETY: begun above; ends the capture in any case.
+        let graph = unsafe { result::stream::end_capture(stream) };
+        queued?;
+        Graph::new(&self.context, graph.map_err(|e| failed("cuStreamEndCapture", e))?)
+    }
+
+    /// Queues a captured sequence.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: graph and stream exist; what the graph touches outlives it (the step owns both).
+        unsafe { result::graph::launch(graph.exec, self.context.stream) }
+            .map_err(|e| failed("cuGraphLaunch", e))
+    }
+
+    /// Whether launches are waited for one by one, which a capture does not allow.
+    pub fn syncs_each(&self) -> bool {
+        self.sync_each
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = self.context.finish();
+        for &module in &self.modules {
+            // SAFETY: nothing of it runs any more.
+            let _ = unsafe { result::module::unload(module) };
+        }
+    }
+}
+
+/// Name, bytes of memory and compute capability of a device.
+fn describe(device: sys::CUdevice) -> Result<(String, usize, (i32, i32))> {
+    let name = result::device::get_name(device).map_err(|e| failed("cuDeviceGetName", e))?;
+    // SAFETY: the device exists.
+    let memory =
+        unsafe { result::device::total_mem(device) }.map_err(|e| failed("cuDeviceTotalMem", e))?;
+    let attribute = |which| {
+        // SAFETY: the device exists.
+        unsafe { result::device::get_attribute(device, which) }
+            .map_err(|e| failed("cuDeviceGetAttribute", e))
+    };
+    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok((name, memory, (major, minor)))
+}

@@ -1,0 +1,370 @@
+//! A planned tape in the memory of a CUDA device: what runs there.
+//!
+//! One allocation holds everything. A step is: one copy of all inputs from page-locked memory, the launches (after two eager steps
+//! captured into a graph and replayed), one copy of all results back. Nothing is allocated or read back in between, and the host
+//! may prepare the next step while one runs.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::plan::Units;
+use super::storage::storages;
+use super::{Plan, Record, Role, Tape, ValueId};
+use crate::backend::Span;
+use crate::backend::cuda::{CudaIo, DevSpan, Queue, Storage};
+use crate::driver::{Block, DevPtr, Device, Event, Graph, Pinned};
+use crate::error::Result;
+use crate::ops::{Op, Pass};
+use crate::shape::Shape;
+
+/// Every place begins at a multiple of so many bytes.
+const ALIGN: usize = 256;
+/// Steps that are launched one kernel at a time before one is captured.
+const EAGER: u64 = 2;
+/// Steps that may be under way at once: one runs while the next is prepared.
+const SLOTS: usize = 2;
+
+/// A record with its operands' places bound.
+struct Call {
+    op: Op,
+    pass: Pass,
+    shapes: Vec<Shape>,
+    reads: Vec<DevSpan>,
+    writes: Vec<Option<(DevSpan, bool)>>,
+}
+
+/// Page-locked copies of inputs and results of one step under way.
+struct Slot {
+    inputs: Pinned,
+    results: Pinned,
+    done: Event,
+    busy: bool,
+}
+
+/// Where the values of a tape lie.
+struct Layout {
+    plan: Plan,
+    storages: Vec<Storage>,
+    /// Offset of the bf16 copy of each value that owns memory and has one.
+    twins: Vec<usize>,
+    len: usize,
+}
+
+/// All memory and all calls of a tape on a device.
+pub struct CudaStep {
+    // Dropped in this order: what uses the device before the device.
+    graph: Option<Graph>,
+    slots: Vec<Slot>,
+    block: Block,
+    queue: Queue,
+    calls: Vec<Call>,
+    layout: Layout,
+    /// Role, storage and root of every value, for copies.
+    values: Vec<(Role, ValueId, usize)>,
+    use_graph: bool,
+    submitted: u64,
+    collected: u64,
+}
+
+impl Layout {
+    fn new(tape: &Tape) -> Layout {
+        let storages = storages(tape);
+        let element = |id: ValueId| storages[id.index()].element_len();
+        let scratch = |r: &Record| r.op.cuda().cuda_workspace(r.pass, &r.shapes);
+        let plan = Plan::with(tape, &Units { element: &element, scratch: &scratch, align: ALIGN });
+        let mut len = plan.len;
+        let mut twins = vec![0; storages.len()];
+        for (id, value) in tape.values() {
+            if value.alias.is_none() && storages[id.index()] == Storage::Twin {
+                twins[id.index()] = len;
+                len += (2 * value.shape.len()).next_multiple_of(ALIGN);
+            }
+        }
+        Layout { plan, storages, twins, len }
+    }
+
+    /// Offset of the bf16 copy of `id`, if there is one: as far into its root's copy as `id` lies in its root.
+    fn twin(&self, tape_root: (ValueId, usize)) -> Option<usize> {
+        let (root, elements) = tape_root;
+        (self.storages[root.index()] == Storage::Twin)
+            .then(|| self.twins[root.index()] + 2 * elements)
+    }
+}
+
+impl CudaStep {
+    /// Plans `tape`, allocates its memory on `device`, all zeros, and loads all kernels it needs.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if memory does not suffice or a kernel is missing.
+    pub fn new(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
+        let layout = Layout::new(tape);
+        device.load(tape.records().iter().flat_map(|r| r.op.cuda().kernels()))?;
+        let block = device.alloc(layout.len)?;
+        device.zero(&block, 0, layout.plan.persistent_len)?;
+        device.zero(&block, layout.plan.len, layout.len - layout.plan.len)?;
+        let base = block.ptr();
+        let span = |id: ValueId| DevSpan {
+            ptr: base.offset(layout.plan.span(id).offset),
+            twin: layout.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
+        };
+        let calls = tape
+            .records()
+            .iter()
+            .map(|r| Call {
+                op: r.op.clone(),
+                pass: r.pass,
+                shapes: r.shapes.clone(),
+                reads: r.reads.iter().map(|&id| span(id)).collect(),
+                writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
+            })
+            .collect();
+        let slots = (0..SLOTS)
+            .map(|_| {
+                Ok(Slot {
+                    inputs: device.pinned(layout.plan.inputs.len)?,
+                    results: device.pinned(layout.plan.results.len)?,
+                    done: device.event(false)?,
+                    busy: false,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let values = tape
+            .values()
+            .map(|(id, _)| {
+                let (root, elements) = tape.root(id);
+                (tape.get(root).role, root, elements)
+            })
+            .collect();
+        let use_graph = use_graph && !device.syncs_each();
+        let queue = Queue::new(device);
+        let (submitted, collected) = (0, 0);
+        let graph = None;
+        let step = CudaStep {
+            graph,
+            slots,
+            block,
+            queue,
+            calls,
+            layout,
+            values,
+            use_graph,
+            submitted,
+            collected,
+        };
+        step.queue.device.sync()?;
+        Ok(step)
+    }
+
+    /// The plan it runs by, in bytes; the bf16 copies of filters lie behind it.
+    pub fn plan(&self) -> &Plan {
+        &self.layout.plan
+    }
+
+    /// Bytes of device memory in all.
+    pub fn device_len(&self) -> usize {
+        self.layout.len
+    }
+
+    /// The queue, to time launches.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    fn storage(&self, id: ValueId) -> Storage {
+        self.layout.storages[self.values[id.index()].1.index()]
+    }
+
+    /// Sets a value. An input is copied to the device by the next step, and stays for later steps only if it was written while
+    /// none was under way; anything else is copied at once.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if a copy or something queued before fails.
+    ///
+    /// # Panics
+    /// If the number of elements differs.
+    pub fn write(&mut self, id: ValueId, data: &[f32]) -> Result<()> {
+        let span = self.layout.plan.span(id);
+        let storage = self.storage(id);
+        assert_eq!(data.len() * storage.element_len(), span.len, "elements of a value");
+        if self.values[id.index()].0 == Role::Input {
+            let at = span.offset - self.layout.plan.inputs.offset;
+            for slot in &mut self.slots {
+                if !slot.busy {
+                    encode(data, storage, &mut slot.inputs.bytes_mut()[at..at + span.len]);
+                }
+            }
+            return Ok(());
+        }
+        let mut bytes = vec![0; span.len];
+        encode(data, storage, &mut bytes);
+        self.queue.device.upload(&self.block, span.offset, &bytes)?;
+        let (_, root, elements) = self.values[id.index()];
+        if let Some(at) = self.layout.twin((root, elements)) {
+            let mut bytes = vec![0; 2 * data.len()];
+            encode(data, Storage::Half, &mut bytes);
+            self.queue.device.upload(&self.block, at, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Elements of a value, behind everything queued: an input, parameter, state or result.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if a copy or something queued before fails.
+    pub fn read(&self, id: ValueId) -> Result<Vec<f32>> {
+        let span = self.layout.plan.span(id);
+        let mut bytes = vec![0; span.len];
+        self.queue.device.download(&self.block, span.offset, &mut bytes)?;
+        Ok(decode(&bytes, self.storage(id)))
+    }
+
+    /// The bf16 copy of a value that has one.
+    ///
+    /// # Errors
+    /// As [`CudaStep::read`].
+    pub fn read_twin(&self, id: ValueId) -> Result<Option<Vec<f32>>> {
+        let (_, root, elements) = self.values[id.index()];
+        let Some(at) = self.layout.twin((root, elements)) else { return Ok(None) };
+        let mut bytes = vec![0; self.layout.plan.span(id).len / 2];
+        self.queue.device.download(&self.block, at, &mut bytes)?;
+        Ok(Some(decode(&bytes, Storage::Half)))
+    }
+
+    /// Number of steps submitted and not collected.
+    pub fn under_way(&self) -> usize {
+        (self.submitted - self.collected) as usize
+    }
+
+    /// Whether another step can be prepared without collecting one first.
+    pub fn has_room(&self) -> bool {
+        self.under_way() < SLOTS
+    }
+
+    /// Queues one step: inputs, all records, results.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    ///
+    /// # Panics
+    /// If [`SLOTS`] steps are under way: collect one first.
+    pub fn submit(&mut self) -> Result<()> {
+        assert!(self.has_room(), "a step is collected before a third is submitted");
+        self.send_inputs()?;
+        match &self.graph {
+            Some(graph) => self.queue.device.replay(graph)?,
+            None if self.use_graph && self.submitted >= EAGER => {
+                let graph = self.queue.device.capture(|| self.launch(0..self.calls.len()))?;
+                self.queue.device.replay(&graph)?;
+                self.graph = Some(graph);
+            }
+            None => self.launch(0..self.calls.len())?,
+        }
+        let at = (self.submitted % SLOTS as u64) as usize;
+        let Span { offset, len } = self.layout.plan.results;
+        let slot = &mut self.slots[at];
+        self.queue.device.download_later(&mut slot.results, &self.block, offset, len)?;
+        self.queue.device.record(&slot.done)?;
+        slot.busy = true;
+        self.submitted += 1;
+        Ok(())
+    }
+
+    /// Waits for the oldest step under way; [`CudaStep::result`] then gives its results. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the step failed on the device.
+    pub fn collect(&mut self) -> Result<bool> {
+        if self.under_way() == 0 {
+            return Ok(false);
+        }
+        let slot = &mut self.slots[(self.collected % SLOTS as u64) as usize];
+        slot.done.wait()?;
+        slot.busy = false;
+        self.collected += 1;
+        Ok(true)
+    }
+
+    /// A result of the step collected last.
+    ///
+    /// # Panics
+    /// If the value is not a result or no step was collected.
+    pub fn result(&self, id: ValueId) -> Vec<f32> {
+        assert!(self.collected > 0, "a result is read after a step was collected");
+        assert_eq!(self.values[id.index()].0, Role::Result, "only results are read late");
+        let slot = &self.slots[((self.collected - 1) % SLOTS as u64) as usize];
+        let (span, results) = (self.layout.plan.span(id), self.layout.plan.results);
+        let at = span.offset - results.offset;
+        decode(&slot.results.bytes()[at..at + span.len], self.storage(id))
+    }
+
+    /// Copies the inputs and runs the records of a range, one launch at a time, and waits: for validation and tests.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if something fails on the device.
+    ///
+    /// # Panics
+    /// If steps are under way.
+    pub fn run_range(&mut self, range: Range<usize>) -> Result<()> {
+        assert_eq!(self.under_way(), 0, "steps under way are collected first");
+        self.send_inputs()?;
+        self.launch(range)?;
+        self.queue.device.sync()
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Whether steps are replayed from a graph, and of how many operations.
+    pub fn graph_nodes(&self) -> Option<usize> {
+        self.graph.as_ref().map(|graph| graph.nodes)
+    }
+
+    fn send_inputs(&self) -> Result<()> {
+        let Span { offset, len } = self.layout.plan.inputs;
+        if len == 0 {
+            return Ok(());
+        }
+        let slot = &self.slots[(self.submitted % SLOTS as u64) as usize];
+        self.queue.device.upload_later(&self.block, offset, &slot.inputs, len)
+    }
+
+    fn launch(&self, range: Range<usize>) -> Result<()> {
+        let work = self.block.ptr().offset(self.layout.plan.workspace.offset);
+        for call in &self.calls[range] {
+            let io =
+                CudaIo { shapes: &call.shapes, reads: &call.reads, writes: &call.writes, work };
+            match call.pass {
+                Pass::Forward => call.op.cuda().cuda_forward(&io, &self.queue)?,
+                Pass::Backward => call.op.cuda().cuda_backward(&io, &self.queue)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Numbers as they lie on the device: f32, or rounded to the nearest bf16.
+fn encode(data: &[f32], storage: Storage, bytes: &mut [u8]) {
+    if storage == Storage::Half {
+        for (to, &x) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(data) {
+            *to = bf16::from_f32(x).to_le_bytes();
+        }
+    } else {
+        bytes.copy_from_slice(bytemuck::cast_slice(data));
+    }
+}
+
+fn decode(bytes: &[u8], storage: Storage) -> Vec<f32> {
+    if storage == Storage::Half {
+        bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect()
+    } else {
+        bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    }
+}

@@ -1,0 +1,79 @@
+//! The emulated CUDA driver: loaded before the first call of the CUDA driver, it is the driver.
+#![allow(unsafe_code, reason = "a C library is loaded and called")]
+
+use std::ffi::{CString, c_char, c_int};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+/// In which order blocks and the threads within a block run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Ascending,
+    Descending,
+    Random(u64),
+}
+
+/// The loaded driver.
+pub(crate) struct Emulator {
+    library: Library,
+}
+
+/// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
+pub(crate) fn folder() -> PathBuf {
+    PathBuf::from(env!("SPATIALSSL_EMULATOR_DIR"))
+}
+
+/// Loads the emulated driver. It must be called before anything asks for the CUDA driver.
+pub(crate) fn emulator() -> &'static Emulator {
+    static LOADED: OnceLock<Emulator> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let path = folder().join("libcuda.so");
+        // SAFETY: our own library; its initialisers only fill a table of kernels.
+        let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Emulator { library }
+    })
+}
+
+impl Emulator {
+    /// Order of this thread's launches from now on.
+    pub(crate) fn set_order(&self, order: Order) {
+        let (kind, seed) = match order {
+            Order::Ascending => (0, 0),
+            Order::Descending => (1, 0),
+            Order::Random(seed) => (2, seed),
+        };
+        // SAFETY: the function has this signature.
+        unsafe {
+            self.library
+                .get::<unsafe extern "C" fn(c_int, u64)>(b"emu_set_order\0")
+                .expect("emu_set_order")(kind, seed);
+        }
+    }
+
+    /// A counter by name: launches, allocations, copies, graph_launches, live_bytes, leaks.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let name = CString::new(name).expect("a name without zeros");
+        // SAFETY: the function has this signature.
+        unsafe {
+            self.library
+                .get::<unsafe extern "C" fn(*const c_char) -> u64>(b"emu_counter\0")
+                .expect("emu_counter")(name.as_ptr())
+        }
+    }
+
+    /// What went wrong last, in words.
+    pub(crate) fn last_report(&self) -> String {
+        let mut text = vec![0u8; 4096];
+        // SAFETY: the function has this signature and writes at most so many bytes.
+        unsafe {
+            self.library
+                .get::<unsafe extern "C" fn(*mut c_char, usize)>(b"emu_last_report\0")
+                .expect("emu_last_report")(text.as_mut_ptr().cast(), text.len());
+        }
+        let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+        String::from_utf8_lossy(&text[..end]).into_owned()
+    }
+}

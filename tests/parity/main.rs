@@ -1,0 +1,51 @@
+//! Every operation on the CUDA backend, here on the emulated driver, against the CPU backend in f64.
+
+#[cfg(test)]
+#[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod common;
+#[cfg(test)]
+#[path = "../common/emulator.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod emulator;
+
+#[cfg(test)]
+mod compare;
+#[cfg(test)]
+mod sizes;
+
+use common::cases::{Case, cases};
+use compare::{Numbers, check};
+use emulator::Order;
+
+const ORDERS: [Order; 3] = [Order::Ascending, Order::Descending, Order::Random(7)];
+
+/// Cases of operations that run on the device.
+fn small() -> impl Iterator<Item = Case> {
+    cases().into_iter().filter(|case| !case.real)
+}
+
+#[test]
+fn whole_numbers_agree_exactly() {
+    for case in small() {
+        for order in ORDERS {
+            check(&case, Numbers::Whole, 1, order);
+        }
+    }
+}
+
+#[test]
+fn random_numbers_agree_within_their_rounding() {
+    for case in small() {
+        check(&case, Numbers::Normal(0), 1, Order::Ascending);
+        check(&case, Numbers::Normal(1), 2, Order::Descending);
+    }
+}
+
+#[test]
+fn sizes_around_the_tiles_agree() {
+    for (i, case) in sizes::convolutions().iter().chain(&sizes::norms()).enumerate() {
+        check(case, Numbers::Whole, 1, ORDERS[i % 3]);
+        check(case, Numbers::Normal(2), 1, ORDERS[(i + 1) % 3]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Sizes at the edges of the device's tiles: extents 1, primes, one below, at and above a tile, odd volumes; channels 1 to 320.
+
+use spatialssl::ops::{Conv3d, InstanceNorm, Op};
+
+use crate::common::cases::Case;
+
+const CHANNELS: [usize; 7] = [1, 8, 32, 48, 64, 96, 320];
+const EXTENTS: [[usize; 3]; 9] = [
+    [1, 1, 1],
+    [3, 3, 3],
+    [5, 6, 7],
+    [7, 7, 7],
+    [8, 8, 8],
+    [9, 9, 9],
+    [4, 17, 16],
+    [17, 8, 3],
+    [2, 15, 33],
+];
+
+fn case(name: String, op: impl Into<Op>, inputs: Vec<Vec<usize>>) -> Case {
+    Case { name, op: op.into(), inputs, real: false }
+}
+
+fn conv(
+    extent: [usize; 3],
+    (c, k): (usize, usize),
+    filter: usize,
+    stride: usize,
+    pad: usize,
+) -> Case {
+    let [d, h, w] = extent;
+    let op = Conv3d { stride: [stride; 3], padding: [pad; 3], bias: true, normed: false };
+    let name = format!("{d}x{h}x{w}, {c} to {k}, filter {filter}, stride {stride}");
+    let n = if d * h * w < 100 { 2 } else { 1 };
+    case(name, op, vec![vec![n, d, h, w, c], vec![k, filter, filter, filter, c], vec![k]])
+}
+
+/// Every extent with few channels, every number of channels at one odd extent, as input and as output.
+pub(crate) fn convolutions() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (i, &extent) in EXTENTS.iter().enumerate() {
+        all.push(conv(extent, (16, 32), 3, 1, 1));
+        all.push(conv(extent, (32, 32), 3, 1, 1));
+        all.push(conv(extent, (CHANNELS[i % 7], 16), 3, 2, 1));
+    }
+    for &c in &CHANNELS {
+        all.push(conv([3, 5, 4], (c, 16), 3, 1, 1));
+        all.push(conv([3, 5, 4], (16, c), 3, 1, 1));
+        all.push(conv([4, 5, 6], (c, 24), 3, 2, 1));
+        all.push(conv([3, 4, 5], (c, 40), 1, 1, 0));
+        all.push(conv([4, 6, 4], (c, 32), 4, 2, 1));
+    }
+    all
+}
+
+/// Slices of a volume at their edges, with and without activation and residual.
+pub(crate) fn norms() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (i, &c) in CHANNELS.iter().enumerate() {
+        for (j, &[d, h, w]) in EXTENTS.iter().enumerate() {
+            if (i + j) % 3 != 0 {
+                continue;
+            }
+            let op = InstanceNorm { slope: (i % 2 == 0).then_some(0.01), residual: j % 2 == 0 };
+            let x = vec![2, d, h, w, c];
+            let mut inputs = vec![x.clone(), vec![c], vec![c]];
+            if op.residual {
+                inputs.push(x);
+            }
+            all.push(case(format!("{d}x{h}x{w}, {c} channels"), op, inputs));
+        }
+    }
+    all
+}
