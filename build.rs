@@ -193,7 +193,7 @@ fn emulated_driver(out: &Path, cache: &Path) {
     fs::create_dir_all(&folder).expect("the build folder can be written");
     let library = folder.join("libcuda.so");
     let mut link = Command::new(tool.path());
-    link.args(["-shared", "-Wl,-soname,libcuda.so", "-pthread", "-o"])
+    link.args(["-shared", "-Wl,-soname,libcuda.so", "-pthread", "-lstdc++", "-lm", "-o"])
         .arg(&library)
         .args(&objects)
         .arg("-ldl");

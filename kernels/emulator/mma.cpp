@@ -1,6 +1,7 @@
 // mma.cpp: the warp tile of mma.m16n8k16. The accumulators stay in the lanes' own arrays: each lane holds, per
 // instruction, four of them, {row g: 2 columns, row g+8: 2 columns}. The operands are spread out once per tile so that
 // the update of those four (or of two instructions' eight) is one vector operation.
+#include <memory>
 #include <cstring>
 
 #include "worker.h"
@@ -135,13 +136,17 @@ const bool kWide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma
 
 #endif
 
-thread_local Operands operands;
+// On the heap: a library that is loaded late has little room for thread-local data.
+Operands& operands_of_thread() {
+    static thread_local std::unique_ptr<Operands> operands = std::make_unique<Operands>();
+    return *operands;
+}
 
 void run_mma(void** args, Site) {
     const MmaArgs* lanes[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<MmaArgs*>(args[lane]);
     const int m = lanes[0]->m, n = lanes[0]->n;
-    Operands& spread = operands;
+    Operands& spread = operands_of_thread();
     spread_a(lanes, m, spread);
     spread_b(lanes, n, spread);
 #if defined(__x86_64__)

@@ -88,6 +88,12 @@ pub(super) struct TrainArgs {
     /// Start a new run from these weights instead of random ones
     #[arg(long, value_name = "WEIGHTS")]
     pub(super) init: Option<PathBuf>,
+    /// On a GPU: launch kernels one by one instead of replaying a captured graph
+    #[arg(long)]
+    pub(super) no_graph: bool,
+    /// On a GPU: wait for each kernel, so that a fault names it (slow)
+    #[arg(long)]
+    pub(super) sync_each: bool,
 }
 
 /// Arguments of `observe`.

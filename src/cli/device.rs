@@ -1,8 +1,10 @@
-//! Which device runs the work. This build has the CPU only.
+//! Which device runs the work.
 
 use std::thread::available_parallelism;
 
+use crate::driver;
 use crate::error::{Error, Result};
+use crate::train::Target;
 
 /// Where Linux states the version of NVIDIA's driver.
 const DRIVER_VERSION_FILE: &str = "/proc/driver/nvidia/version";
@@ -10,28 +12,76 @@ const DRIVER_VERSION_FILE: &str = "/proc/driver/nvidia/version";
 /// The device a run uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
+    /// Where to compute.
+    pub(super) target: Target,
     /// CPU threads, at least 1.
     pub(super) threads: usize,
     /// One line that says which device it is.
     pub(super) line: String,
 }
 
+/// How a GPU is used: `--no-graph` and `--sync-each`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GpuFlags {
+    pub(super) no_graph: bool,
+    pub(super) sync_each: bool,
+}
+
 /// The device for `run.device` (already checked for its form) and `run.threads` (0: all).
-pub(super) fn choose(device: &str, threads: usize) -> Result<Choice> {
+pub(super) fn choose(device: &str, threads: usize, flags: GpuFlags) -> Result<Choice> {
     let threads = if threads == 0 { cpu_threads() } else { threads };
     let plural = if threads == 1 { "" } else { "s" };
-    let cpu = format!("device: CPU ({threads} thread{plural})");
-    match device {
-        "cpu" => Ok(Choice { threads, line: cpu }),
-        "auto" => Ok(Choice { threads, line: format!("{cpu}; no GPU backend in this build") }),
-        other => Err(Error::Device(format!(
-            "device {other}: this build has no GPU backend\n  \
-             found: CPU backend only; NVIDIA driver: {}\n  \
-             needed: a build with the CUDA backend, and an NVIDIA driver\n  \
-             use --device cpu, or --device auto",
-            driver_version().unwrap_or_else(|| "none".into())
-        ))),
+    let cpu = |why: &str| Choice {
+        target: Target::Cpu,
+        threads,
+        line: format!("device: CPU ({threads} thread{plural}){why}"),
+    };
+    let gpu = |ordinal: usize, (name, memory): &(String, usize)| Choice {
+        target: Target::Cuda { ordinal, graph: !flags.no_graph, sync_each: flags.sync_each },
+        threads,
+        line: format!(
+            "device: cuda:{ordinal}, {name}, {:.1} GiB",
+            *memory as f64 / (1u64 << 30) as f64
+        ),
+    };
+    if device == "cpu" {
+        return Ok(cpu(""));
     }
+    match (device, gpus()) {
+        ("auto", Ok(found)) => Ok(gpu(0, &found[0])),
+        ("auto", Err(why)) => Ok(cpu(&format!("; no GPU: {why}"))),
+        (_, Ok(found)) => {
+            let ordinal = device.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0);
+            match found.get(ordinal) {
+                Some(one) => Ok(gpu(ordinal, one)),
+                None => Err(refusal(device, &format!("{} GPUs, numbered from 0", found.len()))),
+            }
+        }
+        (_, Err(why)) => Err(refusal(device, &why)),
+    }
+}
+
+fn refusal(device: &str, found: &str) -> Error {
+    let driver = driver_version().unwrap_or_else(|| "none".into());
+    Error::Device(format!(
+        "device {device} cannot be used\n  \
+         found: {found}; NVIDIA kernel driver: {driver}\n  \
+         needed: an NVIDIA GPU of compute capability 8.0 or later, its driver, and a build with device code (`spatialssl doctor`)\n  \
+         use --device cpu, or --device auto"
+    ))
+}
+
+/// All GPUs, at least one, or in a few words why there is none to use.
+fn gpus() -> std::result::Result<Vec<(String, usize)>, String> {
+    let first_line = |e: Error| e.to_string().lines().next().unwrap_or_default().to_string();
+    let found = driver::names().map_err(first_line)?;
+    if found.is_empty() {
+        return Err("the NVIDIA driver finds no device".into());
+    }
+    if !driver::has_device_code() {
+        return Err("this build has no device code".into());
+    }
+    Ok(found)
 }
 
 /// Threads the system lets this process run at once.
@@ -56,18 +106,22 @@ mod tests {
 
     #[test]
     fn auto_and_cpu_take_the_cpu_and_say_so() {
+        let choose = |device, threads| choose(device, threads, GpuFlags::default());
+        // This test knows nothing of a GPU, nor does it need one.
         let auto = choose("auto", 3).unwrap();
-        assert_eq!(auto.line, "device: CPU (3 threads); no GPU backend in this build");
+        if auto.target == Target::Cpu {
+            assert!(auto.line.starts_with("device: CPU (3 threads); no GPU: "), "{}", auto.line);
+        }
         assert_eq!(choose("cpu", 1).unwrap().line, "device: CPU (1 thread)");
         assert!(choose("cpu", 0).unwrap().threads >= 1);
     }
 
     #[test]
-    fn a_gpu_is_refused_with_what_is_found_and_needed() {
-        let error = choose("cuda:1", 0).unwrap_err();
+    fn a_gpu_that_does_not_exist_is_refused_with_what_is_found_and_needed() {
+        let error = choose("cuda:99", 0, GpuFlags::default()).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         let text = error.to_string();
-        for part in ["device cuda:1", "found: ", "needed: ", "use --device cpu"] {
+        for part in ["device cuda:99", "found: ", "needed: ", "use --device cpu"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

@@ -8,6 +8,7 @@ use super::args::DoctorArgs;
 use super::device;
 use super::output::print;
 use super::train::Environment;
+use crate::driver;
 use crate::error::{Result, escape};
 
 /// Prints the report; `--data` goes to `volumes` instead.
@@ -25,6 +26,10 @@ struct Report {
     memory: Memory,
     cache_dir: Option<PathBuf>,
     driver: Option<String>,
+    /// Name and bytes of memory of each GPU, or why none is found.
+    gpus: std::result::Result<Vec<(String, usize)>, String>,
+    /// Architectures the kernels were compiled for.
+    archs: &'static [&'static str],
 }
 
 /// Memory in bytes; `None` where the system does not say.
@@ -44,6 +49,8 @@ impl Report {
             memory: Memory::read(),
             cache_dir: Environment::read().cache_dir(),
             driver: device::driver_version(),
+            gpus: driver::names().map_err(|e| e.to_string().lines().next().unwrap_or("").into()),
+            archs: driver::architectures(),
         }
     }
 
@@ -58,7 +65,8 @@ impl Report {
             "memory_limit_bytes": self.memory.limit,
             "cache_dir": self.cache_dir.as_ref().map(|dir| dir.to_string_lossy()),
             "nvidia_driver": self.driver,
-            "device_code": Value::Null,
+            "gpus": self.gpus.as_ref().map(|list| list.iter().map(|(name, bytes)| json!({"name": name, "memory_bytes": bytes})).collect::<Vec<_>>()).unwrap_or_default(),
+            "device_code": self.archs,
         })
     }
 
@@ -89,9 +97,35 @@ impl Report {
             ),
             ("cache", cache),
             ("NVIDIA driver", self.driver.clone().unwrap_or_else(|| "none".into())),
-            ("device code", "none: this build computes on the CPU".to_string()),
+            ("GPUs", self.gpu_text()),
+            ("device code", self.code_text()),
         ];
         rows.iter().map(|(name, value)| format!("{name:14} {value}\n")).collect()
+    }
+}
+
+impl Report {
+    fn gpu_text(&self) -> String {
+        match &self.gpus {
+            Err(why) => format!("none: {why}"),
+            Ok(list) if list.is_empty() => "none".into(),
+            Ok(list) => {
+                let one = |(i, (name, bytes)): (usize, &(String, usize))| {
+                    format!("cuda:{i} {name}, {}", gib(*bytes as u64))
+                };
+                list.iter().enumerate().map(one).collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+
+    fn code_text(&self) -> String {
+        if self.archs.is_empty() {
+            return "none: nvcc was not found when this program was built\n               \
+                    run scripts/install-nvcc.sh in the source folder and build again, or set NVCC"
+                .into();
+        }
+        let list: Vec<String> = self.archs.iter().map(|a| format!("sm_{a}")).collect();
+        format!("{}, and PTX for later ones", list.join(" "))
     }
 }
 
@@ -169,10 +203,14 @@ mod tests {
             memory: Memory::default(),
             cache_dir: None,
             driver: None,
+            gpus: Err("no driver".into()),
+            archs: &[],
         };
         let text = report.text();
         assert!(text.contains("CPU features   none\n"), "{text}");
         assert!(text.contains("unknown available of unknown\n"), "{text}");
         assert!(text.contains("RUN/cache"), "{text}");
+        assert!(text.contains("GPUs           none: no driver\n"), "{text}");
+        assert!(text.contains("install-nvcc.sh"), "{text}");
     }
 }

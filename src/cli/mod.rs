@@ -63,6 +63,7 @@ fn train_job(job: &TrainJob) -> Result<()> {
         resume: job.resume,
         init: job.init.clone(),
         command: command_line(),
+        target: job.target,
     };
     with_threads(job.threads, || crate::train::run(&job.config, &options, &mut Watch::new()))
 }

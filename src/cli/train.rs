@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::args::TrainArgs;
-use super::device;
+use super::device::{self, GpuFlags};
 use super::output::{print_line, print_warning};
 use crate::error::{Error, Result, escape};
-use crate::train::{Config, Overrides};
+use crate::train::{Config, Overrides, Target};
 
 /// A checked training command, ready for the library.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct TrainJob {
     pub init: Option<PathBuf>,
     /// CPU threads, at least 1.
     pub threads: usize,
+    /// Where to compute.
+    pub target: Target,
 }
 
 /// Checks the command, says which device it runs on, and hands it to `start`.
@@ -75,7 +77,8 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
     let flags = Overrides { device: args.device.clone(), steps: args.steps, seed: args.seed };
     let (mut config, warnings) = Config::load(args.config.as_deref(), &args.set, &flags)?;
     check_out(&args.out, &args.data)?;
-    let choice = device::choose(&config.run.device, config.run.threads)?;
+    let gpu = GpuFlags { no_graph: args.no_graph, sync_each: args.sync_each };
+    let choice = device::choose(&config.run.device, config.run.threads, gpu)?;
     if config.data.cache_dir.is_empty() {
         config.data.cache_dir = cache_dir(environment, &args.out)?;
     }
@@ -86,6 +89,7 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
         resume: args.resume,
         init: args.init.clone(),
         threads: choice.threads,
+        target: choice.target,
     };
     Ok((job, choice.line, warnings))
 }
@@ -193,7 +197,7 @@ mod tests {
         for line in [
             "--data d --out r --resume --init w",
             "--data d --out / ",
-            "--data d --out r --device cuda",
+            "--data d --out r --device cuda:99",
             "--data d --out r --set optim.lr=-1",
         ] {
             let result = run(&args(line), |_| panic!("{line} was accepted"));

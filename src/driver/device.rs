@@ -122,6 +122,20 @@ pub fn driver_version() -> Result<(i32, i32)> {
     Ok((version / 1000, version % 1000 / 10))
 }
 
+/// Name and bytes of memory of each device.
+///
+/// # Errors
+/// [`Error::Device`] if there is no driver.
+pub fn names() -> Result<Vec<(String, usize)>> {
+    (0..count()?)
+        .map(|ordinal| {
+            let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
+            let device = result::device::get(number).map_err(|e| failed("cuDeviceGet", e))?;
+            describe(device).map(|(name, memory, _)| (name, memory))
+        })
+        .collect()
+}
+
 impl Device {
     /// Opens device number `ordinal` and loads the device code of this program.
     ///

@@ -10,7 +10,7 @@ mod image;
 mod kernel;
 mod memory;
 
-pub use device::{Device, count, driver_version};
+pub use device::{Device, count, driver_version, names};
 pub use graph::{Event, Graph};
 pub use image::{architectures, has_device_code};
 pub use kernel::{Kernel, Launch};

@@ -2,7 +2,7 @@
 
 use crate::data::philox::{Purpose, SampleKey};
 use crate::scalar::Scalar;
-use crate::tape::{Init, Role, Step, Tape};
+use crate::tape::{Init, Role, Step, Tape, ValueId};
 
 /// Element values of a parameter: tensor number `tensor`, counted over all parameters of the program.
 pub fn start(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
@@ -16,11 +16,17 @@ pub fn start(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
     }
 }
 
+/// Start values of all parameters of `tape`, one after the other.
+pub fn starts(tape: &Tape, seed: u64) -> impl Iterator<Item = (ValueId, Vec<f32>)> + '_ {
+    tape.params().into_iter().enumerate().filter_map(move |(number, id)| {
+        let Role::Param(init) = tape.get(id).role else { return None };
+        Some((id, start(seed, number as u32, init, tape.shape(id).len())))
+    })
+}
+
 /// Writes the start values of all parameters into the memory of `step`.
 pub fn initialise<T: Scalar>(tape: &Tape, step: &mut Step<T>, seed: u64) {
-    for (number, id) in tape.params().into_iter().enumerate() {
-        let Role::Param(init) = tape.get(id).role else { continue };
-        let values = start(seed, number as u32, init, tape.shape(id).len());
+    for (id, values) in starts(tape, seed) {
         for (to, from) in step.write(id).iter_mut().zip(values) {
             *to = T::from_f64(f64::from(from));
         }

@@ -5,5 +5,5 @@ mod init;
 mod weights;
 
 pub use encoder::{ResEncUNet, Stage};
-pub use init::{initialise, start};
+pub use init::{initialise, start, starts};
 pub use weights::Weights;

@@ -7,12 +7,14 @@
 
 mod backward;
 mod cuda_step;
+mod executor;
 mod inspect;
 mod plan;
 mod step;
 mod storage;
 
 pub use cuda_step::CudaStep;
+pub use executor::Executor;
 pub use inspect::describe;
 pub use plan::{Plan, Units};
 pub use step::Step;

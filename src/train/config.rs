@@ -153,6 +153,12 @@ impl Default for TasksConfig {
 }
 
 impl TasksConfig {
+    /// Weights of the six terms, in the order of [`super::TERMS`].
+    pub fn weights(&self) -> [f64; 6] {
+        let similarity = (self.sim_adjacent, self.sim_distant);
+        [self.gap_axis, self.gap_norm, similarity.0, similarity.1, self.vector, self.route]
+    }
+
     /// Whether the similarity task has any weight.
     pub(super) fn trains_similarity(&self) -> bool {
         self.sim_adjacent > 0.0 || self.sim_distant > 0.0

@@ -9,7 +9,7 @@ use super::lock::CHECKPOINTS;
 use super::metrics::ValidationRow;
 use super::observe::{About, write_report};
 use super::retention::latest_valid;
-use super::session::{Model, RunData};
+use super::session::{Model, RunData, Target};
 use super::state;
 use super::ui::Ui;
 use crate::error::{Error, Result, escape};
@@ -46,7 +46,7 @@ fn config_of(path: &Path, loaded: &Loaded) -> Result<Config> {
 fn restored(run: &Path, named: Option<&Path>, ui: &mut dyn Ui) -> Result<(Model, Config, u64)> {
     let (path, loaded) = pick(run, named, ui)?;
     let config = config_of(&path, &loaded)?;
-    let mut model = Model::new(&config)?;
+    let mut model = Model::new(&config, Target::Cpu)?;
     state::restore(&model.program, &mut model.step, &path, &loaded)?;
     ui.note(&format!("checkpoint {}", escape(&path)));
     Ok((model, config, loaded.step().unwrap_or(0)))

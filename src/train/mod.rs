@@ -18,6 +18,7 @@ mod run;
 mod session;
 pub mod signal;
 mod state;
+mod trainer;
 mod ui;
 mod validate;
 
@@ -26,7 +27,7 @@ pub use config_model::{ModelConfig, Preset, StagePlan};
 pub use later::{ObserveOptions, export, observe};
 pub use program::{GradientViews, Program, ProgramOptions, TERMS};
 pub use run::{RunOptions, run};
-pub use session::program_options;
+pub use session::{Target, program_options};
 pub use ui::Ui;
 
 /// File of the step rows in a run folder.

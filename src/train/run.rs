@@ -1,35 +1,18 @@
-//! The training loop.
+//! A training run: data, start state, then the loop of `trainer.rs`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::checkpoint::{KEY_CONFIG, KEY_STEP, Loaded};
+use super::checkpoint::Loaded;
 use super::config::Config;
-use super::events::EventWriter;
 use super::lock::{CHECKPOINTS, RunDir, prepare_run_dir};
-use super::metrics::{RowWriter, StepRow, ValidationRow};
-use super::observe::{About, write_report};
-use super::retention::{checkpoint_name, latest_valid, prune};
-use super::session::{Model, RunData, check_same, load, spacing_text, view_options};
+use super::retention::latest_valid;
+use super::session::{Model, RunData, Target, check_same, spacing_text};
 use super::signal::StopFlag;
+use super::trainer::Trainer;
 use super::ui::Ui;
-use super::validate::evaluate;
-use super::{METRICS, VALIDATION, atomic, state};
-use crate::data::{
-    Batch, OnBadFile, Prefetch, PrefetchOptions, Spacing, ViewOptions, VolumeSource,
-};
+use super::{atomic, state};
+use crate::data::Spacing;
 use crate::error::{Error, Result, escape};
-use crate::ops::{SCALARS, scalar};
-use crate::optim::{Schedule, ema_weight};
-
-/// Steps without a usable gradient, or samples that cannot be read, in a row after which a run is given up.
-const FAILURES_MAX: u32 = 10;
-/// Failed saves in a row after which a run is given up.
-const SAVES_MAX: u32 = 3;
-/// Batches prepared ahead.
-const AHEAD: usize = 2;
 
 /// What `train` takes beside the configuration.
 #[derive(Clone, Debug)]
@@ -44,6 +27,8 @@ pub struct RunOptions {
     pub init: Option<PathBuf>,
     /// The command as typed, for the report.
     pub command: String,
+    /// Where to compute.
+    pub target: Target,
 }
 
 /// Trains, and writes everything a run folder holds.
@@ -55,24 +40,11 @@ pub fn run(config: &Config, options: &RunOptions, ui: &mut dyn Ui) -> Result<()>
     let stop = StopFlag::install()?;
     let mut config = config.clone();
     let data = open_data(&mut config, options, &dir, ui)?;
-    let mut model = Model::new(&config)?;
+    let mut model = Model::new(&config, options.target)?;
     describe(&config, &data, &model, ui);
     let done = begin(&config, options, &data, &mut model, ui)?;
     write_config(&config, &options.out)?;
-    let views = view_options(&config, data.set.spacing_mm);
-    let files = Files::open(&options.out, done)?;
-    let trainer = Trainer {
-        config: &config,
-        options,
-        data: &data,
-        views,
-        model,
-        files,
-        done,
-        ui,
-        failures: 0,
-        failed_saves: 0,
-    };
+    let trainer = Trainer::new(&config, options, &data, (model, done), ui)?;
     trainer.train(&stop)
 }
 
@@ -100,8 +72,8 @@ fn open_data(
 }
 
 fn describe(config: &Config, data: &RunData, model: &Model, ui: &mut dyn Ui) {
-    let plan = model.step.plan();
-    let mib = |len: usize| (len * size_of::<f32>()) as f64 / f64::from(1 << 20);
+    let (plan, unit) = model.step.plan();
+    let mib = |len: usize| (len * unit) as f64 / f64::from(1 << 20);
     ui.note(&format!(
         "{} volumes to train on, {} held out, {}; gaps in units of {} mm",
         data.train.len(),
@@ -158,7 +130,7 @@ fn begin(
 }
 
 /// Names of the volumes, training ones first, as a checkpoint keeps them.
-fn file_list(data: &RunData) -> String {
+pub(super) fn file_list(data: &RunData) -> String {
     let names = |of: &[usize]| -> Vec<&str> {
         of.iter().map(|&i| data.set.cases[i].name.as_str()).collect()
     };
@@ -166,7 +138,7 @@ fn file_list(data: &RunData) -> String {
         .to_string()
 }
 
-const KEY_FILES: &str = "files";
+pub(super) const KEY_FILES: &str = "files";
 
 fn check_files(path: &Path, loaded: &Loaded, data: &RunData) -> Result<()> {
     let (Some(old), new) = (loaded.metadata.get(KEY_FILES), file_list(data)) else { return Ok(()) };
@@ -203,293 +175,4 @@ fn check_files(path: &Path, loaded: &Loaded, data: &RunData) -> Result<()> {
 fn write_config(config: &Config, out: &Path) -> Result<()> {
     let text = config.to_toml()?;
     atomic::write_atomic(&out.join("config.toml"), |file| file.write_all(text.as_bytes()))
-}
-
-/// The files a run appends to.
-struct Files {
-    steps: RowWriter<StepRow>,
-    validations: RowWriter<ValidationRow>,
-    events: EventWriter,
-    warned: bool,
-}
-
-impl Files {
-    fn open(out: &Path, done: u64) -> Result<Files> {
-        let clock =
-            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        Ok(Files {
-            steps: RowWriter::open(&out.join(METRICS), done)?,
-            validations: RowWriter::open(&out.join(VALIDATION), done)?,
-            events: EventWriter::create(out, Box::new(clock), done)?,
-            warned: false,
-        })
-    }
-
-    /// Reports the first failure to write a row; training does not stop for a log.
-    fn check(&mut self, results: [Result<()>; 2], ui: &mut dyn Ui) {
-        for error in results.into_iter().filter_map(Result::err) {
-            if !self.warned {
-                self.warned = true;
-                ui.warn(&format!("{error}\n  training goes on; this is said once"));
-            }
-        }
-    }
-
-    fn step(&mut self, row: &StepRow, ui: &mut dyn Ui) {
-        let tags: Vec<(String, f64)> =
-            row.values().into_iter().map(|(k, v)| (format!("train/{k}"), v)).collect();
-        let tags: Vec<(&str, f64)> = tags.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        let results = [self.steps.write(row), self.events.scalars(row.step, &tags)];
-        self.check(results, ui);
-    }
-
-    fn validation(&mut self, row: &ValidationRow, ui: &mut dyn Ui) {
-        let tags: Vec<(String, f64)> =
-            row.values().into_iter().map(|(k, v)| (format!("validation/{k}"), v)).collect();
-        let tags: Vec<(&str, f64)> = tags.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        let results = [self.validations.write(row), self.events.scalars(row.step, &tags)];
-        self.check(results, ui);
-    }
-}
-
-struct Trainer<'a> {
-    config: &'a Config,
-    options: &'a RunOptions,
-    data: &'a RunData,
-    views: ViewOptions,
-    model: Model,
-    files: Files,
-    done: u64,
-    ui: &'a mut dyn Ui,
-    /// Steps in a row without a usable gradient or batch.
-    failures: u32,
-    failed_saves: u32,
-}
-
-impl Trainer<'_> {
-    fn train(mut self, stop: &StopFlag) -> Result<()> {
-        let (begun, limit) = (Instant::now(), self.config.run.max_minutes);
-        let mut prefetch = self.prefetch()?;
-        self.ui.start(self.config.run.steps);
-        let mut saved = self.done;
-        while self.done < self.config.run.steps {
-            if let Err(error) = self.step(&mut prefetch) {
-                self.ui.finish();
-                // The state is sound; only the next batch is missing. Resuming tries it again.
-                if matches!(error, Error::Data { .. }) && self.done > saved {
-                    self.save(true)?;
-                }
-                return Err(error);
-            }
-            let last = self.done == self.config.run.steps;
-            let out_of_time = limit > 0.0 && begun.elapsed().as_secs_f64() > limit * 60.0;
-            let signal = stop.requested();
-            let ends = last || out_of_time;
-            if signal.is_none()
-                && (ends || self.done.is_multiple_of(self.config.run.validate_every))
-            {
-                self.validate()?;
-            }
-            if ends
-                || signal.is_some()
-                || self.done.is_multiple_of(self.config.run.checkpoint_every)
-            {
-                saved = if self.save(ends || signal.is_some())? { self.done } else { saved };
-            }
-            if let Some(signal) = signal {
-                self.ui.finish();
-                return Err(Error::Stopped { signal, step: self.done });
-            }
-            if out_of_time && !last {
-                self.ui.note(&format!(
-                    "the limit of {limit} minutes is reached after step {}",
-                    self.done
-                ));
-                break;
-            }
-        }
-        drop(prefetch);
-        self.ui.finish();
-        self.conclude(saved)
-    }
-
-    fn prefetch(&self) -> Result<Prefetch> {
-        let (set, train) = (Arc::clone(&self.data.set), self.data.train.clone());
-        let source: VolumeSource = Arc::new(move |number| load(&set, train[number]));
-        let options = PrefetchOptions {
-            volumes: self.data.train.len(),
-            views: self.views.clone(),
-            augment: self.config.augment.clone(),
-            seed: self.config.run.seed,
-            first_step: self.done,
-            threads: self.config.data.loader_threads.max(1),
-            depth: AHEAD.max(self.config.data.loader_threads),
-        };
-        Prefetch::start(source, options)
-    }
-
-    /// One step: next batch, forward, backward, update, one row.
-    fn step(&mut self, prefetch: &mut Prefetch) -> Result<()> {
-        let number = self.done;
-        let batch = prefetch.next_batch();
-        let data_ms = prefetch.wait_ms();
-        self.done += 1;
-        let mut row = StepRow::new(self.done);
-        row.data_ms = data_ms;
-        match batch {
-            Ok(batch) => {
-                let begun = Instant::now();
-                self.compute(number, &batch, &mut row);
-                row.step_ms = begun.elapsed().as_secs_f64() * 1e3;
-                prefetch.recycle(batch);
-            }
-            Err(error) if self.config.data.on_bad_file == OnBadFile::Stop => {
-                self.done = number;
-                return Err(error);
-            }
-            Err(error) => self.ui.warn(&format!("step {} is left out: {error}", self.done)),
-        }
-        self.files.step(&row, self.ui);
-        self.ui.step(&row);
-        self.judge(&row)
-    }
-
-    fn compute(&mut self, number: u64, batch: &Batch, row: &mut StepRow) {
-        let optim = &self.config.optim;
-        let schedule = Schedule {
-            lr: optim.lr,
-            warmup_steps: optim.warmup_steps,
-            steps: self.config.run.steps,
-            final_fraction: optim.final_lr_fraction,
-        };
-        let mut values = [0.0f32; SCALARS];
-        row.lr = schedule.at(number);
-        values[scalar::LR] = row.lr as f32;
-        let correction = |beta: f64| (1.0 - beta.powf((number + 1) as f64)) as f32;
-        values[scalar::BIAS1] = correction(optim.beta1);
-        values[scalar::BIAS2] = correction(optim.beta2);
-        values[scalar::EMA] =
-            ema_weight(number, optim.ema_momentum, optim.ema_gamma, optim.ema_interval) as f32;
-        self.model.feed(batch);
-        let Model { program, step } = &mut self.model;
-        step.write(program.update.scalars).copy_from_slice(&values);
-        step.run();
-        let read = |id| f64::from(step.read(id)[0]);
-        let losses = program.losses().map(read);
-        let weights = program.seeds.map(read);
-        row.loss = losses.iter().zip(weights).map(|(l, w)| l * w).sum();
-        [row.gap_axis, row.gap_norm, row.sim_adjacent, row.sim_distant, row.vector, row.route] =
-            losses;
-        [row.grad_gap, row.grad_similarity, row.grad_vector] = program.task_norms.map(read);
-        row.grad_norm = read(program.update.norm);
-    }
-
-    /// Counts steps that changed nothing: a gradient that is not finite, or no batch.
-    fn judge(&mut self, row: &StepRow) -> Result<()> {
-        if row.grad_norm.is_finite() && row.loss.is_finite() {
-            self.failures = 0;
-            return Ok(());
-        }
-        self.failures += 1;
-        self.ui.warn(&format!(
-            "step {}: loss {} and gradient norm {}: the weights stay as they were",
-            row.step, row.loss, row.grad_norm
-        ));
-        if self.failures < FAILURES_MAX {
-            return Ok(());
-        }
-        Err(Error::Unhealthy(format!(
-            "training has diverged or its data cannot be used: {FAILURES_MAX} steps in a row gave no finite gradient, the last is step {}\n  \
-             resume from an earlier checkpoint with a smaller optim.lr, or look at the data with `spatialssl doctor --data`",
-            row.step
-        )))
-    }
-
-    fn validate(&mut self) -> Result<()> {
-        if self.data.validation.is_empty() {
-            return Ok(());
-        }
-        let (draws, seed) = (self.config.run.validation_draws, self.config.data.split_seed);
-        let which = (&self.data.validation[..], draws, seed);
-        let evaluation = evaluate(&mut self.model, self.data, &self.views, which)?;
-        let row = evaluation.row(self.done);
-        self.files.validation(&row, self.ui);
-        self.ui.validation(&row);
-        if let Some(alarm) = evaluation.alarm(self.config.tasks.trains_similarity()) {
-            self.ui.warn(&alarm);
-        }
-        Ok(())
-    }
-
-    /// Saves a checkpoint and prunes old ones. A failure is a warning, until it is the last chance or the third in a row.
-    /// Returns whether it was saved.
-    fn save(&mut self, is_last_chance: bool) -> Result<bool> {
-        let folder = self.options.out.join(CHECKPOINTS);
-        let path = folder.join(checkpoint_name(self.done));
-        let metadata = BTreeMap::from([
-            (KEY_STEP.to_string(), self.done.to_string()),
-            (KEY_CONFIG.to_string(), self.config.to_toml()?),
-            (KEY_FILES.to_string(), file_list(self.data)),
-            ("spatialssl".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-        ]);
-        // After a power loss the rows up to the checkpoint must be there too.
-        let synced = [self.files.steps.sync(), self.files.validations.sync()];
-        self.files.check(synced, self.ui);
-        match state::save(&self.model.program, &self.model.step, &path, &metadata) {
-            Ok(_) => {
-                self.failed_saves = 0;
-                prune(&folder, self.config.run.keep_last, std::slice::from_ref(&path))?;
-                Ok(true)
-            }
-            Err(error) => {
-                self.failed_saves += 1;
-                if is_last_chance || self.failed_saves >= SAVES_MAX {
-                    return Err(error);
-                }
-                self.ui.warn(&format!(
-                    "{error}\n  older checkpoints are kept; the next save is tried as usual"
-                ));
-                Ok(false)
-            }
-        }
-    }
-
-    /// Weights, report, and the last words.
-    fn conclude(mut self, saved: u64) -> Result<()> {
-        if saved != self.done {
-            self.save(true)?;
-        }
-        let out = &self.options.out;
-        let weights = out.join("weights.safetensors");
-        let metadata = BTreeMap::from([
-            (KEY_STEP.to_string(), self.done.to_string()),
-            (KEY_CONFIG.to_string(), self.config.to_toml()?),
-        ]);
-        state::save_weights(&self.model.program, &self.model.step, &weights, &metadata)?;
-        self.ui.note(&format!("weights of the encoder-decoder: {}", escape(&weights)));
-        if self.data.validation.is_empty() {
-            self.ui.note("no volume is held out, so there is no report; `spatialssl observe` makes one of any volumes");
-            return Ok(());
-        }
-        let about = About {
-            run: out,
-            config: self.config,
-            command: &self.options.command,
-            steps: self.done,
-        };
-        let folder = out.join("report");
-        let (page, row) =
-            write_report(&mut self.model, self.data, &self.data.validation, &about, &folder)?;
-        let gain = (1.0 - row.gap_mae_mm / row.gap_baseline_mm) * 100.0;
-        let side = if gain < 0.0 { "above" } else { "below" };
-        self.ui.note(&format!(
-            "held-out gap error {:.1} mm, {:.0} % {side} the trivial guess of {:.1} mm; similarity accuracy {:.2}",
-            row.gap_mae_mm,
-            gain.abs(),
-            row.gap_baseline_mm,
-            row.similarity_accuracy
-        ));
-        self.ui.note(&format!("report: {}", escape(&page)));
-        Ok(())
-    }
 }

@@ -8,10 +8,11 @@ use super::program::{Program, ProgramOptions};
 use super::state;
 use super::ui::Ui;
 use crate::data::{Batch, DataSet, PrepareOptions, Spacing, ViewOptions, Volume};
+use crate::driver::Device;
 use crate::error::{Error, Result, escape};
-use crate::model::{ResEncUNet, Stage, initialise};
+use crate::model::{ResEncUNet, Stage, starts};
 use crate::ops::AdamW;
-use crate::tape::Step;
+use crate::tape::{CudaStep, Executor, Step};
 
 /// The volumes of a run and which of them train.
 pub(super) struct RunData {
@@ -102,14 +103,7 @@ pub fn program_options(config: &Config) -> Result<ProgramOptions> {
         batch: config.views.batch,
         view_size: config.views.size,
         sub_size: config.views.sub_size,
-        weights: [
-            tasks.gap_axis,
-            tasks.gap_norm,
-            tasks.sim_adjacent,
-            tasks.sim_distant,
-            tasks.vector,
-            tasks.route,
-        ],
+        weights: tasks.weights(),
         vector_head: tasks.vector_head,
         antisymmetric_gap: tasks.antisymmetric_gap,
         gradient_views: tasks.gradient_views,
@@ -123,24 +117,48 @@ pub fn program_options(config: &Config) -> Result<ProgramOptions> {
     })
 }
 
+/// Where training computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// On the CPU.
+    Cpu,
+    /// On a CUDA device.
+    Cuda {
+        /// Its number.
+        ordinal: usize,
+        /// Whether steps are captured into a graph and replayed.
+        graph: bool,
+        /// Whether every launch is waited for, so that a fault names its kernel.
+        sync_each: bool,
+    },
+}
+
 /// A program and its memory.
 pub(super) struct Model {
     /// The recorded step.
     pub program: Program,
     /// Its memory.
-    pub step: Step<f32>,
+    pub step: Executor,
 }
 
 impl Model {
     /// Records the program, allocates its memory, and starts the weights from the seed.
-    pub(super) fn new(config: &Config) -> Result<Model> {
+    pub(super) fn new(config: &Config, target: Target) -> Result<Model> {
         let options = program_options(config)?;
         let program = Program::new(&options)?;
-        let mut step = Step::new(&program.tape);
-        initialise(&program.tape, &mut step, config.run.seed);
-        state::start_average(&program, &mut step);
+        let mut step = match target {
+            Target::Cpu => Executor::cpu(Step::new(&program.tape)),
+            Target::Cuda { ordinal, graph, sync_each } => {
+                let device = Device::open(ordinal, sync_each)?;
+                Executor::Cuda(Box::new(CudaStep::new(&program.tape, device, graph)?))
+            }
+        };
+        for (id, values) in starts(&program.tape, config.run.seed) {
+            step.write(id, &values)?;
+        }
+        state::start_average(&program, &mut step)?;
         for (seed, weight) in program.seeds.iter().zip(options.weights) {
-            step.write(*seed)[0] = weight as f32;
+            step.write(*seed, &[weight as f32])?;
         }
         Ok(Model { program, step })
     }
@@ -151,18 +169,19 @@ impl Model {
     }
 
     /// Writes a batch into the inputs.
-    pub(super) fn feed(&mut self, batch: &Batch) {
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub(super) fn feed(&mut self, batch: &Batch) -> Result<()> {
         let mut rest = &batch.views[..];
         for &id in &self.program.images {
-            let to = self.step.write(id);
-            let (first, others) = rest.split_at(to.len());
-            to.copy_from_slice(first);
+            let (first, others) = rest.split_at(self.program.tape.shape(id).len());
+            self.step.write(id, first)?;
             rest = others;
         }
-        self.step.write(self.program.target).copy_from_slice(&batch.gap);
-        for (to, &from) in self.step.write(self.program.boxes).iter_mut().zip(&batch.boxes) {
-            *to = from as f32;
-        }
+        self.step.write(self.program.target, &batch.gap)?;
+        let boxes: Vec<f32> = batch.boxes.iter().map(|&b| b as f32).collect();
+        self.step.write(self.program.boxes, &boxes)
     }
 }
 

@@ -10,7 +10,7 @@ use super::checkpoint::{self, Loaded, SaveReport, TensorRef};
 use super::program::Program;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
-use crate::tape::{Step, ValueId};
+use crate::tape::{Executor, ValueId};
 
 /// A tensor on its way to a file.
 struct Tensor {
@@ -42,12 +42,12 @@ fn for_each_place(shape: Shape, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-fn tensor(program: &Program, step: &Step<f32>, id: ValueId, name: String) -> Tensor {
+fn tensor(program: &Program, step: &Executor, id: ValueId, name: String) -> Result<Tensor> {
     let shape = program.tape.shape(id);
-    let from = step.read(id);
+    let from = step.read(id)?;
     let mut data = vec![0.0; from.len()];
     for_each_place(shape, |ours, theirs| data[theirs] = from[ours]);
-    Tensor { name, shape: torch_dims(shape), data }
+    Ok(Tensor { name, shape: torch_dims(shape), data })
 }
 
 /// The metadata key that tells a checkpoint's filters from PyTorch's.
@@ -60,14 +60,19 @@ fn dims_in(program: &Program, id: ValueId, ours: bool) -> Vec<usize> {
     if ours { shape.dims().to_vec() } else { torch_dims(shape) }
 }
 
-fn fill(program: &Program, step: &mut Step<f32>, id: ValueId, data: &[f32], ours: bool) {
-    let shape = program.tape.shape(id);
-    let to = step.write(id);
+fn fill(
+    program: &Program,
+    step: &mut Executor,
+    id: ValueId,
+    data: &[f32],
+    ours: bool,
+) -> Result<()> {
     if ours {
-        to.copy_from_slice(data);
-    } else {
-        for_each_place(shape, |place, theirs| to[place] = data[theirs]);
+        return step.write(id, data);
     }
+    let mut values = vec![0.0; data.len()];
+    for_each_place(program.tape.shape(id), |place, theirs| values[place] = data[theirs]);
+    step.write(id, &values)
 }
 
 /// Every value a run needs to go on, by the name its checkpoint gives it: parameters under their own names, the
@@ -93,17 +98,19 @@ fn kept(program: &Program) -> Vec<(String, ValueId)> {
 /// [`Error::Output`] if it cannot be written; older checkpoints are untouched.
 pub(super) fn save(
     program: &Program,
-    step: &Step<f32>,
+    step: &Executor,
     path: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<SaveReport> {
     let kept = kept(program);
+    let data = kept.iter().map(|(_, id)| step.read(*id)).collect::<Result<Vec<_>>>()?;
     let refs: Vec<TensorRef<'_>> = kept
         .iter()
-        .map(|(name, id)| TensorRef {
+        .zip(&data)
+        .map(|((name, id), data)| TensorRef {
             name,
             shape: program.tape.get(*id).shape.dims(),
-            data: step.read(*id),
+            data,
         })
         .collect();
     let mut metadata = metadata.clone();
@@ -117,7 +124,7 @@ pub(super) fn save(
 /// [`Error::Checkpoint`] naming what is missing, extra, of another shape, or not finite.
 pub(super) fn restore(
     program: &Program,
-    step: &mut Step<f32>,
+    step: &mut Executor,
     path: &Path,
     loaded: &Loaded,
 ) -> Result<()> {
@@ -127,7 +134,7 @@ pub(super) fn restore(
     loaded.check_fit(path, &wanted)?;
     finite(path, loaded)?;
     for (name, id) in &kept {
-        fill(program, step, *id, &loaded.tensors[name].1, true);
+        fill(program, step, *id, &loaded.tensors[name].1, true)?;
     }
     Ok(())
 }
@@ -148,7 +155,7 @@ fn finite(path: &Path, loaded: &Loaded) -> Result<()> {
 /// [`Error::Output`] if it cannot be written.
 pub(super) fn save_weights(
     program: &Program,
-    step: &Step<f32>,
+    step: &Executor,
     path: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<SaveReport> {
@@ -156,7 +163,7 @@ pub(super) fn save_weights(
         .params
         .iter()
         .map(|&id| tensor(program, step, id, program.tape.get(id).name.clone()))
-        .collect();
+        .collect::<Result<_>>()?;
     let refs: Vec<TensorRef<'_>> = tensors
         .iter()
         .map(|t| TensorRef { name: &t.name, shape: &t.shape, data: &t.data })
@@ -169,7 +176,7 @@ pub(super) fn save_weights(
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if a tensor of the encoder is missing, of another shape, or not finite.
-pub(super) fn load_weights(program: &Program, step: &mut Step<f32>, path: &Path) -> Result<usize> {
+pub(super) fn load_weights(program: &Program, step: &mut Executor, path: &Path) -> Result<usize> {
     let mut loaded = checkpoint::load_weights(path)?;
     let names: Vec<String> =
         program.blocks[0].params.iter().map(|&id| program.tape.get(id).name.clone()).collect();
@@ -185,8 +192,8 @@ pub(super) fn load_weights(program: &Program, step: &mut Step<f32>, path: &Path)
     for (name, (&id, &average)) in
         names.iter().zip(program.blocks[0].params.iter().zip(&program.averages))
     {
-        fill(program, step, id, &loaded.tensors[name].1, ours);
-        fill(program, step, average, &loaded.tensors[name].1, ours);
+        fill(program, step, id, &loaded.tensors[name].1, ours)?;
+        fill(program, step, average, &loaded.tensors[name].1, ours)?;
     }
     Ok(names.len())
 }
@@ -199,9 +206,12 @@ fn is_of_run(name: &str) -> bool {
 }
 
 /// Copies the trained encoder into the averaged one: both start alike.
-pub(super) fn start_average(program: &Program, step: &mut Step<f32>) {
-    let encoder = step.read(program.blocks[0].packed).to_vec();
-    step.write(program.average).copy_from_slice(&encoder);
+///
+/// # Errors
+/// [`Error::Device`] if the device fails.
+pub(super) fn start_average(program: &Program, step: &mut Executor) -> Result<()> {
+    let encoder = step.read(program.blocks[0].packed)?.into_owned();
+    step.write(program.average, &encoder)
 }
 
 #[cfg(test)]

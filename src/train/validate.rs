@@ -92,18 +92,18 @@ impl<'a> Collector<'a> {
             let sample = &waiting[n.min(waiting.len() - 1)];
             self.batch.push(sample.plan.clone(), &sample.volume, self.views, &mut self.scratch)?;
         }
-        model.feed(&self.batch);
-        model.step.run_range(0..model.program.forward_len);
-        let read = |id: ValueId| -> Vec<f64> {
-            model.step.read(id).iter().map(|&x| f64::from(x)).collect()
+        model.feed(&self.batch)?;
+        model.step.run_range(0..model.program.forward_len)?;
+        let read = |id: ValueId| -> Result<Vec<f64>> {
+            Ok(model.step.read(id)?.iter().map(|&x| f64::from(x)).collect())
         };
         let outputs = Outputs {
-            gap: read(model.program.gap.prediction),
-            vector: read(model.program.vector.prediction),
-            adjacent: read(model.program.similarity.adjacent_cosines),
-            distant: read(model.program.similarity.distant_cosines),
+            gap: read(model.program.gap.prediction)?,
+            vector: read(model.program.vector.prediction)?,
+            adjacent: read(model.program.similarity.adjacent_cosines)?,
+            distant: read(model.program.similarity.distant_cosines)?,
         };
-        let features = read(model.program.gap.features);
+        let features = read(model.program.gap.features)?;
         let width = features.len() / (self.views.count * self.views.batch);
         for (n, sample) in waiting.iter().enumerate() {
             let case = &mut self.cases[sample.case];

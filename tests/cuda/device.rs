@@ -1,0 +1,66 @@
+//! Device, memory, kernels: what the driver layer promises.
+
+use spatialssl::driver::{Device, Kernel, count, driver_version, names};
+
+use crate::emulator::emulator;
+
+#[test]
+fn the_emulated_device_is_found() {
+    emulator();
+    assert_eq!(count().unwrap(), 1);
+    assert!(driver_version().unwrap() >= (12, 4));
+    let (name, memory) = names().unwrap().remove(0);
+    assert!(name.contains("emulated"), "{name}");
+    assert!(memory >= 1 << 30, "{memory}");
+    let error = Device::open(1, false).map(|_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    assert!(error.to_string().contains("found: 1 devices"), "{error}");
+}
+
+#[test]
+fn bytes_come_back_and_zeros_are_zeros() {
+    emulator();
+    let device = Device::open(0, false).unwrap();
+    let block = device.alloc(1000).unwrap();
+    let data: Vec<u8> = (0..900).map(|i| (i % 251) as u8).collect();
+    device.zero(&block, 0, 1000).unwrap();
+    device.upload(&block, 50, &data).unwrap();
+    let mut back = vec![1; 1000];
+    device.download(&block, 0, &mut back).unwrap();
+    assert_eq!(back[50..950], data);
+    assert!(back[..50].iter().chain(&back[950..]).all(|&b| b == 0));
+}
+
+#[test]
+fn a_copy_for_later_arrives_only_when_waited_for() {
+    emulator();
+    let device = Device::open(0, false).unwrap();
+    let block = device.alloc(64).unwrap();
+    let (mut from, mut to) = (device.pinned(64).unwrap(), device.pinned(64).unwrap());
+    let event = device.event(false).unwrap();
+    from.bytes_mut().fill(7);
+    device.upload_later(&block, 0, &from, 64).unwrap();
+    device.download_later(&mut to, &block, 0, 64).unwrap();
+    device.record(&event).unwrap();
+    event.wait().unwrap();
+    assert_eq!(to.bytes(), [7; 64]);
+}
+
+#[test]
+fn a_kernel_that_is_missing_is_named() {
+    emulator();
+    static ABSENT: Kernel = Kernel::new::<u64>("no_such_kernel", 32);
+    let device = Device::open(0, false).unwrap();
+    let error = device.load([&ABSENT]).unwrap_err();
+    assert!(error.to_string().contains("no_such_kernel"), "{error}");
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_in_words() {
+    emulator();
+    let device = Device::open(0, false).unwrap();
+    let error = device.alloc(1 << 50).map(|_| ()).unwrap_err().to_string();
+    for part in ["cuMemAlloc", "wanted", "free", "views.batch"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
