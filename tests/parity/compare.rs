@@ -70,6 +70,14 @@ fn is_loss(op: &Op) -> bool {
     matches!(op, Op::GapAxisLoss(_) | Op::GapNormLoss(_) | Op::VectorLoss(_) | Op::RouteLoss(_))
 }
 
+/// Largest of the two terms whose difference is a cosine's gradient: the seed over the length of the vector.
+fn cosine_terms(case: &Case, x: &[f64], seeds: &[Vec<f64>]) -> f64 {
+    let channels = case.inputs[0][4];
+    let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let shortest = x.chunks(channels).map(length).fold(f64::INFINITY, f64::min);
+    seeds.iter().flatten().fold(0.0f64, |m, s| m.max(s.abs())) / shortest.max(1e-8)
+}
+
 fn round(values: &mut [f64], storage: Storage) {
     if storage == Storage::Full {
         values.iter_mut().for_each(|x| *x = f64::from(*x as f32));
@@ -226,6 +234,9 @@ pub(crate) fn check(case: &Case, numbers: Numbers, times: usize, order: Order) {
         let mut largest = want[o].iter().fold(0.0f64, |m, x| m.max(x.abs()));
         if is_loss(&case.op) {
             largest += largest.sqrt() * largest_input;
+        }
+        if matches!(case.op, Op::CosineLoss(_)) {
+            largest += cosine_terms(case, &data[0], &seeds);
         }
         let store = if output.storage == Storage::Half { U16 } else { U32 };
         let sums = 4.0 * terms(case).sqrt() * U32;
