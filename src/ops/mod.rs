@@ -224,8 +224,6 @@ macro_rules! cpu_only {
 }
 
 cpu_only!(
-    Conv3d,
-    ConvTranspose3d,
     CosineLoss,
     GapAxisLoss,
     GapNormLoss,
