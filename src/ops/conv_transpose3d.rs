@@ -100,8 +100,10 @@ impl<T: Scalar> CpuRule<T> for ConvTranspose3d {
         let (x, w, dy, g) = (io.read(0), io.read(1), io.read(2), self.bound(io.shapes));
         let work = io.workspace();
         if let Some((dx, add)) = io.grad(0) {
-            assert!(!add, "the input of an upsampling has one reader");
+            // No network gives the input of an upsampling a second reader, so this may allocate.
+            let before = if add { dx.to_vec() } else { Vec::new() };
             conv::fprop(&g, dy, w, None, dx, work);
+            dx.iter_mut().zip(before).for_each(|(dx, before)| *dx += before);
         }
         if let Some((dw, add)) = io.grad(1) {
             conv::wgrad(&g, dy, x, dw, add, work);
