@@ -32,7 +32,7 @@ int source_lane(const ShuffleArgs& args, int lane) {
     return source > last ? lane : source;
 }
 
-void run_shuffle(void** args, Site) {
+void run_shuffle(void** args, const void*) {
     for (int lane = 0; lane < kLanes; ++lane) {
         ShuffleArgs& mine = *static_cast<ShuffleArgs*>(args[lane]);
         mine.out = static_cast<ShuffleArgs*>(args[source_lane(mine, lane)])->bits;
@@ -44,7 +44,7 @@ struct BallotArgs {
     unsigned out;
 };
 
-void run_ballot(void** args, Site) {
+void run_ballot(void** args, const void*) {
     unsigned bits = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
         bits |= static_cast<unsigned>(static_cast<BallotArgs*>(args[lane])->predicate) << lane;
@@ -52,7 +52,7 @@ void run_ballot(void** args, Site) {
     for (int lane = 0; lane < kLanes; ++lane) static_cast<BallotArgs*>(args[lane])->out = bits;
 }
 
-void run_sync(void**, Site) { ++this_worker->self().warp->sync_epoch; }
+void run_sync(void**, const void*) { ++this_worker->self().warp->sync_epoch; }
 
 struct LdmatrixArgs {
     uint32_t* r;
@@ -72,7 +72,7 @@ int wavefronts(const LdmatrixArgs* const* rows) {
     return most;
 }
 
-void run_ldmatrix(void** args, Site site) {
+void run_ldmatrix(void** args, const void* pc) {
     const LdmatrixArgs* lanes[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<LdmatrixArgs*>(args[lane]);
     Worker& worker = *this_worker;
@@ -84,9 +84,9 @@ void run_ldmatrix(void** args, Site site) {
             const int lane = matrix * 8 + row;
             const uint32_t smem = lanes[lane]->smem;
             if (smem % 16 != 0 || smem > kArenaBytes - 16) {
-                fail("ldmatrix at %s:%d: lane %d gives shared address %u", site.file, site.line, lane, smem);
+                worker.fail(kIllegalAddress, "ldmatrix: lane " + std::to_string(lane) + " gives shared address " + std::to_string(smem), pc);
             }
-            check_shared(fibers[lane], smem, 16, false, site);
+            check_shared(fibers[lane], smem, 16, false, pc);
             memcpy(rows[row], current.arena + smem, 16);
         }
         for (int lane = 0; lane < kLanes; ++lane) {
@@ -122,7 +122,7 @@ void finish_copies(Lane& lane, uint32_t end) {
 
 void sync_warp(unsigned mask, Site site) {
     require_full(mask, site);
-    this_worker->collective(run_sync, nullptr, site);
+    this_worker->collective(run_sync, nullptr, site, __builtin_return_address(0));
 }
 
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int arg, int width, Site site) {
@@ -131,20 +131,20 @@ uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int arg, int width,
         fail("shuffle width %d at %s:%d is not a power of two up to 32", width, site.file, site.line);
     }
     ShuffleArgs args{bits, kind, arg, width, 0};
-    this_worker->collective(run_shuffle, &args, site);
+    this_worker->collective(run_shuffle, &args, site, __builtin_return_address(0));
     return args.out;
 }
 
 unsigned ballot(unsigned mask, bool predicate, Site site) {
     require_full(mask, site);
     BallotArgs args{predicate, 0};
-    this_worker->collective(run_ballot, &args, site);
+    this_worker->collective(run_ballot, &args, site, __builtin_return_address(0));
     return args.out;
 }
 
 void ldmatrix_any(uint32_t* r, uint32_t smem, int count, bool trans, Site site) {
     LdmatrixArgs args{r, smem, count, trans};
-    this_worker->collective(run_ldmatrix, &args, site);
+    this_worker->collective(run_ldmatrix, &args, site, __builtin_return_address(0));
 }
 
 // The adversary: until it is waited for, the destination holds NaN; a too early read and a refill of a stage still
@@ -155,13 +155,12 @@ void cp_async(uint32_t smem, const void* global, unsigned bytes, unsigned valid)
     Lane& lane = this_worker->self();
     const unsigned char* from = static_cast<const unsigned char*>(global);
     if (valid != 0) {
-        // fault here, not at the wait
-        (void)*static_cast<const volatile unsigned char*>(from);
-        check_global_read(lane, global, valid);
+        check_global_read(lane, global, valid, __builtin_return_address(0));
+        (void)*static_cast<const volatile unsigned char*>(from);  // fault here, not at the wait
         current.counters.global_read += valid;
         if (current.tracking) track(global, valid, false);
     }
-    check_async_issue(lane, smem, bytes);
+    check_async_issue(lane, smem, bytes, __builtin_return_address(0));
     current.counters.shared_moved += bytes;
     memset(current.arena + smem, 0xff, bytes);
     lane.copies.push_back(Copy{smem, from, static_cast<uint16_t>(bytes), static_cast<uint16_t>(valid)});

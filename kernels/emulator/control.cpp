@@ -36,7 +36,7 @@ void check_forbid(const void*, size_t, bool) {}
 EMU_API int emu_set_order(int kind, uint64_t seed) {
     const auto hold = locked();
     if (kind < 0 || kind > 2) return 1;
-    settings().schedule = Schedule{static_cast<Order>(kind), seed};
+    schedule() = Schedule{static_cast<Order>(kind), seed};
     return 0;
 }
 

@@ -105,11 +105,11 @@ constexpr int warpSize = 32;
     static_assert((threads) % 32 == 0 && (threads) <= 1024, "whole warps");                        \
     static_assert(sizeof(Params) <= 4096, "parameters of one launch");                             \
     static_assert(std::is_trivially_copyable<Params>::value, "parameters are copied as bytes");    \
-    __attribute__((noinline)) static void name(const Params p);                                    \
+    __attribute__((noinline)) static void name([[maybe_unused]] const Params p);                                    \
     static const emu::Registration emu_registration_##name(                                        \
         emu::Kernel{#name, [](const void* params) { name(*static_cast<const Params*>(params)); },  \
                     sizeof(Params), (threads), __FILE__});                                         \
-    __attribute__((noinline)) static void name(const Params p)
+    __attribute__((noinline)) static void name([[maybe_unused]] const Params p)
 
 // The static variable is only a key: one per expansion and per template instance, as with __shared__.
 #define SHARED_ARRAY(T, name, count)                                                               \

@@ -1,5 +1,5 @@
 // emulator.h: control of the emulated driver, for tests. Exported beside the CUDA driver API by the emulated libcuda.so.
-// All functions are thread-safe. What they set holds for the whole process.
+// All functions are thread-safe. What they set holds for the whole process, except where it says so.
 #pragma once
 
 #include <stddef.h>
@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-// Order in which blocks, warps and lanes run, and in which of several possible streams goes next: 0 ascending, 1
+// Order in which blocks, warps and lanes run, for work the calling thread waits for, and in which of several possible streams goes next: 0 ascending, 1
 // descending, 2 random by `seed`. A correct kernel gives the same bits in every order. Streams: ascending runs only what
 // the caller waits for, descending runs everything else first. Returns 0, or 1 if kind is unknown.
 int emu_set_order(int kind, uint64_t seed);

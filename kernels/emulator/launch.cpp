@@ -163,24 +163,34 @@ Settings& settings() {
     return values;
 }
 
+Schedule& schedule() {
+    static thread_local Schedule value{Order::kAscending, 1};
+    return value;
+}
+
 Failure run_grid(const Launch& launch) {
     static Helpers* const helpers = new Helpers;  // never destroyed: its threads may still sleep in it at exit
     const Settings& set = settings();
     Job job;
     job.launch = &launch;
-    job.schedule = set.schedule;
+    job.schedule = schedule();
     job.tracking = set.tracking;
     job.blocks = static_cast<uint64_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
     job.limit.store(job.blocks);
-    if (set.schedule.order == Order::kRandom) {
+    if (job.schedule.order == Order::kRandom) {
         job.order.resize(job.blocks);
         for (uint64_t i = 0; i < job.blocks; ++i) job.order[i] = static_cast<uint32_t>(i);
         for (uint64_t i = job.blocks - 1; i > 0; --i) {
-            std::swap(job.order[i], job.order[mix(set.schedule.seed * 31 + i) % (i + 1)]);
+            std::swap(job.order[i], job.order[mix(job.schedule.seed * 31 + i) % (i + 1)]);
         }
     }
     if (set.tracking) tracking_start();
+    check_launch_start(job.blocks);
+#ifdef EMU_CHECK
+    const uint64_t helpers_wanted = 0;  // its shadow memory has no locks, and reports must not depend on chance
+#else
     const uint64_t helpers_wanted = std::min<uint64_t>(static_cast<uint64_t>(set.threads), job.blocks) - 1;
+#endif
     if (helpers_wanted == 0) {
         work(job);
     } else {

@@ -20,11 +20,14 @@ KernelStats& stats_of(const Kernel* kernel);
 void reset_stats();
 
 struct Settings {
-    Schedule schedule{Order::kAscending, 1};
     int threads = 2;
     bool tracking = false;
 };
 Settings& settings();  // under the driver's lock, as everything here
+
+// Of the calling thread: tests on several threads choose their orders independently. Work runs in the order of the thread
+// that waits for it.
+Schedule& schedule();
 
 // Runs all blocks. Of several failures the one of the earliest block in the schedule's order is returned.
 Failure run_grid(const Launch& launch);

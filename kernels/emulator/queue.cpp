@@ -133,16 +133,16 @@ Stream* Queue::choose(const Done& target) {
         if (stream->queue.empty() || !runnable(stream->queue.front())) continue;
         (!target || needed.count(stream) != 0 ? wanted : others).push_back(stream);
     }
-    const Schedule& schedule = settings().schedule;
+    const Schedule chosen = schedule();
     ++turn_;
-    if (schedule.order == Order::kDescending) {
+    if (chosen.order == Order::kDescending) {
         if (!others.empty()) return others.back();
         return wanted.empty() ? nullptr : wanted.back();
     }
-    if (schedule.order == Order::kRandom) {
+    if (chosen.order == Order::kRandom) {
         if (wanted.empty()) return nullptr;
         wanted.insert(wanted.end(), others.begin(), others.end());
-        return wanted[mix(schedule.seed ^ mix(turn_)) % wanted.size()];
+        return wanted[mix(chosen.seed ^ mix(turn_)) % wanted.size()];
     }
     return wanted.empty() ? nullptr : wanted.front();
 }
@@ -191,7 +191,7 @@ void Queue::discard_all() {
 int Queue::run_graph(const Graph& graph) {
     const size_t count = graph.nodes.size();
     std::vector<bool> done(count, false);
-    const Schedule& schedule = settings().schedule;
+    const Schedule chosen = schedule();
     for (size_t left = count; left > 0; --left) {
         std::vector<size_t> ready;
         for (size_t i = 0; i < count; ++i) {
@@ -199,8 +199,8 @@ int Queue::run_graph(const Graph& graph) {
             if (!done[i] && std::all_of(after.begin(), after.end(), [&](uint32_t one) { return done[one]; })) ready.push_back(i);
         }
         size_t pick = 0;
-        if (schedule.order == Order::kDescending) pick = ready.size() - 1;
-        if (schedule.order == Order::kRandom) pick = mix(schedule.seed ^ mix(++turn_)) % ready.size();
+        if (chosen.order == Order::kDescending) pick = ready.size() - 1;
+        if (chosen.order == Order::kRandom) pick = mix(chosen.seed ^ mix(++turn_)) % ready.size();
         const int code = run(graph.nodes[ready[pick]]);
         if (code != kSuccess) return code;
         done[ready[pick]] = true;
