@@ -26,6 +26,11 @@ __device__ __forceinline__ float warp_max(float v) {
     return v;
 }
 
+// out = v, or out += v.
+__device__ __forceinline__ void set_or_add(float* out, float v, bool add) {
+    global_store(out, add ? global_load(out) + v : v);
+}
+
 // Sums over the block of kValues numbers at once, in every thread. All threads of the block must call it.
 template <int kThreads, int kValues> __device__ __forceinline__ void block_sum(float (&v)[kValues]) {
     constexpr int kWarps = kThreads / kWarp;

@@ -1,7 +1,11 @@
 //! Mean cosine between the embeddings of paired sub-views.
 
-use super::{CpuRule, OpRule, Saved, arity, put, refuse};
+use bytemuck::NoUninit;
+
+use super::{CpuRule, CudaRule, OpRule, Saved, arity, put, refuse};
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue, Storage, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -61,6 +65,10 @@ impl OpRule for CosineLoss {
     fn saved(&self) -> Saved {
         Saved { inputs: &[0], outputs: &[] }
     }
+
+    fn storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
 }
 
 impl<T: Scalar> CpuRule<T> for CosineLoss {
@@ -117,5 +125,98 @@ impl<T: Scalar> CpuRule<T> for CosineLoss {
                 );
             }
         }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct ForwardParams {
+    x: DevPtr,
+    cosines: DevPtr,
+    voxels: i64,
+    role: i64,
+    channels: i32,
+    first: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct FinishParams {
+    cosines: DevPtr,
+    loss: DevPtr,
+    pairs: i64,
+    factor: f32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct BackwardParams {
+    x: DevPtr,
+    dy: DevPtr,
+    dx: DevPtr,
+    voxels: i64,
+    role: i64,
+    channels: i32,
+    first: i32,
+    factor: f32,
+    add: i32,
+}
+
+/// Threads per block, and warps: one computes a voxel pair.
+const THREADS: usize = 256;
+const WARPS: usize = THREADS / 32;
+
+static KERNELS: [Kernel; 3] = [
+    Kernel::new::<ForwardParams>("cosine_loss_fwd_bf16", THREADS as u32),
+    Kernel::new::<FinishParams>("cosine_loss_finish_f32", THREADS as u32),
+    Kernel::new::<BackwardParams>("cosine_loss_bwd_bf16", THREADS as u32),
+];
+
+impl CudaRule for CosineLoss {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (channels, pairs) = (io.shapes[0].channels(), io.shapes[0].dims()[0] / 4);
+        let (role, ..) = self.halves(io.shapes[0].len());
+        let cosines = io.write(1);
+        let params = ForwardParams {
+            x: io.read(0),
+            cosines,
+            voxels: (role / pairs / channels) as i64,
+            role: role as i64,
+            channels: channels as i32,
+            first: self.first as i32,
+        };
+        queue.launch(&KERNELS[0], [pairs as u32, 1, 1], &params)?;
+        let params = FinishParams {
+            cosines,
+            loss: io.write(0),
+            pairs: pairs as i64,
+            factor: self.factor as f32,
+            reserved: 0,
+        };
+        queue.launch(&KERNELS[1], [1; 3], &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let channels = io.shapes[0].channels();
+        let (role, ..) = self.halves(io.shapes[0].len());
+        let voxels = role / channels;
+        let params = BackwardParams {
+            x: io.read(0),
+            dy: io.read(1),
+            dx,
+            voxels: voxels as i64,
+            role: role as i64,
+            channels: channels as i32,
+            first: self.first as i32,
+            factor: self.factor as f32,
+            add: i32::from(add),
+        };
+        queue.launch(&KERNELS[2], [blocks(voxels, WARPS), 1, 1], &params)
     }
 }

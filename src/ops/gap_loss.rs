@@ -1,7 +1,11 @@
 //! The two losses of the gap task: squared error per axis, and squared error of the length.
 
-use super::{CpuRule, OpRule, Saved, arity, put, refuse};
+use bytemuck::NoUninit;
+
+use super::{CpuRule, CudaRule, OpRule, Saved, arity, put, refuse};
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -108,5 +112,137 @@ impl<T: Scalar> CpuRule<T> for GapNormLoss {
                 put(dp, T::from_f64(slope * p.to_f64()), add);
             }
         }
+    }
+}
+
+/// Parameters of the forward kernels of losses that take terms one by one.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+pub(super) struct LossForwardParams {
+    pred: DevPtr,
+    target: DevPtr,
+    loss: DevPtr,
+    elements: i64,
+}
+
+/// Parameters of their backward kernels.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+pub(super) struct LossBackwardParams {
+    pred: DevPtr,
+    target: DevPtr,
+    dy: DevPtr,
+    dpred: DevPtr,
+    elements: i64,
+    add: i32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct NormForwardParams {
+    pred: DevPtr,
+    target: DevPtr,
+    loss: DevPtr,
+    pairs: i64,
+    axes: i32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct NormBackwardParams {
+    pred: DevPtr,
+    target: DevPtr,
+    dy: DevPtr,
+    dpred: DevPtr,
+    pairs: i64,
+    axes: i32,
+    add: i32,
+}
+
+/// Threads per block of the kernels of losses.
+pub(super) const LOSS_THREADS: usize = 256;
+
+/// Launches the forward kernel of a loss whose terms are its elements: one block.
+pub(super) fn loss_forward(kernel: &'static Kernel, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+    let elements = io.shapes[0].len() as i64;
+    let params =
+        LossForwardParams { pred: io.read(0), target: io.read(1), loss: io.write(0), elements };
+    queue.launch(kernel, [1; 3], &params)
+}
+
+/// Launches the backward kernel of a loss whose terms are its elements.
+pub(super) fn loss_backward(kernel: &'static Kernel, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+    let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+    let elements = io.shapes[0].len();
+    let params = LossBackwardParams {
+        pred: io.read(0),
+        target: io.read(1),
+        dy: io.read(2),
+        dpred,
+        elements: elements as i64,
+        add: i32::from(add),
+        reserved: 0,
+    };
+    queue.launch(kernel, [blocks(elements, LOSS_THREADS), 1, 1], &params)
+}
+
+static AXIS_KERNELS: [Kernel; 2] = [
+    Kernel::new::<LossForwardParams>("gap_axis_loss_fwd_f32", LOSS_THREADS as u32),
+    Kernel::new::<LossBackwardParams>("gap_axis_loss_bwd_f32", LOSS_THREADS as u32),
+];
+
+impl CudaRule for GapAxisLoss {
+    fn kernels(&self) -> &'static [Kernel] {
+        &AXIS_KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        loss_forward(&AXIS_KERNELS[0], io, queue)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        loss_backward(&AXIS_KERNELS[1], io, queue)
+    }
+}
+
+static NORM_KERNELS: [Kernel; 2] = [
+    Kernel::new::<NormForwardParams>("gap_norm_loss_fwd_f32", LOSS_THREADS as u32),
+    Kernel::new::<NormBackwardParams>("gap_norm_loss_bwd_f32", LOSS_THREADS as u32),
+];
+
+impl CudaRule for GapNormLoss {
+    fn kernels(&self) -> &'static [Kernel] {
+        &NORM_KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let axes = io.shapes[0].channels();
+        let params = NormForwardParams {
+            pred: io.read(0),
+            target: io.read(1),
+            loss: io.write(0),
+            pairs: (io.shapes[0].len() / axes) as i64,
+            axes: axes as i32,
+            reserved: 0,
+        };
+        queue.launch(&NORM_KERNELS[0], [1; 3], &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+        let axes = io.shapes[0].channels();
+        let pairs = io.shapes[0].len() / axes;
+        let params = NormBackwardParams {
+            pred: io.read(0),
+            target: io.read(1),
+            dy: io.read(2),
+            dpred,
+            pairs: pairs as i64,
+            axes: axes as i32,
+            add: i32::from(add),
+        };
+        queue.launch(&NORM_KERNELS[1], [blocks(pairs, LOSS_THREADS), 1, 1], &params)
     }
 }

@@ -1,7 +1,11 @@
 //! Linear map of rows: `y[m, o] = sum_k x[m, k] w[o, k] + b[o]`.
 
-use super::{CpuRule, OpRule, Saved, arity, put, refuse};
+use bytemuck::NoUninit;
+
+use super::{CpuRule, CudaRule, OpRule, Saved, arity, put, refuse};
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -84,5 +88,87 @@ impl<T: Scalar> CpuRule<T> for Linear {
                 put(db, over_rows(&|m| dy[m * out + o]), add);
             }
         }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct ForwardParams {
+    x: DevPtr,
+    w: DevPtr,
+    b: DevPtr,
+    y: DevPtr,
+    outputs: i64,
+    width: i32,
+    out: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct BackwardParams {
+    x: DevPtr,
+    w: DevPtr,
+    dy: DevPtr,
+    dx: DevPtr,
+    dw: DevPtr,
+    db: DevPtr,
+    rows: i64,
+    width: i32,
+    out: i32,
+    dx_blocks: i32,
+    add: [i32; 3],
+}
+
+/// Threads per block, and warps.
+const THREADS: usize = 256;
+const WARPS: usize = THREADS / 32;
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<ForwardParams>("linear_fwd_f32", THREADS as u32),
+    Kernel::new::<BackwardParams>("linear_bwd_f32", THREADS as u32),
+];
+
+impl CudaRule for Linear {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
+        let outputs = io.shapes[0].len() / width * out;
+        let params = ForwardParams {
+            x: io.read(0),
+            w: io.read(1),
+            b: if self.bias { io.read(2) } else { DevPtr::NULL },
+            y: io.write(0),
+            outputs: outputs as i64,
+            width: width as i32,
+            out: out as i32,
+        };
+        queue.launch(&KERNELS[0], [blocks(outputs, THREADS), 1, 1], &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
+        let rows = io.shapes[0].len() / width;
+        let grads: [_; 3] = std::array::from_fn(|i| io.grad(i));
+        let [dx, dw, db] = grads.map(|g| g.map_or(DevPtr::NULL, |(ptr, _)| ptr));
+        let dx_blocks = if dx.is_null() { 0 } else { blocks(rows * width, THREADS) };
+        let weights = !(dw.is_null() && db.is_null());
+        let others = if weights { blocks(out * width + out, WARPS) } else { 0 };
+        let params = BackwardParams {
+            x: io.read(0),
+            w: io.read(1),
+            dy: io.read(2),
+            dx,
+            dw,
+            db,
+            rows: rows as i64,
+            width: width as i32,
+            out: out as i32,
+            dx_blocks: dx_blocks as i32,
+            add: grads.map(|g| i32::from(g.is_some_and(|(_, add)| add))),
+        };
+        queue.launch(&KERNELS[1], [dx_blocks + others, 1, 1], &params)
     }
 }

@@ -226,14 +226,6 @@ macro_rules! cpu_only {
 cpu_only!(
     Conv3d,
     ConvTranspose3d,
-    CosineLoss,
-    GapAxisLoss,
-    GapNormLoss,
-    Linear,
-    Pairwise,
-    RouteLoss,
-    SubView,
-    VectorLoss,
 );
 
 /// Threads per block of the kernels that go over elements.

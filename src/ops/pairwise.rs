@@ -1,7 +1,11 @@
 //! Features of all ordered pairs of views, as difference or as concatenation.
 
-use super::{CpuRule, OpRule, arity, refuse};
+use bytemuck::NoUninit;
+
+use super::{CpuRule, CudaRule, OpRule, arity, refuse};
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -79,5 +83,72 @@ impl<T: Scalar> CpuRule<T> for Pairwise {
                 }
             }
         }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    from: DevPtr,
+    to: DevPtr,
+    elements: i64,
+    views: i32,
+    batch: i32,
+    width: i32,
+    concat: i32,
+    add: i32,
+    reserved: i32,
+}
+
+const THREADS: usize = 256;
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<Params>("pairwise_fwd_f32", THREADS as u32),
+    Kernel::new::<Params>("pairwise_bwd_f32", THREADS as u32),
+];
+
+impl Pairwise {
+    /// Launches `kernel`, one thread for each of `elements` of `to`.
+    fn launch(
+        &self,
+        (kernel, queue): (&'static Kernel, &Queue),
+        x: Shape,
+        (from, to): (DevPtr, DevPtr),
+        elements: usize,
+        add: bool,
+    ) -> Result<()> {
+        let [views, batch, width] = *x.dims() else {
+            panic!("pairwise was recorded with shapes that fit")
+        };
+        let params = Params {
+            from,
+            to,
+            elements: elements as i64,
+            views: views as i32,
+            batch: batch as i32,
+            width: width as i32,
+            concat: i32::from(self.kind == PairwiseKind::Concat),
+            add: i32::from(add),
+            reserved: 0,
+        };
+        queue.launch(kernel, [blocks(elements, THREADS), 1, 1], &params)
+    }
+}
+
+impl CudaRule for Pairwise {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let elements = self.infer(io.shapes)?[0].len();
+        let places = (io.read(0), io.write(0));
+        self.launch((&KERNELS[0], queue), io.shapes[0], places, elements, false)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let places = (io.read(0), dx);
+        self.launch((&KERNELS[1], queue), io.shapes[0], places, io.shapes[0].len(), add)
     }
 }

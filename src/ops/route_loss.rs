@@ -1,9 +1,13 @@
 //! Smooth L1 between predicted and true sums of vectors along every route through all views.
 
-use super::gap_loss::SAVED;
+use bytemuck::NoUninit;
+
+use super::gap_loss::{LOSS_THREADS, SAVED};
 use super::vector_loss::{smooth_l1, smooth_l1_slope};
-use super::{CpuRule, OpRule, Saved, put, refuse};
+use super::{CpuRule, CudaRule, OpRule, Saved, put, refuse};
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -107,5 +111,71 @@ impl<T: Scalar> CpuRule<T> for RouteLoss {
                 }
             });
         }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct ForwardParams {
+    pred: DevPtr,
+    target: DevPtr,
+    loss: DevPtr,
+    batch: i32,
+    views: i32,
+    routes: i32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct BackwardParams {
+    pred: DevPtr,
+    target: DevPtr,
+    dy: DevPtr,
+    dpred: DevPtr,
+    batch: i32,
+    views: i32,
+    routes: i32,
+    add: i32,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<ForwardParams>("route_loss_fwd_f32", LOSS_THREADS as u32),
+    Kernel::new::<BackwardParams>("route_loss_bwd_f32", 128),
+];
+
+impl CudaRule for RouteLoss {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (batch, views) = (io.shapes[0].dims()[0], io.shapes[0].dims()[1]);
+        let params = ForwardParams {
+            pred: io.read(0),
+            target: io.read(1),
+            loss: io.write(0),
+            batch: batch as i32,
+            views: views as i32,
+            routes: routes(views) as i32,
+            reserved: 0,
+        };
+        queue.launch(&KERNELS[0], [1; 3], &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+        let (batch, views) = (io.shapes[0].dims()[0], io.shapes[0].dims()[1]);
+        let params = BackwardParams {
+            pred: io.read(0),
+            target: io.read(1),
+            dy: io.read(2),
+            dpred,
+            batch: batch as i32,
+            views: views as i32,
+            routes: routes(views) as i32,
+            add: i32::from(add),
+        };
+        queue.launch(&KERNELS[1], [(batch * views * views) as u32, 1, 1], &params)
     }
 }

@@ -1,10 +1,13 @@
 //! Cutting sub-views out of dense representations, and the adjoint.
 
+use bytemuck::NoUninit;
 use rayon::prelude::*;
 
-use super::{CpuRule, OpRule, arity, put_all, refuse};
+use super::{CpuRule, CudaRule, OpRule, arity, put_all, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -111,6 +114,9 @@ impl OpRule for SubView {
                 ),
             );
         }
+        if inputs[1..].iter().any(|s| s.dims()[1..] != inputs[1].dims()[1..]) {
+            return refuse(self, format!("representations {:?} differ", &inputs[1..]));
+        }
         if self.size.iter().zip([d, h, w]).any(|(s, e)| *s > e) {
             return refuse(
                 self,
@@ -130,6 +136,14 @@ impl OpRule for SubView {
 
     fn saved(&self) -> super::Saved {
         super::Saved { inputs: &[0], outputs: &[] }
+    }
+
+    fn storage(&self, input: usize) -> Storage {
+        if input == 0 { Storage::Full } else { Storage::Half }
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
     }
 }
 
@@ -176,5 +190,119 @@ impl<T: Scalar> CpuRule<T> for SubView {
                 }
             });
         }
+    }
+}
+
+/// Representations and cuts, as the kernels take them.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct CutShape {
+    views: i32,
+    batch: i32,
+    pairs: i32,
+    extent: [i32; 3],
+    channels: i32,
+    size: [i32; 3],
+    parts: i32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct CutParams {
+    boxes: DevPtr,
+    rep0: DevPtr,
+    rep1: DevPtr,
+    y: DevPtr,
+    shape: CutShape,
+    split: i32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct CutAdjointParams {
+    boxes: DevPtr,
+    dy: DevPtr,
+    drep: DevPtr,
+    shape: CutShape,
+    first: i32,
+    add: i32,
+}
+
+const THREADS: u32 = 256;
+/// Accesses of 16 bytes, or of one element where the channels are no multiple of 8, that a block makes.
+const BLOCK_ACCESSES: usize = 4 * THREADS as usize;
+/// Views of which the adjoint keeps all cuts in shared memory.
+const MAX_VIEWS: usize = 256;
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<CutParams>("sub_view_fwd_bf16", THREADS),
+    Kernel::new::<CutAdjointParams>("sub_view_bwd_bf16", THREADS),
+];
+
+impl SubView {
+    /// Shape for the kernels, with as many blocks to each of `extent` as it takes.
+    fn cuda_shape(&self, shapes: &[Shape], extent: [usize; 3]) -> CutShape {
+        let Some([_, d, h, w, channels]) = shapes[1].ndhwc() else {
+            panic!("sub_view was recorded with shapes that fit")
+        };
+        assert!(self.views <= MAX_VIEWS, "at most {MAX_VIEWS} views, got {}", self.views);
+        let elements = extent.iter().product::<usize>() * channels;
+        assert!(i32::try_from(elements).is_ok(), "{elements} elements of one image");
+        let accesses = if channels.is_multiple_of(8) { elements / 8 } else { elements };
+        CutShape {
+            views: self.views as i32,
+            batch: shapes[0].dims()[0] as i32,
+            pairs: self.pairs() as i32,
+            extent: [d, h, w].map(|n| n as i32),
+            channels: channels as i32,
+            size: self.size.map(|n| n as i32),
+            parts: accesses.div_ceil(BLOCK_ACCESSES) as i32,
+            reserved: 0,
+        }
+    }
+}
+
+impl CudaRule for SubView {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let shape = self.cuda_shape(io.shapes, self.size);
+        let cuts = 4 * io.shapes[0].dims()[0] * self.pairs();
+        let params = CutParams {
+            boxes: io.read(0),
+            rep0: io.read(1),
+            rep1: if io.shapes.len() == 3 { io.read(2) } else { DevPtr::NULL },
+            y: io.write(0),
+            shape,
+            split: io.shapes[1].dims()[0] as i32,
+            reserved: 0,
+        };
+        queue.launch(&KERNELS[0], [blocks(cuts * shape.parts as usize, 1), 1, 1], &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let mut first = 0;
+        for (source, rep) in io.shapes.iter().enumerate().skip(1) {
+            let [images, d, h, w, _] = *rep.dims() else { continue };
+            if let Some((drep, add)) = io.grad(source) {
+                let shape = self.cuda_shape(io.shapes, [d, h, w]);
+                let params = CutAdjointParams {
+                    boxes: io.read(0),
+                    dy: io.read(1),
+                    drep,
+                    shape,
+                    first: first as i32,
+                    add: i32::from(add),
+                };
+                let grid = blocks(images * shape.parts as usize, 1);
+                queue.launch(&KERNELS[1], [grid, 1, 1], &params)?;
+            }
+            first += images;
+        }
+        Ok(())
     }
 }

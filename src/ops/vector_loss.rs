@@ -1,8 +1,13 @@
 //! Smooth L1 between predicted and true vectors of all ordered pairs.
 
-use super::gap_loss::{SAVED, infer_loss};
-use super::{CpuRule, OpRule, Saved, put};
+use super::gap_loss::{
+    LOSS_THREADS, LossBackwardParams, LossForwardParams, SAVED, infer_loss, loss_backward,
+    loss_forward,
+};
+use super::{CpuRule, CudaRule, OpRule, Saved, put};
 use crate::backend::Io;
+use crate::backend::cuda::{CudaIo, Queue};
+use crate::driver::Kernel;
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -55,5 +60,24 @@ impl<T: Scalar> CpuRule<T> for VectorLoss {
         for ((dp, &p), &g) in dp.iter_mut().zip(p).zip(g) {
             put(dp, T::from_f64(factor * smooth_l1_slope((p - g).to_f64())), add);
         }
+    }
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<LossForwardParams>("vector_loss_fwd_f32", LOSS_THREADS as u32),
+    Kernel::new::<LossBackwardParams>("vector_loss_bwd_f32", LOSS_THREADS as u32),
+];
+
+impl CudaRule for VectorLoss {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        loss_forward(&KERNELS[0], io, queue)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        loss_backward(&KERNELS[1], io, queue)
     }
 }

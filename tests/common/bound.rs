@@ -12,6 +12,7 @@ use super::cases::Case;
 pub(crate) struct Bound<T> {
     pub(crate) step: Step<T>,
     pub(crate) inputs: Vec<ValueId>,
+    /// The first output of each recording, then the further outputs of each.
     pub(crate) outputs: Vec<ValueId>,
     pub(crate) seeds: Vec<ValueId>,
     /// Gradients of the inputs; none where there is none, or none was asked for.
@@ -50,7 +51,13 @@ impl Recorded {
             }
         };
         let inputs: Vec<ValueId> = case.inputs.iter().enumerate().map(value).collect();
-        let outputs: Vec<ValueId> = (0..times).map(|_| record(&mut tape, case, &inputs)).collect();
+        let mut outputs = Vec::new();
+        let mut further: Vec<ValueId> = Vec::new();
+        for _ in 0..times {
+            let made = record(&mut tape, case, &inputs);
+            outputs.push(made[0]);
+            further.extend(&made[1..]);
+        }
         let forward = tape.records().len();
         let (mut seeds, mut grads) = (Vec::new(), vec![None; inputs.len()]);
         if !update {
@@ -64,6 +71,7 @@ impl Recorded {
                 tape.keep(grad);
             }
         }
+        outputs.extend(further);
         Recorded { tape, inputs, outputs, seeds, grads, forward }
     }
 }
@@ -112,22 +120,27 @@ impl<T: Scalar> Bound<T> {
     }
 }
 
-/// Records the operation once; returns its first output, which stays readable.
-fn record(tape: &mut Tape, case: &Case, inputs: &[ValueId]) -> ValueId {
+/// Records the operation once; returns its outputs, which stay readable.
+fn record(tape: &mut Tape, case: &Case, inputs: &[ValueId]) -> Vec<ValueId> {
     match &case.op {
-        Op::Probe(_) => tape.probe("y", inputs[0]).unwrap().0,
+        Op::Probe(_) => {
+            let (y, norm) = tape.probe("y", inputs[0]).unwrap();
+            vec![y, norm]
+        }
         Op::AdamW(_) | Op::Ema(_) => {
             let dims = case.inputs.last().unwrap();
             let count = if matches!(case.op, Op::Ema(_)) { 1 } else { 3 };
             let written: Vec<ValueId> =
                 (0..count).map(|i| tape.state(format!("state {i}"), dims)).collect();
             tape.update("update", case.op.clone(), inputs, &written).unwrap();
-            written[0]
+            written
         }
         _ => {
-            let y = tape.record("y", case.op.clone(), inputs).unwrap();
-            tape.keep(y);
-            y
+            let made = tape.record_all("y", case.op.clone(), inputs).unwrap();
+            for &y in &made {
+                tape.keep(y);
+            }
+            made
         }
     }
 }

@@ -133,7 +133,7 @@ fn shape(value: &Value) -> Vec<usize> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
 }
 
-fn numbers(tensors: &SafeTensors, name: &str) -> Vec<f64> {
+pub(crate) fn numbers(tensors: &SafeTensors, name: &str) -> Vec<f64> {
     let view = tensors.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
     let data = view.data();
     match view.dtype() {

@@ -1,7 +1,11 @@
 //! Golden values: operations, geometry, tasks, encoders and whole training runs against an independent PyTorch
 //! program's float64 results. `SPATIALSSL_FIXTURES` names another folder of the same format; without it the subset
-//! in `tests/golden/fixtures` is what runs.
+//! in `tests/golden/fixtures` is what runs. Every small case of the case table has golden values besides
+//! (`table.rs`, `cases.py`). README.md says how to compute them.
 
+#[cfg(test)]
+#[path = "../common/mod.rs"]
+mod common;
 #[cfg(test)]
 mod each;
 #[cfg(test)]
@@ -14,6 +18,8 @@ mod geometry;
 mod ops;
 #[cfg(test)]
 mod resample;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod tasks;
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(crate) enum Numbers {
 
 /// Unit of f32 and of bf16 rounding.
 const U32: f64 = 1.0 / (1u64 << 24) as f64;
-const U16: f64 = 1.0 / 512.0;
+const U16: f64 = 1.0 / 256.0;
 
 /// A value that is compared.
 struct Output {

@@ -1,0 +1,151 @@
+// cosine_loss.cu: mean cosine between the embeddings of paired sub-views.
+//
+//   cos = a.b / (na nb), na = max(|a|, 1e-8), nb alike, over channels; loss = factor mean cos over voxels and pairs
+//   da = g (b / (na nb) - cos a / (na |a|)), the second term 0 where a = 0; db alike; g = dy factor / (pairs voxels)
+//
+// x holds four roles of `pairs` images, role-major; a and b are the roles `first` and first + 1.
+// A warp computes a voxel pair, its lanes 8 channels at a time (or 1). Forward: grid `pairs`, a block for the mean of one
+// pair; then one block adds the pairs. Backward: grid ceil(pairs voxels / 8); writes all four roles, zeros to the two that
+// are not in the loss, unless it adds. Sums in f32, in an order that depends on sizes only.
+// Traffic: forward reads a and b once; backward reads them twice, the second time from the caches, writes dx once.
+// Source: arXiv 2509.05967, similarity task.
+#include "common.cuh"
+
+constexpr int kCosineThreads = 256;
+constexpr float kNormFloor = 1e-8f;
+
+struct CosineForwardParams {
+    const bf16* x;
+    float* cosines;    // [pairs]
+    long long voxels;  // of an image
+    long long role;    // elements of a role
+    int channels;
+    int first;
+};
+
+struct CosineFinishParams {
+    const float* cosines;
+    float* loss;
+    long long pairs;
+    float factor;
+    int reserved;
+};
+
+struct CosineBackwardParams {
+    const bf16* x;
+    const float* dy;  // one element
+    bf16* dx;
+    long long voxels;  // of all images of a role
+    long long role;
+    int channels;
+    int first;
+    float factor;
+    int add;
+};
+
+// kW channels, as floats.
+__device__ __forceinline__ void load_channels(const bf16* p, float (&v)[8]) { load_bf16x8(p, v); }
+__device__ __forceinline__ void load_channels(const bf16* p, float (&v)[1]) { v[0] = to_float(global_load(p)); }
+__device__ __forceinline__ void store_channels(bf16* p, const float (&v)[8]) { store_bf16x8(p, v); }
+__device__ __forceinline__ void store_channels(bf16* p, const float (&v)[1]) { global_store(p, to_bf16(v[0])); }
+
+struct Products {
+    float dot, a, b;  // a.b, |a|, |b|
+};
+
+// By a whole warp; the same in all lanes.
+template <int kW>
+__device__ __forceinline__ Products products(const bf16* a, const bf16* b, int channels) {
+    Products sums{0.0f, 0.0f, 0.0f};
+    for (int c = lane_id() * kW; c < channels; c += kWarp * kW) {
+        float va[kW], vb[kW];
+        load_channels(a + c, va);
+        load_channels(b + c, vb);
+#pragma unroll
+        for (int i = 0; i < kW; ++i) {
+            sums.dot = fmaf(va[i], vb[i], sums.dot);
+            sums.a = fmaf(va[i], va[i], sums.a);
+            sums.b = fmaf(vb[i], vb[i], sums.b);
+        }
+    }
+    return {warp_sum(sums.dot), sqrtf(warp_sum(sums.a)), sqrtf(warp_sum(sums.b))};
+}
+
+template <int kW> __device__ __forceinline__ float cosine_sum(const CosineForwardParams& p) {
+    const long long image = static_cast<long long>(blockIdx.x) * p.voxels * p.channels;
+    const bf16* a = p.x + p.first * p.role + image;
+    const bf16* b = a + p.role;
+    float sum = 0.0f;
+    for (long long v = warp_id(); v < p.voxels; v += kCosineThreads / kWarp) {
+        const Products s = products<kW>(a + v * p.channels, b + v * p.channels, p.channels);
+        sum += s.dot / (fmaxf(s.a, kNormFloor) * fmaxf(s.b, kNormFloor));
+    }
+    // Every lane has its warp's sum; one of them counts.
+    return block_sum<kCosineThreads>(lane_id() == 0 ? sum : 0.0f);
+}
+
+KERNEL(cosine_loss_fwd_bf16, CosineForwardParams, kCosineThreads, 2) {
+    const float sum = p.channels % 8 == 0 ? cosine_sum<8>(p) : cosine_sum<1>(p);
+    if (threadIdx.x == 0) global_store(p.cosines + blockIdx.x, sum / static_cast<float>(p.voxels));
+}
+
+KERNEL(cosine_loss_finish_f32, CosineFinishParams, kCosineThreads, 1) {
+    float sum = 0.0f;
+    for (long long i = threadIdx.x; i < p.pairs; i += kCosineThreads) sum += global_load(p.cosines + i);
+    sum = block_sum<kCosineThreads>(sum);
+    if (threadIdx.x == 0) global_store(p.loss, p.factor * sum / static_cast<float>(p.pairs));
+}
+
+template <int kW>
+__device__ __forceinline__ void put_channels(bf16* p, float (&v)[kW], bool add) {
+    if (add) {
+        float old[kW];
+        load_channels(p, old);
+#pragma unroll
+        for (int i = 0; i < kW; ++i) v[i] += old[i];
+    }
+    store_channels(p, v);
+}
+
+template <int kW> __device__ __forceinline__ void cosine_gradient(const CosineBackwardParams& p, long long voxel) {
+    const long long at = voxel * p.channels;
+    const bf16* a = p.x + p.first * p.role + at;
+    const bf16* b = a + p.role;
+    const Products s = products<kW>(a, b, p.channels);
+    const float na = fmaxf(s.a, kNormFloor), nb = fmaxf(s.b, kNormFloor);
+    const float factor = global_load(p.dy) * p.factor / static_cast<float>(p.voxels);
+    const float cosine = s.dot / (na * nb);
+    // Of a itself in da, and of b in db.
+    const float own_a = s.a > 0.0f ? cosine / s.a : 0.0f;
+    const float own_b = s.b > 0.0f ? cosine / s.b : 0.0f;
+    const float factor_a = factor / na, factor_b = factor / nb;
+    for (int c = lane_id() * kW; c < p.channels; c += kWarp * kW) {
+        float va[kW], vb[kW], da[kW], db[kW];
+        load_channels(a + c, va);
+        load_channels(b + c, vb);
+#pragma unroll
+        for (int i = 0; i < kW; ++i) {
+            da[i] = factor_a * (vb[i] / nb - va[i] * own_a);
+            db[i] = factor_b * (va[i] / na - vb[i] * own_b);
+        }
+        put_channels(p.dx + p.first * p.role + at + c, da, p.add != 0);
+        put_channels(p.dx + (p.first + 1) * p.role + at + c, db, p.add != 0);
+        if (p.add == 0) {
+            float zeros[kW] = {};
+            for (int role = 0; role < 4; ++role) {
+                const bool used = role == p.first || role == p.first + 1;
+                if (!used) store_channels(p.dx + role * p.role + at + c, zeros);
+            }
+        }
+    }
+}
+
+KERNEL(cosine_loss_bwd_bf16, CosineBackwardParams, kCosineThreads, 2) {
+    const long long voxel = static_cast<long long>(blockIdx.x) * (kCosineThreads / kWarp) + warp_id();
+    if (voxel >= p.voxels) return;  // whole warps
+    if (p.channels % 8 == 0) {
+        cosine_gradient<8>(p, voxel);
+    } else {
+        cosine_gradient<1>(p, voxel);
+    }
+}
