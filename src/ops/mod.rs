@@ -223,10 +223,7 @@ macro_rules! cpu_only {
     };
 }
 
-cpu_only!(
-    Conv3d,
-    ConvTranspose3d,
-);
+cpu_only!(Conv3d, ConvTranspose3d,);
 
 /// Threads per block of the kernels that go over elements.
 const PIECE_THREADS: u32 = 256;
