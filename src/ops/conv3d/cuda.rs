@@ -4,7 +4,7 @@
 
 use super::params::{
     BiasGradParams, GatherParams, GatherWgradParams, HaloParams, HaloWgradParams, StemParams,
-    StemWgradParams, SumRowsParams, SumSplitsParams, int, ints,
+    StemWgradParams, SumRowsParams, SumSplitsParams, WalkParams, int, ints,
 };
 use crate::backend::cpu::conv::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
@@ -18,6 +18,12 @@ struct Tile {
     voxels: [usize; 3],
     /// Output channels.
     channels: usize,
+}
+
+const fn walk(name: &'static str, sum: usize, channels: usize) -> Tile {
+    let shared = 27 * 2 * sum * channels + 4 * 18 * 10 * 2 * sum;
+    let kernel = Kernel::new::<WalkParams>(name, 256).with_shared(shared as u32);
+    Tile { kernel, voxels: [1, 16, 8], channels }
 }
 
 const fn halo(name: &'static str, z: usize, channels: usize, shared: u32) -> Tile {
@@ -39,6 +45,17 @@ const fn gather_wgrad(name: &'static str) -> Kernel {
     Kernel::new::<GatherWgradParams>(name, 128).with_shared(24_576)
 }
 
+/// Forward, input gradient; 16, 32 summed channels; 16, 32 output channels a block.
+static WALK: [[[Tile; 2]; 2]; 2] = [
+    [
+        [walk("conv3d_walk_fwd_c16_n16", 16, 16), walk("conv3d_walk_fwd_c16_n32", 16, 32)],
+        [walk("conv3d_walk_fwd_c32_n16", 32, 16), walk("conv3d_walk_fwd_c32_n32", 32, 32)],
+    ],
+    [
+        [walk("conv3d_walk_dgrad_c16_n16", 16, 16), walk("conv3d_walk_dgrad_c16_n32", 16, 32)],
+        [walk("conv3d_walk_dgrad_c32_n16", 32, 16), walk("conv3d_walk_dgrad_c32_n32", 32, 32)],
+    ],
+];
 /// Forward, input gradient; 16, 32, 64 output channels a block.
 static HALO: [[Tile; 3]; 2] = [
     [
@@ -87,7 +104,15 @@ static SUM_ROWS: Kernel = Kernel::new::<SumRowsParams>("conv3d_sum_rows", 256);
 static BIAS_GRAD: Kernel = Kernel::new::<BiasGradParams>("conv3d_bias_grad", 256);
 
 /// All of them.
-pub(in crate::ops) static KERNELS: [Kernel; 23] = [
+pub(in crate::ops) static KERNELS: [Kernel; 31] = [
+    WALK[0][0][0].kernel,
+    WALK[0][0][1].kernel,
+    WALK[0][1][0].kernel,
+    WALK[0][1][1].kernel,
+    WALK[1][0][0].kernel,
+    WALK[1][0][1].kernel,
+    WALK[1][1][0].kernel,
+    WALK[1][1][1].kernel,
     HALO[0][0].kernel,
     HALO[0][1].kernel,
     HALO[0][2].kernel,
@@ -156,11 +181,15 @@ pub(in crate::ops) struct FilterOperands {
     pub(in crate::ops) work: DevPtr,
 }
 
-/// Which kernel, by its place in the tables above; parts the summed index is cut into.
+/// Which kernel, by its place in the tables above, and how its work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
     Stem,
+    /// Kernel by summed channels and by channels made; output planes of a block.
+    Walk([usize; 2], usize),
+    /// Kernel by channels made.
     Halo(usize),
+    /// Kernel; parts the summed index is cut into.
     Gather(usize, usize),
 }
 
@@ -197,17 +226,31 @@ fn rows(g: &ConvGeometry, product: Product) -> usize {
     g.batch * tiles(out, stride)
 }
 
+/// Planes a block walks over: 16, so that reading the filter costs little, but fewer where that leaves few blocks.
+fn walk_planes(g: &ConvGeometry, out: [usize; 3], tile: &Tile) -> usize {
+    let columns = g.batch * tiles([1, out[1], out[2]], tile.voxels);
+    let enough = |planes: usize| columns * out[0].div_ceil(planes) >= TARGET_BLOCKS;
+    if enough(16) { 16 } else if enough(8) { 8 } else { 4 }
+}
+
 fn choose(g: &ConvGeometry, product: Product) -> Choice {
     let (sum, made, out, classes) = roles(g, product);
     if is_same_k3(g) && g.in_channels == 1 && made.is_multiple_of(8) && product == Product::Fprop {
         return Choice::Stem;
     }
+    if is_same_k3(g) && (sum == 16 || sum == 32) && made.is_multiple_of(16) {
+        let kind = [usize::from(sum > 16), usize::from(made > 16)];
+        let tile = &WALK[product as usize][kind[0]][kind[1]];
+        if boxes_pay(out, tile.voxels) {
+            return Choice::Walk(kind, walk_planes(g, out, tile));
+        }
+    }
     let channels = if made > 32 { 2 } else { usize::from(made > 16) };
     if is_same_k3(g) && sum.is_multiple_of(16) && made.is_multiple_of(16) {
         let tile = &HALO[product as usize][channels];
         let blocks = g.batch * tiles(out, tile.voxels) * made.div_ceil(tile.channels);
-        // A block is one long sum: few blocks pay only where it is short.
-        if boxes_pay(out, tile.voxels) && (blocks >= 64 || sum <= 32) {
+        // A block is one long sum: few blocks do not pay.
+        if boxes_pay(out, tile.voxels) && blocks >= TARGET_BLOCKS / 2 {
             return Choice::Halo(channels);
         }
     }
@@ -246,6 +289,28 @@ pub(in crate::ops) fn run(
     let (sum, made, out, _) = roles(g, product);
     match choose(g, product) {
         Choice::Stem => stem(queue, g, o),
+        Choice::Walk([wide_sum, wide_made], planes) => {
+            let tile = &WALK[product as usize][wide_sum][wide_made];
+            let (segments, columns) = (out[0].div_ceil(planes), made.div_ceil(tile.channels));
+            let params = WalkParams {
+                x: o.input,
+                w: o.filter,
+                bias: o.bias,
+                y: o.output,
+                extent: ints(out),
+                out_channels: int(made),
+                planes: int(planes),
+                segments: int(segments),
+                column_tiles: int(columns),
+                add: o.add.into(),
+            };
+            let grid = [
+                blocks(out[2], tile.voxels[2]),
+                blocks(out[1], tile.voxels[1]),
+                blocks(g.batch * segments * columns, 1),
+            ];
+            queue.launch(&tile.kernel, grid, &params)
+        }
         Choice::Halo(kind) => {
             let tile = &HALO[product as usize][kind];
             let params = HaloParams {
