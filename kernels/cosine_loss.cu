@@ -115,9 +115,8 @@ template <int kW> __device__ __forceinline__ void cosine_gradient(const CosineBa
     const float na = fmaxf(s.a, kNormFloor), nb = fmaxf(s.b, kNormFloor);
     const float factor = global_load(p.dy) * p.factor / static_cast<float>(p.voxels);
     const float cosine = s.dot / (na * nb);
-    // Of a itself in da, and of b in db.
-    const float own_a = s.a > 0.0f ? cosine / s.a : 0.0f;
-    const float own_b = s.b > 0.0f ? cosine / s.b : 0.0f;
+    // Where a = 0, a / |a| counts as 0.
+    const float length_a = s.a > 0.0f ? s.a : 1.0f, length_b = s.b > 0.0f ? s.b : 1.0f;
     const float factor_a = factor / na, factor_b = factor / nb;
     for (int c = lane_id() * kW; c < p.channels; c += kWarp * kW) {
         float va[kW], vb[kW], da[kW], db[kW];
@@ -125,8 +124,9 @@ template <int kW> __device__ __forceinline__ void cosine_gradient(const CosineBa
         load_channels(b + c, vb);
 #pragma unroll
         for (int i = 0; i < kW; ++i) {
-            da[i] = factor_a * (vb[i] / nb - va[i] * own_a);
-            db[i] = factor_b * (va[i] / na - vb[i] * own_b);
+            // Quotients, not products with a reciprocal: with one channel they are 1 or -1 and cancel exactly.
+            da[i] = factor_a * (vb[i] / nb - cosine * (va[i] / length_a));
+            db[i] = factor_b * (va[i] / na - cosine * (vb[i] / length_b));
         }
         put_channels(p.dx + p.first * p.role + at + c, da, p.add != 0);
         put_channels(p.dx + (p.first + 1) * p.role + at + c, db, p.add != 0);

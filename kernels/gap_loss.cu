@@ -40,19 +40,21 @@ KERNEL(gap_axis_loss_bwd_f32, LossBackwardParams, kLossThreads, 1) {
     set_or_add(p.dpred + i, factor * (global_load(p.pred + i) - global_load(p.target + i)), p.add != 0);
 }
 
-__device__ __forceinline__ float length_of(const float* v, int axes) {
-    float sum = 0.0f;
+// In f64, as on the CPU: predicted and true lengths are close to each other once the task is learned, and their
+// difference keeps what digits they have.
+__device__ __forceinline__ double length_of(const float* v, int axes) {
+    double sum = 0.0;
     for (int a = 0; a < axes; ++a) {
-        const float x = global_load(v + a);
-        sum = fmaf(x, x, sum);
+        const double x = global_load(v + a);
+        sum += x * x;
     }
-    return sqrtf(sum);
+    return sqrt(sum);
 }
 
 KERNEL(gap_norm_loss_fwd_f32, GapNormForwardParams, kLossThreads, 1) {
     mean_of(p.loss, p.pairs, [&](long long i) {
-        const float e = length_of(p.pred + i * p.axes, p.axes) - length_of(p.target + i * p.axes, p.axes);
-        return e * e;
+        const double e = length_of(p.pred + i * p.axes, p.axes) - length_of(p.target + i * p.axes, p.axes);
+        return static_cast<float>(e * e);
     });
 }
 
@@ -60,9 +62,11 @@ KERNEL(gap_norm_loss_bwd_f32, GapNormBackwardParams, kLossThreads, 1) {
     const long long i = static_cast<long long>(blockIdx.x) * kLossThreads + threadIdx.x;
     if (i >= p.pairs) return;
     const float* pred = p.pred + i * p.axes;
-    const float length = length_of(pred, p.axes);
-    const float error = length - length_of(p.target + i * p.axes, p.axes);
+    const double length = length_of(pred, p.axes);
+    const double error = length - length_of(p.target + i * p.axes, p.axes);
     const float factor = global_load(p.dy) * (2.0f / static_cast<float>(p.pairs));
-    const float slope = length > 0.0f ? factor * error / length : 0.0f;
-    for (int a = 0; a < p.axes; ++a) set_or_add(p.dpred + i * p.axes + a, slope * global_load(pred + a), p.add != 0);
+    const float slope = length > 0.0 ? factor * static_cast<float>(error / length) : 0.0f;
+    for (int a = 0; a < p.axes; ++a) {
+        set_or_add(p.dpred + i * p.axes + a, slope * global_load(pred + a), p.add != 0);
+    }
 }

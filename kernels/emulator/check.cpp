@@ -143,8 +143,9 @@ struct Report {
     std::string text;
     const void* pc;
 };
-std::vector<Report> reports;
-std::set<std::tuple<int, const void*, const Kernel*>> seen;
+// Never destroyed: print_reports runs after the destructors of this file's objects.
+std::vector<Report>& reports = *new std::vector<Report>;
+std::set<std::tuple<int, const void*, const Kernel*>>& seen = *new std::set<std::tuple<int, const void*, const Kernel*>>;
 uint64_t report_count = 0;
 constexpr size_t kMostReports = 200;
 
@@ -362,6 +363,11 @@ void check_reset_reports() {
 }
 
 }  // namespace emu
+
+// For programs that do not ask: EMU_PRINT_REPORTS=1 prints what was found when the process ends.
+__attribute__((destructor)) static void print_reports() {
+    if (getenv("EMU_PRINT_REPORTS") != nullptr && emu::report_count != 0) fputs(emu::check_report_text().c_str(), stderr);
+}
 
 // The interface of -fsanitize=thread. Accesses to anything but shared and device memory are of no interest.
 #define EMU_TSAN extern "C" __attribute__((visibility("default"))) void

@@ -62,57 +62,77 @@ struct LdmatrixArgs {
 };
 
 // Wavefronts of one phase: how often the busiest of the eight 16-byte bank groups is visited.
-int wavefronts(const LdmatrixArgs* const* rows) {
+int wavefronts(const uint32_t (&smem)[8]) {
+    uint32_t groups = 0;
+    for (uint32_t at : smem) groups |= 1u << (at / 16 % 8);
+    if (groups == 0xff) return 1;
     int visits[8] = {};
     int most = 0;
-    for (int row = 0; row < 8; ++row) {
-        const int n = ++visits[rows[row]->smem / 16 % 8];
+    for (uint32_t at : smem) {
+        const int n = ++visits[at / 16 % 8];
         if (n > most) most = n;
     }
     return most;
 }
 
 void run_ldmatrix(void** args, const void* pc) {
-    const LdmatrixArgs* lanes[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<LdmatrixArgs*>(args[lane]);
-    Worker& worker = *this_worker;
-    const Lane* fibers = worker.self().warp->lanes;
-    const int count = lanes[0]->count;
+    uint32_t* results[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) results[lane] = static_cast<LdmatrixArgs*>(args[lane])->r;
+    const int count = static_cast<LdmatrixArgs*>(args[0])->count;
+    const bool trans = static_cast<LdmatrixArgs*>(args[0])->trans;
+    const Lane* fibers = this_worker->self().warp->lanes;
+    const unsigned char* arena = current.arena;
     for (int matrix = 0; matrix < count; ++matrix) {
-        uint16_t rows[8][8];
+        union {
+            uint16_t half[8][8];
+            uint32_t word[8][4];
+        } rows;
+        uint32_t smem[8];
         for (int row = 0; row < 8; ++row) {
             const int lane = matrix * 8 + row;
-            const uint32_t smem = lanes[lane]->smem;
-            if (smem % 16 != 0 || smem > kArenaBytes - 16) {
-                worker.fail(kIllegalAddress, "ldmatrix: lane " + std::to_string(lane) + " gives shared address " + std::to_string(smem), pc);
+            const uint32_t at = static_cast<LdmatrixArgs*>(args[lane])->smem;
+            if (at % 16 != 0 || at > kArenaBytes - 16) {
+                this_worker->fail(kIllegalAddress, "ldmatrix: lane " + std::to_string(lane) + " gives shared address " + std::to_string(at), pc);
             }
-            check_shared(fibers[lane], smem, 16, false, pc);
-            memcpy(rows[row], current.arena + smem, 16);
+            check_shared(fibers[lane], at, 16, false, pc);
+            memcpy(rows.half[row], arena + at, 16);
+            smem[row] = at;
         }
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const int group = lane / 4, quad = lane % 4;
-            uint32_t low, high;
-            if (lanes[lane]->trans) {
-                low = rows[2 * quad][group];
-                high = rows[2 * quad + 1][group];
-            } else {
-                low = rows[group][2 * quad];
-                high = rows[group][2 * quad + 1];
+        if (trans) {
+            for (int lane = 0; lane < kLanes; ++lane) {
+                const int group = lane / 4, quad = lane % 4;
+                const uint32_t low = rows.half[2 * quad][group], high = rows.half[2 * quad + 1][group];
+                results[lane][matrix] = low | high << 16;
             }
-            lanes[lane]->r[matrix] = low | high << 16;
+        } else {
+            for (int lane = 0; lane < kLanes; ++lane) results[lane][matrix] = rows.word[lane / 4][lane % 4];
         }
-        current.counters.bank_phases += 1;
-        current.counters.bank_wavefronts += static_cast<uint64_t>(wavefronts(lanes + matrix * 8));
+        current.counters.bank_wavefronts += static_cast<uint64_t>(wavefronts(smem));
     }
+    current.counters.bank_phases += static_cast<uint64_t>(count);
     current.counters.shared_moved += static_cast<uint64_t>(count) * 128;
+}
+
+// The usual size without a call.
+inline void fill(unsigned char* to, int value, size_t bytes) {
+    if (bytes == 16) {
+        memset(to, value, 16);
+    } else {
+        memset(to, value, bytes);
+    }
 }
 
 void finish_copies(Lane& lane, uint32_t end) {
     for (uint32_t i = lane.copies_done; i < end; ++i) {
         const Copy& copy = lane.copies[i];
         unsigned char* to = current.arena + copy.smem;
-        memcpy(to, copy.global, copy.valid);
-        memset(to + copy.valid, 0, static_cast<size_t>(copy.bytes) - copy.valid);
+        if (copy.valid == 16) {
+            memcpy(to, copy.global, 16);
+        } else if (copy.valid == 0) {
+            fill(to, 0, copy.bytes);
+        } else {
+            memcpy(to, copy.global, copy.valid);
+        }
         check_async_done(lane, copy.smem, copy.bytes);
     }
     lane.copies_done = end;
@@ -162,7 +182,7 @@ void cp_async(uint32_t smem, const void* global, unsigned bytes, unsigned valid)
     }
     check_async_issue(lane, smem, bytes, __builtin_return_address(0));
     current.counters.shared_moved += bytes;
-    memset(current.arena + smem, 0xff, bytes);
+    fill(current.arena + smem, 0xff, bytes);
     lane.copies.push_back(Copy{smem, from, static_cast<uint16_t>(bytes), static_cast<uint16_t>(valid)});
 }
 

@@ -12,6 +12,13 @@
 #include "memory.h"
 #include "result.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, bytes) ((void)(p), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(p, bytes) ((void)(p), (void)(bytes))
+#endif
+
 namespace emu {
 
 __thread Current current;
@@ -102,7 +109,9 @@ void Worker::prepare(const Launch& launch, uint64_t block, const Schedule& sched
     current.thread = Index{0, 0, 0};
     current.dynamic_bytes = launch.dynamic_bytes;
     // Not-a-number in bf16 and f32: what is read before it is written, or beyond the end, shows in the result.
+    ASAN_UNPOISON_MEMORY_REGION(current.arena, kArenaBytes);
     memset(current.arena, 0xff, launch.dynamic_bytes + kPoisonBytes);
+    ASAN_POISON_MEMORY_REGION(current.arena + launch.dynamic_bytes, kArenaBytes - launch.dynamic_bytes);
     statics_.clear();
     static_bytes_ = 0;
     static_end_ = (launch.dynamic_bytes + kPoisonBytes + 1023) / 1024 * 1024;
@@ -305,7 +314,10 @@ unsigned char* Worker::static_shared(const void* key, uint32_t bytes, uint32_t a
         fail(kInvalidValue, "shared memory: " + std::to_string(static_bytes_) + " static + " +
                                 std::to_string(current.dynamic_bytes) + " dynamic bytes; limits are 48 KiB static, 99 KiB in all");
     }
+    ASAN_UNPOISON_MEMORY_REGION(current.arena + static_end_, offset + bytes + kRedZone - static_end_);
     memset(current.arena + static_end_, 0xff, offset + bytes + kRedZone - static_end_);
+    ASAN_POISON_MEMORY_REGION(current.arena + static_end_, offset - static_end_);
+    ASAN_POISON_MEMORY_REGION(current.arena + offset + bytes, kRedZone);
     static_end_ = offset + bytes + kRedZone;
     statics_.push_back(StaticArray{key, offset, bytes});
     check_static(offset, bytes);

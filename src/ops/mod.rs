@@ -204,27 +204,6 @@ ops!(
     VectorLoss,
 );
 
-/// Operations whose kernels are still to be written: on a CUDA device they are refused.
-macro_rules! cpu_only {
-    ($($name:ident),* $(,)?) => {
-        $(impl CudaRule for $name {
-            fn kernels(&self) -> &'static [Kernel] {
-                &[]
-            }
-
-            fn cuda_forward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
-                Err(Error::Device(format!("{} has no CUDA kernel\n  use --device cpu", self.name())))
-            }
-
-            fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-                self.cuda_forward(io, queue)
-            }
-        })*
-    };
-}
-
-cpu_only!(Conv3d, ConvTranspose3d,);
-
 /// Threads per block of the kernels that go over elements.
 const PIECE_THREADS: u32 = 256;
 
