@@ -115,6 +115,33 @@ fn a_probe_measures_the_gradient() {
     }
 }
 
+#[test]
+fn the_norm_of_all_gradients_is_exact_to_its_rounding() {
+    for len in [1, 9, 4097, 1_100_000] {
+        let mut tape = Tape::default();
+        let inputs = [tape.input("a", &[len]), tape.input("b", &[3])];
+        let norm = tape.record("norm", GradNorm { max_norm: Some(1.5) }, &inputs).unwrap();
+        tape.keep(norm);
+        emulator();
+        let mut step = CudaStep::new(&tape, Device::open(0, false).unwrap(), false).unwrap();
+        let mut square = 0.0;
+        for (i, &input) in inputs.iter().enumerate() {
+            let values = normals(0, i as u32, tape.shape(input).len());
+            let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+            square += values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+            step.write(input, &values).unwrap();
+        }
+        step.run_range(0..step.len()).unwrap();
+        let got = step.read(norm).unwrap();
+        let want = [square.sqrt(), (1.5 / (square.sqrt() + 1e-6)).min(1.0)];
+        for (got, want) in got.iter().zip(want) {
+            // As for the probe.
+            let bound = 6.0 / f64::from(1 << 24) * want;
+            assert!((f64::from(*got) - want).abs() <= bound, "of {len}: {got}, not {want}");
+        }
+    }
+}
+
 /// A filter, its average and their update.
 struct Updated {
     step: CudaStep,
