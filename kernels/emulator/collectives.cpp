@@ -32,7 +32,7 @@ int source_lane(const ShuffleArgs& args, int lane) {
     return source > last ? lane : source;
 }
 
-void run_shuffle(void** args, Site) {
+void run_shuffle(void** args, const void*) {
     for (int lane = 0; lane < kLanes; ++lane) {
         ShuffleArgs& mine = *static_cast<ShuffleArgs*>(args[lane]);
         mine.out = static_cast<ShuffleArgs*>(args[source_lane(mine, lane)])->bits;
@@ -44,7 +44,7 @@ struct BallotArgs {
     unsigned out;
 };
 
-void run_ballot(void** args, Site) {
+void run_ballot(void** args, const void*) {
     unsigned bits = 0;
     for (int lane = 0; lane < kLanes; ++lane) {
         bits |= static_cast<unsigned>(static_cast<BallotArgs*>(args[lane])->predicate) << lane;
@@ -52,7 +52,7 @@ void run_ballot(void** args, Site) {
     for (int lane = 0; lane < kLanes; ++lane) static_cast<BallotArgs*>(args[lane])->out = bits;
 }
 
-void run_sync(void**, Site) { ++this_worker->self().warp->sync_epoch; }
+void run_sync(void**, const void*) { ++this_worker->self().warp->sync_epoch; }
 
 struct LdmatrixArgs {
     uint32_t* r;
@@ -62,57 +62,77 @@ struct LdmatrixArgs {
 };
 
 // Wavefronts of one phase: how often the busiest of the eight 16-byte bank groups is visited.
-int wavefronts(const LdmatrixArgs* const* rows) {
+int wavefronts(const uint32_t (&smem)[8]) {
+    uint32_t groups = 0;
+    for (uint32_t at : smem) groups |= 1u << (at / 16 % 8);
+    if (groups == 0xff) return 1;
     int visits[8] = {};
     int most = 0;
-    for (int row = 0; row < 8; ++row) {
-        const int n = ++visits[rows[row]->smem / 16 % 8];
+    for (uint32_t at : smem) {
+        const int n = ++visits[at / 16 % 8];
         if (n > most) most = n;
     }
     return most;
 }
 
-void run_ldmatrix(void** args, Site site) {
-    const LdmatrixArgs* lanes[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<LdmatrixArgs*>(args[lane]);
-    Worker& worker = *this_worker;
-    const Lane* fibers = worker.self().warp->lanes;
-    const int count = lanes[0]->count;
+void run_ldmatrix(void** args, const void* pc) {
+    uint32_t* results[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) results[lane] = static_cast<LdmatrixArgs*>(args[lane])->r;
+    const int count = static_cast<LdmatrixArgs*>(args[0])->count;
+    const bool trans = static_cast<LdmatrixArgs*>(args[0])->trans;
+    const Lane* fibers = this_worker->self().warp->lanes;
+    const unsigned char* arena = current.arena;
     for (int matrix = 0; matrix < count; ++matrix) {
-        uint16_t rows[8][8];
+        union {
+            uint16_t half[8][8];
+            uint32_t word[8][4];
+        } rows;
+        uint32_t smem[8];
         for (int row = 0; row < 8; ++row) {
             const int lane = matrix * 8 + row;
-            const uint32_t smem = lanes[lane]->smem;
-            if (smem % 16 != 0 || smem > kArenaBytes - 16) {
-                fail("ldmatrix at %s:%d: lane %d gives shared address %u", site.file, site.line, lane, smem);
+            const uint32_t at = static_cast<LdmatrixArgs*>(args[lane])->smem;
+            if (at % 16 != 0 || at > kArenaBytes - 16) {
+                this_worker->fail(kIllegalAddress, "ldmatrix: lane " + std::to_string(lane) + " gives shared address " + std::to_string(at), pc);
             }
-            check_shared(fibers[lane], smem, 16, false, site);
-            memcpy(rows[row], current.arena + smem, 16);
+            check_shared(fibers[lane], at, 16, false, pc);
+            memcpy(rows.half[row], arena + at, 16);
+            smem[row] = at;
         }
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const int group = lane / 4, quad = lane % 4;
-            uint32_t low, high;
-            if (lanes[lane]->trans) {
-                low = rows[2 * quad][group];
-                high = rows[2 * quad + 1][group];
-            } else {
-                low = rows[group][2 * quad];
-                high = rows[group][2 * quad + 1];
+        if (trans) {
+            for (int lane = 0; lane < kLanes; ++lane) {
+                const int group = lane / 4, quad = lane % 4;
+                const uint32_t low = rows.half[2 * quad][group], high = rows.half[2 * quad + 1][group];
+                results[lane][matrix] = low | high << 16;
             }
-            lanes[lane]->r[matrix] = low | high << 16;
+        } else {
+            for (int lane = 0; lane < kLanes; ++lane) results[lane][matrix] = rows.word[lane / 4][lane % 4];
         }
-        current.counters.bank_phases += 1;
-        current.counters.bank_wavefronts += static_cast<uint64_t>(wavefronts(lanes + matrix * 8));
+        current.counters.bank_wavefronts += static_cast<uint64_t>(wavefronts(smem));
     }
+    current.counters.bank_phases += static_cast<uint64_t>(count);
     current.counters.shared_moved += static_cast<uint64_t>(count) * 128;
+}
+
+// The usual size without a call.
+inline void fill(unsigned char* to, int value, size_t bytes) {
+    if (bytes == 16) {
+        memset(to, value, 16);
+    } else {
+        memset(to, value, bytes);
+    }
 }
 
 void finish_copies(Lane& lane, uint32_t end) {
     for (uint32_t i = lane.copies_done; i < end; ++i) {
         const Copy& copy = lane.copies[i];
         unsigned char* to = current.arena + copy.smem;
-        memcpy(to, copy.global, copy.valid);
-        memset(to + copy.valid, 0, static_cast<size_t>(copy.bytes) - copy.valid);
+        if (copy.valid == 16) {
+            memcpy(to, copy.global, 16);
+        } else if (copy.valid == 0) {
+            fill(to, 0, copy.bytes);
+        } else {
+            memcpy(to, copy.global, copy.valid);
+        }
         check_async_done(lane, copy.smem, copy.bytes);
     }
     lane.copies_done = end;
@@ -122,7 +142,7 @@ void finish_copies(Lane& lane, uint32_t end) {
 
 void sync_warp(unsigned mask, Site site) {
     require_full(mask, site);
-    this_worker->collective(run_sync, nullptr, site);
+    this_worker->collective(run_sync, nullptr, site, __builtin_return_address(0));
 }
 
 uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int arg, int width, Site site) {
@@ -131,20 +151,20 @@ uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int arg, int width,
         fail("shuffle width %d at %s:%d is not a power of two up to 32", width, site.file, site.line);
     }
     ShuffleArgs args{bits, kind, arg, width, 0};
-    this_worker->collective(run_shuffle, &args, site);
+    this_worker->collective(run_shuffle, &args, site, __builtin_return_address(0));
     return args.out;
 }
 
 unsigned ballot(unsigned mask, bool predicate, Site site) {
     require_full(mask, site);
     BallotArgs args{predicate, 0};
-    this_worker->collective(run_ballot, &args, site);
+    this_worker->collective(run_ballot, &args, site, __builtin_return_address(0));
     return args.out;
 }
 
 void ldmatrix_any(uint32_t* r, uint32_t smem, int count, bool trans, Site site) {
     LdmatrixArgs args{r, smem, count, trans};
-    this_worker->collective(run_ldmatrix, &args, site);
+    this_worker->collective(run_ldmatrix, &args, site, __builtin_return_address(0));
 }
 
 // The adversary: until it is waited for, the destination holds NaN; a too early read and a refill of a stage still
@@ -155,15 +175,14 @@ void cp_async(uint32_t smem, const void* global, unsigned bytes, unsigned valid)
     Lane& lane = this_worker->self();
     const unsigned char* from = static_cast<const unsigned char*>(global);
     if (valid != 0) {
-        // fault here, not at the wait
-        (void)*static_cast<const volatile unsigned char*>(from);
-        check_global_read(lane, global, valid);
+        check_global_read(lane, global, valid, __builtin_return_address(0));
+        (void)*static_cast<const volatile unsigned char*>(from);  // fault here, not at the wait
         current.counters.global_read += valid;
         if (current.tracking) track(global, valid, false);
     }
-    check_async_issue(lane, smem, bytes);
+    check_async_issue(lane, smem, bytes, __builtin_return_address(0));
     current.counters.shared_moved += bytes;
-    memset(current.arena + smem, 0xff, bytes);
+    fill(current.arena + smem, 0xff, bytes);
     lane.copies.push_back(Copy{smem, from, static_cast<uint16_t>(bytes), static_cast<uint16_t>(valid)});
 }
 

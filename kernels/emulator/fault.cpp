@@ -21,8 +21,7 @@ constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 struct sigaction previous[NSIG];
 
 void report_fault() {
-    Worker& worker = *this_worker;
-    worker.fail_fault(worker.fault_address, worker.fault_signal);
+    this_worker->fail_fault();
 }
 
 void pass_on(int signal, siginfo_t* info, void* context) {
@@ -47,6 +46,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     worker->fault_signal = signal == SIGSEGV || signal == SIGBUS ? 0 : signal;
 #if defined(__x86_64__)
     greg_t* registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+    worker->fault_pc = reinterpret_cast<const void*>(registers[REG_RIP]);
     // the ABI's alignment at a function's entry
     registers[REG_RSP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(worker->fault_stack_top) - 8);
     registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<uintptr_t>(report_fault));

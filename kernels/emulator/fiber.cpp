@@ -24,8 +24,8 @@ FiberStack make_stack(size_t bytes) {
 
 #ifdef EMU_FAST_SWITCH
 
-// The System V callee-saved registers. `pop; jmp` instead of `ret`: the return address predictor would be wrong
-// every time.
+// The System V callee-saved registers. `ret`, not `pop; jmp`: the lanes of a warp usually wait in the same call, so the
+// return address predictor is right, here and in the frames above (jmp costs 40 % of a matrix product's speed).
 asm(R"(
     .text
     .globl emu_fiber_switch
@@ -46,8 +46,7 @@ emu_fiber_switch:
     popq %r12
     popq %rbx
     popq %rbp
-    popq %rcx
-    jmpq *%rcx
+    ret
     .size emu_fiber_switch, .-emu_fiber_switch
 )");
 

@@ -185,7 +185,12 @@ Failure run_grid(const Launch& launch) {
         }
     }
     if (set.tracking) tracking_start();
+    check_launch_start(job.blocks);
+#ifdef EMU_CHECK
+    const uint64_t helpers_wanted = 0;  // its shadow memory has no locks, and reports must not depend on chance
+#else
     const uint64_t helpers_wanted = std::min<uint64_t>(static_cast<uint64_t>(set.threads), job.blocks) - 1;
+#endif
     if (helpers_wanted == 0) {
         work(job);
     } else {

@@ -15,7 +15,12 @@ namespace emu {
 
 namespace {
 
-constexpr size_t kReserve = size_t{1} << 38;   // address space only
+// Address space only; the check build needs eight times as much beside it.
+#ifdef EMU_CHECK
+constexpr size_t kReserve = size_t{1} << 36;
+#else
+constexpr size_t kReserve = size_t{1} << 38;
+#endif
 constexpr size_t kCapacity = size_t{1} << 34;  // what the device says it has
 constexpr size_t kAlign = 256;
 constexpr size_t kFront = 256;  // guard bytes in front, at least

@@ -142,7 +142,7 @@ Operands& operands_of_thread() {
     return *operands;
 }
 
-void run_mma(void** args, Site) {
+void run_mma(void** args, const void*) {
     const MmaArgs* lanes[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = static_cast<MmaArgs*>(args[lane]);
     const int m = lanes[0]->m, n = lanes[0]->n;
@@ -167,7 +167,7 @@ void mma_bf16(float* acc, const uint32_t* a, const uint32_t* b, int m, int n) {
     if (m > kMaxTiles || n > kMaxTiles) fail("mma tile of %d x %d instructions; at most 16 x 16", m, n);
     MmaArgs args{acc, a, b, m, n};
     // tiles of different size are different operations
-    this_worker->collective(run_mma, &args, Site{"mma_bf16", m * 64 + n});
+    this_worker->collective(run_mma, &args, Site{"mma_bf16", m * 64 + n}, __builtin_return_address(0));
 }
 
 }  // namespace emu

@@ -8,8 +8,16 @@
 
 #include <sys/mman.h>
 
+#include "locate.h"
 #include "memory.h"
 #include "result.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(p, bytes) ((void)(p), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(p, bytes) ((void)(p), (void)(bytes))
+#endif
 
 namespace emu {
 
@@ -101,7 +109,9 @@ void Worker::prepare(const Launch& launch, uint64_t block, const Schedule& sched
     current.thread = Index{0, 0, 0};
     current.dynamic_bytes = launch.dynamic_bytes;
     // Not-a-number in bf16 and f32: what is read before it is written, or beyond the end, shows in the result.
+    ASAN_UNPOISON_MEMORY_REGION(current.arena, kArenaBytes);
     memset(current.arena, 0xff, launch.dynamic_bytes + kPoisonBytes);
+    ASAN_POISON_MEMORY_REGION(current.arena + launch.dynamic_bytes, kArenaBytes - launch.dynamic_bytes);
     statics_.clear();
     static_bytes_ = 0;
     static_end_ = (launch.dynamic_bytes + kPoisonBytes + 1023) / 1024 * 1024;
@@ -117,10 +127,7 @@ bool Worker::run_block(const Launch& launch, uint64_t block, const Schedule& sch
     in_fiber = true;
     switch_fiber(&scheduler_, self_->saved, self_->stack);
     in_fiber = false;
-    if (failure.code == 0) {
-        check_block_end(*this);
-        return true;
-    }
+    if (failure.code == 0) return true;
     for (Lane& lane : lanes_) lane.saved = nullptr;  // abandoned in the middle: start afresh
     return false;
 }
@@ -184,9 +191,10 @@ void Worker::release_barrier() {
     ++barrier_epoch;
 }
 
-void Worker::barrier(Site site) {
+void Worker::barrier(Site site, const void* pc) {
     Lane& me = *self_;
     me.site = site;
+    me.pc = pc;
     me.state = State::kBarrier;
     Warp& warp = *me.warp;
     warp.ready &= ~(1u << me.position);
@@ -196,9 +204,8 @@ void Worker::barrier(Site site) {
             for (int i = 0; i < kLanes; ++i) {
                 const Lane& other = warps_[w].lanes[i];
                 if (other.state != State::kBarrier || other.site.line == site.line) continue;
-                fail(kLaunchFailed, "divergent barrier: thread " + std::to_string(me.thread) + " is at " + site.file + ":" +
-                                        std::to_string(site.line) + ", thread " + std::to_string(other.thread) + " at " +
-                                        other.site.file + ":" + std::to_string(other.site.line));
+                fail(kLaunchFailed, "divergent barrier: this thread is" + locate(pc) + ", thread " +
+                                        std::to_string(other.thread) + locate(other.pc));
             }
         }
         release_barrier();
@@ -215,22 +222,22 @@ void Worker::barrier(Site site) {
 }
 
 // Every lane of the warp publishes its arguments; the last one to arrive performs the operation for all and runs on.
-void Worker::collective(Collective run, void* args, Site site) {
+void Worker::collective(Collective run, void* args, Site site, const void* pc) {
     Lane& me = *self_;
+    me.pc = pc;
     Warp& warp = *me.warp;
     if (warp.arrived == 0) {
         warp.collective = run;
         warp.site = site;
     } else if (warp.collective != run || warp.site.line != site.line) {
         const Lane& other = warp.lanes[__builtin_ctz(warp.arrived)];
-        fail(kLaunchFailed, std::string("divergent warp operation: this lane is at ") + site.file + ":" +
-                                std::to_string(site.line) + ", lane " + std::to_string(other.lane) + " of the warp at " +
-                                warp.site.file + ":" + std::to_string(warp.site.line));
+        fail(kLaunchFailed, "divergent warp operation: this lane is" + locate(pc) + ", lane " +
+                                std::to_string(other.lane) + " of the warp" + locate(other.pc));
     }
     warp.args[me.lane] = args;
     warp.arrived |= 1u << me.lane;
     if (warp.arrived == kFull) {
-        run(warp.args, site);
+        run(warp.args, pc);
         warp.arrived = 0;
         warp.ready = kFull;
         return;
@@ -260,8 +267,8 @@ std::string Worker::deadlock_text() const {
                 if (lane.state == State::kExited) {
                     text += " have returned";
                 } else {
-                    text += lane.state == State::kBarrier ? " wait in __syncthreads at " : " wait in a warp operation at ";
-                    text += std::string(lane.site.file) + ":" + std::to_string(lane.site.line);
+                    text += lane.state == State::kBarrier ? " wait in __syncthreads" : " wait in a warp operation";
+                    text += locate(lane.pc);
                 }
             }
             i = end;
@@ -270,25 +277,29 @@ std::string Worker::deadlock_text() const {
     return text;
 }
 
-void Worker::fail(int code, const std::string& what) {
+void Worker::fail(int code, const std::string& what, const void* pc) {
     char where[160];
     snprintf(where, sizeof(where), "kernel %s, block (%u, %u, %u), thread %u: ", launch_->kernel->name, current.block.x,
              current.block.y, current.block.z, self_->thread);
-    failure = Failure{code, where + what};
+    failure = Failure{code, where + what + locate(pc)};
     FiberState nowhere;
     switch_fiber(&nowhere, scheduler_, own_stack_);
     __builtin_unreachable();
 }
 
-void Worker::fail_fault(const void* address, int signal) {
-    if (signal != 0) fail(kLaunchFailed, "signal " + std::to_string(signal) + " (" + strsignal(signal) + ")");
-    const unsigned char* at = static_cast<const unsigned char*>(address);
-    const FiberStack& stack = self_->stack;
-    if (at < stack.low && at + kPage >= stack.low) fail(kLaunchFailed, "stack overflow of the emulated thread");
-    if (at >= current.arena && at < current.arena + kArenaBytes + kPage) {
-        fail(kIllegalAddress, "illegal address, behind the block's shared memory");
+void Worker::fail_fault() {
+    // locate() takes an address of return, this is the instruction itself
+    const void* pc = static_cast<const char*>(fault_pc) + 1;
+    if (fault_signal != 0) {
+        fail(kLaunchFailed, "signal " + std::to_string(fault_signal) + " (" + strsignal(fault_signal) + ")", pc);
     }
-    fail(kIllegalAddress, "illegal address " + describe_address(address));
+    const unsigned char* at = static_cast<const unsigned char*>(fault_address);
+    const FiberStack& stack = self_->stack;
+    if (at < stack.low && at + kPage >= stack.low) fail(kLaunchFailed, "stack overflow of the emulated thread", pc);
+    if (at >= current.arena && at < current.arena + kArenaBytes + kPage) {
+        fail(kIllegalAddress, "illegal address, behind the block's shared memory", pc);
+    }
+    fail(kIllegalAddress, "illegal address " + describe_address(fault_address), pc);
 }
 
 unsigned char* Worker::static_shared(const void* key, uint32_t bytes, uint32_t align) {
@@ -303,7 +314,10 @@ unsigned char* Worker::static_shared(const void* key, uint32_t bytes, uint32_t a
         fail(kInvalidValue, "shared memory: " + std::to_string(static_bytes_) + " static + " +
                                 std::to_string(current.dynamic_bytes) + " dynamic bytes; limits are 48 KiB static, 99 KiB in all");
     }
+    ASAN_UNPOISON_MEMORY_REGION(current.arena + static_end_, offset + bytes + kRedZone - static_end_);
     memset(current.arena + static_end_, 0xff, offset + bytes + kRedZone - static_end_);
+    ASAN_POISON_MEMORY_REGION(current.arena + static_end_, offset - static_end_);
+    ASAN_POISON_MEMORY_REGION(current.arena + offset + bytes, kRedZone);
     static_end_ = offset + bytes + kRedZone;
     statics_.push_back(StaticArray{key, offset, bytes});
     check_static(offset, bytes);
@@ -318,16 +332,16 @@ void fail(const char* format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    this_worker->fail(kLaunchFailed, text);
+    this_worker->fail(kLaunchFailed, text, __builtin_return_address(0));
 }
 
 void fail_misaligned(const void* p, unsigned bytes) {
     char text[96];
     snprintf(text, sizeof(text), "misaligned access: %u bytes at %p", bytes, p);
-    this_worker->fail(kMisalignedAddress, text);
+    this_worker->fail(kMisalignedAddress, text, __builtin_return_address(0));
 }
 
-void sync_threads(Site site) { this_worker->barrier(site); }
+void sync_threads(Site site) { this_worker->barrier(site, __builtin_return_address(0)); }
 
 unsigned char* static_shared(const void* key, uint32_t bytes, uint32_t align) {
     return this_worker->static_shared(key, bytes, align);

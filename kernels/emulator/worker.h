@@ -44,6 +44,7 @@ struct Lane {
     Warp* warp;
     FiberStack stack;
     Site site;  // where it waits
+    const void* pc;
     uint32_t thread;
     uint8_t lane, position;  // position: rank in the order in which lanes are resumed
     State state;
@@ -52,7 +53,7 @@ struct Lane {
     uint32_t copies_done, groups_done;
 };
 
-using Collective = void (*)(void** args, Site site);
+using Collective = void (*)(void** args, const void* pc);
 
 struct Warp {
     uint32_t ready;    // positions that can run
@@ -86,10 +87,10 @@ class Worker {
     bool run_block(const Launch& launch, uint64_t block, const Schedule& schedule);
 
     // For fibers of this worker.
-    void barrier(Site site);
-    void collective(Collective run, void* args, Site site);
-    [[noreturn]] void fail(int code, const std::string& what);
-    [[noreturn]] void fail_fault(const void* address, int signal);
+    void barrier(Site site, const void* pc);
+    void collective(Collective run, void* args, Site site, const void* pc);
+    [[noreturn]] void fail(int code, const std::string& what, const void* pc = nullptr);
+    [[noreturn]] void fail_fault();
     Lane& self() { return *self_; }
     Warp* warps() { return warps_; }
     int warp_count() const { return warp_count_; }
@@ -102,6 +103,7 @@ class Worker {
     uint32_t barrier_epoch = 0;  // barriers passed in this block
     bool in_fiber = false;
     const void* fault_address = nullptr;
+    const void* fault_pc = nullptr;
     int fault_signal = 0;
     unsigned char* fault_stack_top = nullptr;
 
@@ -143,23 +145,23 @@ inline uint64_t mix(uint64_t v) {
     return v ^ (v >> 31);
 }
 
-// Hooks of the check build (check.cpp); the plain build has empty ones.
+// Hooks of the check build (check.cpp); the plain build has empty ones. pc: the place in the kernel.
 #ifdef EMU_CHECK
+void check_launch_start(uint64_t blocks);
 void check_block_start(Worker& worker);
-void check_block_end(Worker& worker);
 void check_static(uint32_t offset, uint32_t bytes);
-void check_shared(const Lane& lane, uint32_t offset, uint32_t bytes, bool write, Site site);
-void check_async_issue(const Lane& lane, uint32_t offset, uint32_t bytes);
+void check_shared(const Lane& lane, uint32_t offset, uint32_t bytes, bool write, const void* pc);
+void check_async_issue(const Lane& lane, uint32_t offset, uint32_t bytes, const void* pc);
 void check_async_done(const Lane& lane, uint32_t offset, uint32_t bytes);
-void check_global_read(const Lane& lane, const void* p, uint32_t bytes);
+void check_global_read(const Lane& lane, const void* p, uint32_t bytes, const void* pc);
 #else
+inline void check_launch_start(uint64_t) {}
 inline void check_block_start(Worker&) {}
-inline void check_block_end(Worker&) {}
 inline void check_static(uint32_t, uint32_t) {}
-inline void check_shared(const Lane&, uint32_t, uint32_t, bool, Site) {}
-inline void check_async_issue(const Lane&, uint32_t, uint32_t) {}
+inline void check_shared(const Lane&, uint32_t, uint32_t, bool, const void*) {}
+inline void check_async_issue(const Lane&, uint32_t, uint32_t, const void*) {}
 inline void check_async_done(const Lane&, uint32_t, uint32_t) {}
-inline void check_global_read(const Lane&, const void*, uint32_t) {}
+inline void check_global_read(const Lane&, const void*, uint32_t, const void*) {}
 #endif
 
 }  // namespace emu

@@ -96,10 +96,23 @@ impl CudaIo<'_> {
     }
 }
 
+/// A launch that was timed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed {
+    /// What ran.
+    pub launch: Launch,
+    /// Milliseconds.
+    pub ms: f64,
+    /// Multiplications and additions, as the operation states them.
+    pub flops: u64,
+    /// Bytes of device memory that have to be moved at least, as the operation states them.
+    pub bytes: u64,
+}
+
 /// Times of launches: an event before the first and behind each.
 struct Timeline {
     start: Event,
-    launches: Vec<(Launch, Event)>,
+    launches: Vec<(Timed, Event)>,
 }
 
 /// What launches go into: the device, and the clock of whoever measures.
@@ -132,9 +145,21 @@ impl Queue {
         if let Some(timeline) = &mut *self.timeline.borrow_mut() {
             let event = self.device.event(true)?;
             self.device.record(&event)?;
-            timeline.launches.push((Launch { kernel, grid }, event));
+            let launch = Launch { kernel, grid };
+            timeline.launches.push((Timed { launch, ms: 0.0, flops: 0, bytes: 0 }, event));
         }
         Ok(())
+    }
+
+    /// States the work of the launch just queued, for whoever measures: additions and multiplications, and the bytes that
+    /// have to be moved at least.
+    pub fn work(&self, flops: u64, bytes: u64) {
+        if let Some(timeline) = &mut *self.timeline.borrow_mut()
+            && let Some((timed, _)) = timeline.launches.last_mut()
+        {
+            timed.flops += flops;
+            timed.bytes += bytes;
+        }
     }
 
     /// Begins to time every launch.
@@ -148,17 +173,17 @@ impl Queue {
         Ok(())
     }
 
-    /// Launches since [`Queue::begin_timing`] with their milliseconds, in order; waits for them.
+    /// Launches since [`Queue::begin_timing`], in order; waits for them.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if one of them failed.
-    pub fn end_timing(&self) -> Result<Vec<(Launch, f64)>> {
+    pub fn end_timing(&self) -> Result<Vec<Timed>> {
         let Some(timeline) = self.timeline.take() else { return Ok(Vec::new()) };
         self.device.sync()?;
         let mut before = &timeline.start;
         let mut times = Vec::with_capacity(timeline.launches.len());
-        for (launch, event) in &timeline.launches {
-            times.push((*launch, event.ms_since(before)?));
+        for (timed, event) in &timeline.launches {
+            times.push(Timed { ms: event.ms_since(before)?, ..*timed });
             before = event;
         }
         Ok(times)

@@ -53,6 +53,8 @@ pub(super) enum Command {
     Export(ExportArgs),
     /// Print what a run, a configuration or a weight file holds
     Inspect(InspectArgs),
+    /// Measure where the time of a training step goes
+    Profile(ProfileArgs),
     /// Report what this machine offers, and check volumes
     Doctor(DoctorArgs),
 }
@@ -116,6 +118,32 @@ pub(super) struct ObserveArgs {
     /// Folder of the report, made if absent
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
+}
+
+/// Arguments of `profile`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spatialssl profile
+  spatialssl profile --config ct.toml --device cuda --steps 50 --json profile.json
+
+The step is a training step of the configuration on random numbers; no volumes are needed.")]
+pub(super) struct ProfileArgs {
+    /// Configuration file, TOML
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// One setting, for example views.batch=4; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", allow_hyphen_values = true)]
+    pub(super) set: Vec<String>,
+    /// auto, cpu, cuda or cuda:N (run.device)
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<String>,
+    /// Number of steps measured
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) steps: u32,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
 }
 
 /// Arguments of `export`.

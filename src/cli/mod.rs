@@ -9,6 +9,7 @@ mod export;
 mod inspect;
 mod observe;
 mod output;
+mod profile;
 mod progress;
 mod train;
 mod ui;
@@ -52,6 +53,10 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Observe(args) => observe::run(args, observe_job),
         Command::Export(args) => export::run(args, export_job),
         Command::Inspect(args) => inspect::run(args),
+        Command::Profile(args) => profile::run(args, |config, choice| {
+            let steps = args.steps as usize;
+            with_threads(choice.threads, || crate::train::profile(config, choice.target, steps))
+        }),
         Command::Doctor(args) => doctor::run(args, |paths| volumes::run(paths, args.json)),
     }
 }

@@ -4,12 +4,14 @@
 //! it is first asked for, so one binary serves machines with and without a GPU.
 #![allow(unsafe_code, reason = "the driver is a C interface; every block states what it relies on")]
 
+mod counts;
 mod device;
 mod graph;
 mod image;
 mod kernel;
 mod memory;
 
+pub use counts::{Counts, counts};
 pub use device::{Device, count, driver_version, names};
 pub use graph::{Event, Graph};
 pub use image::{architectures, has_device_code};

@@ -1,8 +1,10 @@
 //! AdamW with decoupled weight decay and a clipping factor, in place.
 
-use super::{CpuRule, OpRule, arity, refuse};
+use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, arity, piece_grid, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -108,5 +110,67 @@ fn update<T: Scalar>(
         m[i] = b1 * m[i] + c1 * g;
         v[i] = b2 * v[i] + c2 * g * g;
         p[i] = p[i] * keep - r1 * m[i] / ((v[i] * r2).sqrt() + eps);
+    }
+}
+
+/// The constants of the rule in f32, `1 - beta` from f64 as on the CPU.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct AdamWRule {
+    beta1: f32,
+    beta2: f32,
+    one_minus_beta1: f32,
+    one_minus_beta2: f32,
+    eps: f32,
+    weight_decay: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct AdamWParams {
+    scalars: DevPtr,
+    norm: DevPtr,
+    grad: DevPtr,
+    param: DevPtr,
+    m: DevPtr,
+    v: DevPtr,
+    twin: DevPtr,
+    len: i64,
+    rule: AdamWRule,
+}
+
+static KERNELS: [Kernel; 1] = [Kernel::new::<AdamWParams>("adamw_f32", PIECE_THREADS)];
+
+impl CudaRule for AdamW {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let len = io.shapes[2].len();
+        let rule = AdamWRule {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            one_minus_beta1: (1.0 - self.beta1) as f32,
+            one_minus_beta2: (1.0 - self.beta2) as f32,
+            eps: self.eps as f32,
+            weight_decay: self.weight_decay as f32,
+        };
+        let params = AdamWParams {
+            scalars: io.read(0),
+            norm: io.read(1),
+            grad: io.read(2),
+            param: io.write(0),
+            m: io.write(1),
+            v: io.write(2),
+            twin: io.write_twin(0),
+            len: len as i64,
+            rule,
+        };
+        queue.launch(&KERNELS[0], piece_grid(len), &params)
+    }
+
+    fn cuda_backward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
+        panic!("an update has no derivative");
     }
 }

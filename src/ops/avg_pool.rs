@@ -1,8 +1,12 @@
 //! Average pool with stride equal to its window, no padding, incomplete windows dropped.
 
-use super::{CpuRule, OpRule, activation, arity, refuse};
+use super::{
+    CpuRule, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, refuse,
+};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -35,6 +39,14 @@ impl OpRule for AvgPool {
             );
         }
         Ok(vec![Shape::new(&out)])
+    }
+
+    fn storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
     }
 }
 
@@ -96,5 +108,66 @@ impl<T: Scalar> CpuRule<T> for AvgPool {
                 }
             }
         });
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct AvgPoolParams {
+    /// `x`, or `dy`.
+    from: DevPtr,
+    /// `y`, or `dx`.
+    to: DevPtr,
+    instances: i64,
+    input: [i32; 3],
+    output: [i32; 3],
+    window: [i32; 3],
+    channels: i32,
+    add: i32,
+    reserved: i32,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<AvgPoolParams>("avg_pool_fwd_bf16", PIECE_THREADS),
+    Kernel::new::<AvgPoolParams>("avg_pool_bwd_bf16", PIECE_THREADS),
+];
+
+impl AvgPool {
+    /// Launches `kernel`, which writes a tensor of the extents of the output, or of the input.
+    fn launch(&self, pass: Pass, io: &CudaIo<'_>, queue: &Queue, to: (DevPtr, bool)) -> Result<()> {
+        let Some(dims) = io.shapes[0].ndhwc() else { return Ok(()) };
+        let [n, d, h, w, c] = dims;
+        let [_, z, p, q, _] = self.output(dims);
+        let extents = |e: [usize; 3]| e.map(|e| e as i32);
+        let params = AvgPoolParams {
+            from: io.read(0),
+            to: to.0,
+            instances: n as i64,
+            input: extents([d, h, w]),
+            output: extents([z, p, q]),
+            window: extents(self.window),
+            channels: c as i32,
+            add: to.1.into(),
+            reserved: 0,
+        };
+        match pass {
+            Pass::Forward => queue.launch(&KERNELS[0], piece_grid(n * z * p * q * c), &params),
+            Pass::Backward => queue.launch(&KERNELS[1], piece_grid(n * d * h * w * c), &params),
+        }
+    }
+}
+
+impl CudaRule for AvgPool {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        self.launch(Pass::Forward, io, queue, (io.write(0), false))
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let Some(dx) = io.grad(0) else { return Ok(()) };
+        self.launch(Pass::Backward, io, queue, dx)
     }
 }

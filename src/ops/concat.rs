@@ -1,8 +1,10 @@
 //! Concatenation along the batch or the channels.
 
-use super::{CpuRule, OpRule, put_all, refuse};
+use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, piece_grid, put_all, refuse};
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
 use crate::backend::{Io, MAX_OPERANDS};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -65,6 +67,17 @@ impl OpRule for Concat {
         }
         Ok(vec![Shape::new(&dims)])
     }
+
+    fn storage(&self, _: usize) -> Storage {
+        match self.axis {
+            Axis::Batch => Storage::Full,
+            Axis::Channel => Storage::Half,
+        }
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        self.storage(0)
+    }
 }
 
 impl<T: Scalar> CpuRule<T> for Concat {
@@ -98,5 +111,87 @@ impl<T: Scalar> CpuRule<T> for Concat {
             }
             start += len;
         }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct CopyParams {
+    from: DevPtr,
+    to: DevPtr,
+    rows: i64,
+    len: i64,
+    from_first: i64,
+    to_first: i64,
+    from_pitch: i64,
+    to_pitch: i64,
+    add: i32,
+    reserved: i32,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<CopyParams>("concat_bf16", PIECE_THREADS),
+    Kernel::new::<CopyParams>("concat_f32", PIECE_THREADS),
+];
+
+impl Concat {
+    fn launch(&self, queue: &Queue, params: &CopyParams) -> Result<()> {
+        let kernel = match self.axis {
+            Axis::Batch => &KERNELS[1],
+            Axis::Channel => &KERNELS[0],
+        };
+        queue.launch(kernel, piece_grid((params.rows * params.len) as usize), params)
+    }
+}
+
+impl CudaRule for Concat {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (rows, total) = self.rows(io.shapes);
+        let mut start = 0;
+        for (i, &len) in rows[..io.shapes.len()].iter().enumerate() {
+            let params = CopyParams {
+                from: io.read(i),
+                to: io.write(0),
+                rows: (io.shapes[i].len() / len) as i64,
+                len: len as i64,
+                from_first: 0,
+                to_first: start as i64,
+                from_pitch: len as i64,
+                to_pitch: total as i64,
+                add: 0,
+                reserved: 0,
+            };
+            self.launch(queue, &params)?;
+            start += len;
+        }
+        Ok(())
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (rows, total) = self.rows(io.shapes);
+        let mut start = 0;
+        for (i, &len) in rows[..io.shapes.len()].iter().enumerate() {
+            if let Some((dx, add)) = io.grad(i) {
+                let params = CopyParams {
+                    from: io.read(0),
+                    to: dx,
+                    rows: (io.shapes[i].len() / len) as i64,
+                    len: len as i64,
+                    from_first: start as i64,
+                    to_first: 0,
+                    from_pitch: total as i64,
+                    to_pitch: len as i64,
+                    add: add.into(),
+                    reserved: 0,
+                };
+                self.launch(queue, &params)?;
+            }
+            start += len;
+        }
+        Ok(())
     }
 }

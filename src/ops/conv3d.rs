@@ -1,8 +1,14 @@
 //! 3D convolution, channels last: `y[n,z,p,q,k] = b[k] + sum_{t,r,s,c} x[n, z sd + t - pd, ..., c] w[k,t,r,s,c]`.
 
-use super::{CpuRule, OpRule, Pass, Saved, activation, arity, refuse};
+pub(in crate::ops) mod cuda;
+pub(in crate::ops) mod params;
+
+use self::cuda::{FilterOperands, Operands, Product};
+use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -86,6 +92,14 @@ impl OpRule for Conv3d {
         }
     }
 
+    fn storage(&self, input: usize) -> Storage {
+        [Storage::Half, Storage::Twin, Storage::Full][input]
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
+
     fn flops(&self, inputs: &[Shape]) -> u64 {
         let g = self.bound(inputs);
         (2 * g.batch * g.output().iter().product::<usize>() * inputs[1].len()) as u64
@@ -111,5 +125,51 @@ impl<T: Scalar> CpuRule<T> for Conv3d {
         if let Some((db, add)) = io.grad(2) {
             conv::bias_grad(dy, g.out_channels, db, add);
         }
+    }
+}
+
+impl CudaRule for Conv3d {
+    fn kernels(&self) -> &'static [Kernel] {
+        &cuda::KERNELS
+    }
+
+    fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
+        let g = self.bound(shapes);
+        if pass == Pass::Forward {
+            return cuda::product_workspace(&g, Product::Fprop);
+        }
+        cuda::product_workspace(&g, Product::Dgrad)
+            .max(cuda::wgrad_workspace(&g))
+            .max(cuda::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let operands = Operands {
+            input: io.read(0),
+            filter: io.twin(1),
+            bias: if self.bias && !self.normed { io.read(2) } else { DevPtr::NULL },
+            output: io.write(0),
+            add: false,
+            work: io.workspace(),
+        };
+        cuda::run(queue, &self.bound(io.shapes), Product::Fprop, &operands)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (dy, work, g) = (io.read(2), io.workspace(), self.bound(io.shapes));
+        if let Some((dx, add)) = io.grad(0) {
+            let filter = io.twin(1);
+            let operands =
+                Operands { input: dy, filter, bias: DevPtr::NULL, output: dx, add, work };
+            cuda::run(queue, &g, Product::Dgrad, &operands)?;
+        }
+        if let Some((dw, add)) = io.grad(1) {
+            cuda::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;
+        }
+        if let Some(db) = io.grad(2) {
+            let rows = g.output_len() / g.out_channels;
+            cuda::bias_grad(queue, dy, [rows, g.out_channels], db, work)?;
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,14 @@
 //! Transposed 3D convolution: the adjoint of [`super::Conv3d`], here with stride equal to the filter (nnU-Net's upsampling).
 
-use super::{CpuRule, OpRule, Pass, Saved, activation, arity, refuse};
+use bytemuck::NoUninit;
+
+use super::conv3d::cuda::{self, FilterOperands, Operands, Product};
+use super::conv3d::params::{int, ints};
+use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
+use crate::backend::cuda::{CudaIo, Queue, Storage, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -70,6 +76,14 @@ impl OpRule for ConvTranspose3d {
         }
     }
 
+    fn storage(&self, input: usize) -> Storage {
+        [Storage::Half, Storage::Twin, Storage::Full][input]
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
+
     fn flops(&self, inputs: &[Shape]) -> u64 {
         2 * (inputs[0].len() * inputs[1].len() / inputs[0].channels()) as u64
     }
@@ -86,8 +100,10 @@ impl<T: Scalar> CpuRule<T> for ConvTranspose3d {
         let (x, w, dy, g) = (io.read(0), io.read(1), io.read(2), self.bound(io.shapes));
         let work = io.workspace();
         if let Some((dx, add)) = io.grad(0) {
-            assert!(!add, "the input of an upsampling has one reader");
+            // No network gives the input of an upsampling a second reader, so this may allocate.
+            let before = if add { dx.to_vec() } else { Vec::new() };
             conv::fprop(&g, dy, w, None, dx, work);
+            dx.iter_mut().zip(before).for_each(|(dx, before)| *dx += before);
         }
         if let Some((dw, add)) = io.grad(1) {
             conv::wgrad(&g, dy, x, dw, add, work);
@@ -95,5 +111,114 @@ impl<T: Scalar> CpuRule<T> for ConvTranspose3d {
         if let Some((db, add)) = io.grad(2) {
             conv::bias_grad(dy, g.in_channels, db, add);
         }
+    }
+}
+
+/// `ConvTranspose3dParams`.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Params {
+    x: DevPtr,
+    w: DevPtr,
+    bias: DevPtr,
+    y: DevPtr,
+    batch: i32,
+    extent: [i32; 3],
+    filter: [i32; 3],
+    in_channels: i32,
+    out_channels: i32,
+    y_stride: i32,
+    y_offset: i32,
+    column_tiles: i32,
+}
+
+static C128: Kernel = Kernel::new::<Params>("conv_transpose3d_fwd_c128", 128).with_shared(61_952);
+static C512: Kernel = Kernel::new::<Params>("conv_transpose3d_fwd_c512", 64).with_shared(86_272);
+
+static KERNELS: [Kernel; 2 + cuda::KERNELS.len()] = {
+    let mut all = [C128; 2 + cuda::KERNELS.len()];
+    all[1] = C512;
+    let mut i = 0;
+    while i < cuda::KERNELS.len() {
+        all[2 + i] = cuda::KERNELS[i];
+        i += 1;
+    }
+    all
+};
+
+/// The forward pass as one product, of up to 512 input channels; channels are multiples of 8.
+fn upsample(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
+    let (c, k) = (g.out_channels, g.in_channels);
+    let (kernel, rows_per_block) = if c <= 128 { (&C128, 128) } else { (&C512, 64) };
+    let extent = g.output();
+    let rows = (g.batch * extent.iter().product::<usize>()).div_ceil(rows_per_block);
+    let tiles = (g.filter.iter().product::<usize>() * k).div_ceil(64);
+    // Few voxels: blocks share them and divide the columns.
+    let each = tiles.div_ceil((128 / rows).clamp(1, tiles));
+    let params = Params {
+        x: o.input,
+        w: o.filter,
+        bias: o.bias,
+        y: o.output,
+        batch: int(g.batch),
+        extent: ints(extent),
+        filter: ints(g.filter),
+        in_channels: int(c),
+        out_channels: int(k),
+        y_stride: int(k),
+        y_offset: 0,
+        column_tiles: int(each),
+    };
+    queue.launch(kernel, [blocks(rows, 1), blocks(tiles, each), 1], &params)
+}
+
+impl CudaRule for ConvTranspose3d {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
+        let g = self.bound(shapes);
+        if pass == Pass::Forward {
+            return cuda::product_workspace(&g, Product::Dgrad);
+        }
+        cuda::product_workspace(&g, Product::Fprop)
+            .max(cuda::wgrad_workspace(&g))
+            .max(cuda::bias_workspace(g.input_len() / g.in_channels, g.in_channels))
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let g = self.bound(io.shapes);
+        let operands = Operands {
+            input: io.read(0),
+            filter: io.twin(1),
+            bias: if self.bias { io.read(2) } else { DevPtr::NULL },
+            output: io.write(0),
+            add: false,
+            work: io.workspace(),
+        };
+        if g.in_channels % 8 == 0 && g.out_channels % 8 == 0 && g.out_channels <= 512 {
+            return upsample(queue, &g, &operands);
+        }
+        cuda::run(queue, &g, Product::Dgrad, &operands)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (dy, work, g) = (io.read(2), io.workspace(), self.bound(io.shapes));
+        if let Some((dx, add)) = io.grad(0) {
+            let filter = io.twin(1);
+            let operands =
+                Operands { input: dy, filter, bias: DevPtr::NULL, output: dx, add, work };
+            cuda::run(queue, &g, Product::Fprop, &operands)?;
+        }
+        if let Some((dw, add)) = io.grad(1) {
+            // The convolution's input is our output, and its output our input.
+            cuda::wgrad(queue, &g, &FilterOperands { x: dy, dy: io.read(0), dw, add, work })?;
+        }
+        if let Some(db) = io.grad(2) {
+            let rows = g.input_len() / g.in_channels;
+            cuda::bias_grad(queue, dy, [rows, g.in_channels], db, work)?;
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! Exponential moving average of parameters: `avg += w (p - avg)`.
 
-use super::{CpuRule, OpRule, SCALARS, arity, refuse, scalar};
+use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, SCALARS, arity, piece_grid, refuse, scalar};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -42,6 +44,40 @@ impl<T: Scalar> CpuRule<T> for Ema {
     }
 
     fn backward(&self, _: &mut Io<'_, T>) {
+        panic!("an average has no derivative");
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct EmaParams {
+    scalars: DevPtr,
+    param: DevPtr,
+    average: DevPtr,
+    twin: DevPtr,
+    len: i64,
+}
+
+static KERNELS: [Kernel; 1] = [Kernel::new::<EmaParams>("ema_f32", PIECE_THREADS)];
+
+impl CudaRule for Ema {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let len = io.shapes[1].len();
+        let params = EmaParams {
+            scalars: io.read(0),
+            param: io.read(1),
+            average: io.write(0),
+            twin: io.write_twin(0),
+            len: len as i64,
+        };
+        queue.launch(&KERNELS[0], piece_grid(len), &params)
+    }
+
+    fn cuda_backward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
         panic!("an average has no derivative");
     }
 }

@@ -2,9 +2,11 @@
 
 use multiversion::multiversion;
 
-use super::{CpuRule, OpRule, Saved, arity, put};
+use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -27,6 +29,14 @@ impl OpRule for Gelu {
 
     fn saved(&self) -> Saved {
         Saved { inputs: &[0], outputs: &[] }
+    }
+
+    fn storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
     }
 }
 
@@ -63,5 +73,55 @@ fn backward<T: Scalar>(x: &[T], dy: &[T], dx: &mut [T], add: bool) {
         let cumulative = half * (T::ONE + (x * root).erf());
         let slope = (-half * x * x).exp() * density * x + cumulative;
         put(dx, dy * slope, add);
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct GeluParams {
+    x: DevPtr,
+    y: DevPtr,
+    len: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct GeluGradParams {
+    x: DevPtr,
+    dy: DevPtr,
+    dx: DevPtr,
+    len: i64,
+    add: i32,
+    reserved: i32,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<GeluParams>("gelu_fwd_bf16", PIECE_THREADS),
+    Kernel::new::<GeluGradParams>("gelu_bwd_bf16", PIECE_THREADS),
+];
+
+impl CudaRule for Gelu {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let len = io.shapes[0].len();
+        let params = GeluParams { x: io.read(0), y: io.write(0), len: len as i64 };
+        queue.launch(&KERNELS[0], piece_grid(len), &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let len = io.shapes[0].len();
+        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let params = GeluGradParams {
+            x: io.read(0),
+            dy: io.read(1),
+            dx,
+            len: len as i64,
+            add: add.into(),
+            reserved: 0,
+        };
+        queue.launch(&KERNELS[1], piece_grid(len), &params)
     }
 }

@@ -1,8 +1,10 @@
 //! Global gradient norm and the clipping factor that follows from it.
 
-use super::{CpuRule, OpRule, arity};
+use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, Pass, arity};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -59,4 +61,66 @@ pub(super) fn sum_of_squares<T: Scalar>(x: &[T]) -> f64 {
         }
     }
     lanes.iter().sum::<f64>() + rest.iter().map(|x| x.to_f64().powi(2)).sum::<f64>()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct GradNormParams {
+    grad: DevPtr,
+    partial: DevPtr,
+    len: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct GradNormFinishParams {
+    partial: DevPtr,
+    out: DevPtr,
+    count: i64,
+    max_norm: f64,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<GradNormParams>("grad_norm_sum_f32", PIECE_THREADS),
+    Kernel::new::<GradNormFinishParams>("grad_norm_finish_f64", PIECE_THREADS),
+];
+
+/// Blocks that sum `len` elements, each of which leaves one partial sum of eight bytes.
+pub(super) fn sum_blocks(len: usize) -> usize {
+    len.div_ceil(16 * PIECE_THREADS as usize).clamp(1, 1024)
+}
+
+impl CudaRule for GradNorm {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
+        match pass {
+            Pass::Forward => shapes.iter().map(|shape| 8 * sum_blocks(shape.len())).sum(),
+            Pass::Backward => 0,
+        }
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let mut count = 0;
+        for (i, shape) in io.shapes.iter().enumerate() {
+            let partial = io.workspace().offset(8 * count);
+            let params = GradNormParams { grad: io.read(i), partial, len: shape.len() as i64 };
+            let blocks = sum_blocks(shape.len());
+            queue.launch(&KERNELS[0], [blocks as u32, 1, 1], &params)?;
+            count += blocks;
+        }
+        let params = GradNormFinishParams {
+            partial: io.workspace(),
+            out: io.write(0),
+            count: count as i64,
+            max_norm: self.max_norm.unwrap_or(f64::INFINITY),
+        };
+        queue.launch(&KERNELS[1], [1; 3], &params)
+    }
+
+    fn cuda_backward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
+        panic!("a measurement has no derivative");
+    }
 }

@@ -1,8 +1,10 @@
 //! Leaky ReLU: `y = x` where `x > 0`, else `slope x`.
 
-use super::{CpuRule, OpRule, Saved, arity, put};
+use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -29,6 +31,14 @@ impl OpRule for LeakyRelu {
     fn saved(&self) -> Saved {
         Saved { inputs: &[], outputs: &[0] }
     }
+
+    fn storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
 }
 
 impl<T: Scalar> CpuRule<T> for LeakyRelu {
@@ -51,5 +61,52 @@ impl<T: Scalar> CpuRule<T> for LeakyRelu {
                 put(dx, if y > T::ZERO { dy } else { dy * slope }, add);
             }
         });
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct LeakyReluParams {
+    x: DevPtr,
+    y: DevPtr,
+    len: i64,
+    slope: f32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct LeakyReluGradParams {
+    y: DevPtr,
+    dy: DevPtr,
+    dx: DevPtr,
+    len: i64,
+    slope: f32,
+    add: i32,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<LeakyReluParams>("leaky_relu_fwd_bf16", PIECE_THREADS),
+    Kernel::new::<LeakyReluGradParams>("leaky_relu_bwd_bf16", PIECE_THREADS),
+];
+
+impl CudaRule for LeakyRelu {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (x, y, len) = (io.read(0), io.write(0), io.shapes[0].len());
+        let slope = self.slope as f32;
+        let params = LeakyReluParams { x, y, len: len as i64, slope, reserved: 0 };
+        queue.launch(&KERNELS[0], piece_grid(len), &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (y, dy, len) = (io.read(0), io.read(1), io.shapes[0].len());
+        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let (slope, add) = (self.slope as f32, add.into());
+        let params = LeakyReluGradParams { y, dy, dx, len: len as i64, slope, add };
+        queue.launch(&KERNELS[1], piece_grid(len), &params)
     }
 }

@@ -46,8 +46,8 @@ pub use sub_view::SubView;
 pub use vector_loss::VectorLoss;
 
 use crate::backend::Io;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
-use crate::driver::Kernel;
+use crate::backend::cuda::{CudaIo, Queue, Storage, blocks};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -204,40 +204,18 @@ ops!(
     VectorLoss,
 );
 
-/// Operations whose kernels are still to be written: on a CUDA device they are refused.
-macro_rules! cpu_only {
-    ($($name:ident),* $(,)?) => {
-        $(impl CudaRule for $name {
-            fn kernels(&self) -> &'static [Kernel] {
-                &[]
-            }
+/// Threads per block of the kernels that go over elements.
+const PIECE_THREADS: u32 = 256;
 
-            fn cuda_forward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
-                Err(Error::Device(format!("{} has no CUDA kernel\n  use --device cpu", self.name())))
-            }
-
-            fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-                self.cuda_forward(io, queue)
-            }
-        })*
-    };
+/// Grid of a kernel that goes over `len` elements, 8 to a thread.
+fn piece_grid(len: usize) -> [u32; 3] {
+    [blocks(len, 8 * PIECE_THREADS as usize), 1, 1]
 }
 
-cpu_only!(
-    AdamW,
-    AvgPool,
-    Concat,
-    Conv3d,
-    ConvTranspose3d,
-    Ema,
-    Gelu,
-    GlobalPool,
-    GradNorm,
-    InstanceNorm,
-    LeakyRelu,
-    Probe,
-    ResidualAdd,
-);
+/// Address of the gradient of input `i` and whether to add to it; none, if nobody wants it.
+fn grad_or_null(io: &CudaIo<'_>, i: usize) -> (DevPtr, i32) {
+    io.grad(i).map_or((DevPtr::NULL, 0), |(grad, add)| (grad, add.into()))
+}
 
 /// A shape error of `op`.
 fn refuse<T>(op: &dyn OpRule, what: String) -> Result<T> {

@@ -1,8 +1,10 @@
 //! Instance norm, with the residual sum and the leaky ReLU that follow it in the encoder.
 
-use super::{CpuRule, OpRule, Pass, Saved, activation, arity, put, refuse};
+use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, grad_or_null, put, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::norm;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -41,12 +43,27 @@ impl OpRule for InstanceNorm {
     }
 
     fn saved(&self) -> Saved {
-        let outputs: &[usize] = if self.slope.is_some() { &[1, 0] } else { &[1] };
-        Saved { inputs: &[0, 1], outputs }
+        match (self.slope.is_some(), self.residual) {
+            (false, _) => Saved { inputs: &[0, 1], outputs: &[1] },
+            // The side of the activation: from the output, or, which saves a device from reading it, from x and beta.
+            (true, true) => Saved { inputs: &[0, 1], outputs: &[1, 0] },
+            (true, false) => Saved { inputs: &[0, 1, 2], outputs: &[1, 0] },
+        }
     }
 
     fn workspace(&self, _: Pass, inputs: &[Shape]) -> usize {
         norm::workspace(inputs[0].len() / inputs[0].dims()[0], inputs[0].channels())
+    }
+
+    fn storage(&self, input: usize) -> Storage {
+        match input {
+            1 | 2 => Storage::Full,
+            _ => Storage::Half,
+        }
+    }
+
+    fn output_storage(&self, output: usize) -> Storage {
+        if output == 0 { Storage::Half } else { Storage::Full }
     }
 }
 
@@ -66,9 +83,10 @@ impl<T: Scalar> CpuRule<T> for InstanceNorm {
     }
 
     fn backward(&self, io: &mut Io<'_, T>) {
-        let (x, gamma, stats) = (io.read(0), io.read(1), io.read(2));
-        let (y, dy) =
-            if self.slope.is_some() { (Some(io.read(3)), io.read(4)) } else { (None, io.read(3)) };
+        let inputs = self.saved().inputs.len();
+        let (x, gamma, stats) = (io.read(0), io.read(1), io.read(inputs));
+        let y = self.slope.map(|_| io.read(inputs + 1));
+        let dy = io.read(inputs + 1 + usize::from(self.slope.is_some()));
         let (mut dx, mut dgamma, mut dbeta) = (io.grad(0), io.grad(1), io.grad(2));
         let (mut dres, work) = (io.grad(3), io.workspace());
         let c = gamma.len();
@@ -98,5 +116,205 @@ impl<T: Scalar> CpuRule<T> for InstanceNorm {
                 slice.residual_gradient(&mut d[range.clone()], *add);
             }
         }
+    }
+}
+
+/// Threads of every kernel of the file.
+const THREADS: u32 = 512;
+/// Channels that a block treats at most.
+const TILE_CHANNELS: usize = 64;
+/// Blocks that a pass is cut into, about.
+const BLOCKS: usize = 256;
+/// Slices of an instance at most: every block combines the partial results of all of them.
+const SLICES: usize = 128;
+/// Accesses that make a slice worth a block of its own.
+const SLICE_ACCESSES: usize = 4096;
+/// Accesses of an instance up to which one block does all of it in one launch.
+const SMALL_ACCESSES: usize = 8192;
+/// Instances up to which one block does the backward pass of all of them.
+const SMALL_INSTANCES: usize = 4;
+
+/// How a pass is cut into blocks; by the shape alone.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct NormShape {
+    voxels: i64,
+    channels: i32,
+    /// Channels to an access.
+    width: i32,
+    /// Accesses of a voxel that a block makes.
+    tile: i32,
+    /// Parts of an instance.
+    slices: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct NormStatsParams {
+    x: DevPtr,
+    partial: DevPtr,
+    shape: NormShape,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct NormApplyParams {
+    x: DevPtr,
+    residual: DevPtr,
+    gamma: DevPtr,
+    beta: DevPtr,
+    partial: DevPtr,
+    y: DevPtr,
+    stats: DevPtr,
+    shape: NormShape,
+    slope: f32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct NormGradParams {
+    x: DevPtr,
+    y: DevPtr,
+    dy: DevPtr,
+    gamma: DevPtr,
+    beta: DevPtr,
+    stats: DevPtr,
+    partial: DevPtr,
+    dx: DevPtr,
+    dres: DevPtr,
+    dgamma: DevPtr,
+    dbeta: DevPtr,
+    shape: NormShape,
+    instances: i32,
+    slope: f32,
+    add_dx: i32,
+    add_dres: i32,
+    add_dgamma: i32,
+    add_dbeta: i32,
+    early_dres: i32,
+    reserved: i32,
+}
+
+static KERNELS: [Kernel; 6] = [
+    Kernel::new::<NormStatsParams>("norm_stats_bf16", THREADS),
+    Kernel::new::<NormApplyParams>("norm_apply_bf16", THREADS),
+    Kernel::new::<NormApplyParams>("norm_small_bf16", THREADS),
+    Kernel::new::<NormGradParams>("norm_grad_stats_bf16", THREADS),
+    Kernel::new::<NormGradParams>("norm_grad_apply_bf16", THREADS),
+    Kernel::new::<NormGradParams>("norm_grad_small_bf16", THREADS),
+];
+
+impl NormShape {
+    /// The cut of `x`, and its grid.
+    fn new(x: Shape) -> (NormShape, [u32; 3]) {
+        let (n, channels) = (x.dims()[0], x.channels());
+        let voxels = x.len() / (n * channels);
+        let width = if channels % 8 == 0 { 8 } else { 1 };
+        let groups = channels / width;
+        let tile = groups.div_ceil(groups.div_ceil(TILE_CHANNELS / width));
+        let tiles = groups.div_ceil(tile);
+        assert!(n.max(tiles) < 1 << 16, "{x} has more instances or channels than a grid can have");
+        let accesses = voxels * tile;
+        let slices = if accesses <= SMALL_ACCESSES {
+            1
+        } else {
+            SLICES
+                .min(BLOCKS.div_ceil(n * tiles))
+                .min(accesses.div_ceil(SLICE_ACCESSES))
+                .min(voxels)
+        };
+        let shape = NormShape {
+            voxels: voxels as i64,
+            channels: channels as i32,
+            width: width as i32,
+            tile: tile as i32,
+            slices: slices as i32,
+        };
+        (shape, [slices as u32, tiles as u32, n as u32])
+    }
+
+    /// Whether one block does the backward pass of all instances.
+    fn is_small(&self, instances: usize) -> bool {
+        self.voxels * i64::from(self.tile) <= SMALL_ACCESSES as i64 && instances <= SMALL_INSTANCES
+    }
+}
+
+impl CudaRule for InstanceNorm {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_workspace(&self, _: Pass, shapes: &[Shape]) -> usize {
+        // Two floats for each instance, slice and channel.
+        let (shape, _) = NormShape::new(shapes[0]);
+        8 * shapes[0].dims()[0] * shape.slices as usize * shapes[0].channels()
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (shape, grid) = NormShape::new(io.shapes[0]);
+        let partial = io.workspace();
+        let params = NormApplyParams {
+            x: io.read(0),
+            residual: if self.residual { io.read(3) } else { DevPtr::NULL },
+            gamma: io.read(1),
+            beta: io.read(2),
+            partial,
+            y: io.write(0),
+            stats: io.write(1),
+            shape,
+            slope: self.slope.unwrap_or(1.0) as f32,
+            reserved: 0,
+        };
+        if shape.slices == 1 {
+            return queue.launch(&KERNELS[2], grid, &params);
+        }
+        queue.launch(&KERNELS[0], grid, &NormStatsParams { x: io.read(0), partial, shape })?;
+        queue.launch(&KERNELS[1], grid, &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (shape, grid) = NormShape::new(io.shapes[0]);
+        let instances = io.shapes[0].dims()[0];
+        let inputs = self.saved().inputs.len();
+        let (y, beta, dy) = match (self.slope.is_some(), self.residual) {
+            (false, _) => (DevPtr::NULL, DevPtr::NULL, io.read(inputs + 1)),
+            (true, true) => (io.read(inputs + 1), DevPtr::NULL, io.read(inputs + 2)),
+            (true, false) => (DevPtr::NULL, io.read(2), io.read(inputs + 2)),
+        };
+        let ((dx, add_dx), (dres, add_dres)) = (grad_or_null(io, 0), grad_or_null(io, 3));
+        let (dgamma, add_dgamma) = grad_or_null(io, 1);
+        let (dbeta, add_dbeta) = grad_or_null(io, 2);
+        let is_small = shape.is_small(instances);
+        // The gradient before the activation is dres: written by the first half, it spares the second dy and y.
+        let early_dres =
+            !is_small && !y.is_null() && !dx.is_null() && !dres.is_null() && add_dres == 0;
+        let params = NormGradParams {
+            x: io.read(0),
+            y,
+            dy,
+            gamma: io.read(1),
+            beta,
+            stats: io.read(inputs),
+            partial: io.workspace(),
+            dx,
+            dres,
+            dgamma,
+            dbeta,
+            shape,
+            instances: instances as i32,
+            slope: self.slope.unwrap_or(1.0) as f32,
+            add_dx,
+            add_dres,
+            add_dgamma,
+            add_dbeta,
+            early_dres: early_dres.into(),
+            reserved: 0,
+        };
+        if is_small {
+            return queue.launch(&KERNELS[5], [1, grid[1], 1], &params);
+        }
+        queue.launch(&KERNELS[3], grid, &params)?;
+        queue.launch(&KERNELS[4], grid, &params)
     }
 }

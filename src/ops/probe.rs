@@ -1,9 +1,13 @@
 //! A name for a value whose backward pass measures the gradient that arrives there.
 
-use super::grad_norm::sum_of_squares;
-use super::{CpuRule, OpRule, arity, put_all};
+use super::grad_norm::{sum_blocks, sum_of_squares};
+use super::{
+    CpuRule, CudaRule, OpRule, PIECE_THREADS, Pass, arity, grad_or_null, piece_grid, put_all,
+};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -25,6 +29,15 @@ impl OpRule for Probe {
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
         arity(self, inputs, 1)?;
         Ok(vec![inputs[0]])
+    }
+
+    fn storage(&self, input: usize) -> Storage {
+        // Operand 1 is the norm, a result.
+        if input == 0 { Storage::Half } else { Storage::Full }
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
     }
 }
 
@@ -59,4 +72,58 @@ fn pass_on<T: Scalar>(dx: &mut [T], dy: &[T], add: bool) -> f64 {
         }
     });
     partial.iter().sum()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct ProbeParams {
+    dy: DevPtr,
+    dx: DevPtr,
+    partial: DevPtr,
+    len: i64,
+    add: i32,
+    reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct ProbeFinishParams {
+    partial: DevPtr,
+    norm: DevPtr,
+    count: i64,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<ProbeParams>("probe_bwd_bf16", PIECE_THREADS),
+    Kernel::new::<ProbeFinishParams>("probe_finish_f64", PIECE_THREADS),
+];
+
+impl CudaRule for Probe {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
+        match pass {
+            Pass::Forward => 0,
+            Pass::Backward => 8 * sum_blocks(shapes[0].len()),
+        }
+    }
+
+    fn cuda_forward(&self, _: &CudaIo<'_>, _: &Queue) -> Result<()> {
+        Ok(())
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let len = io.shapes[0].len();
+        let ((dx, add), norm) = (grad_or_null(io, 0), io.grad(1));
+        let partial = if norm.is_some() { io.workspace() } else { DevPtr::NULL };
+        let count = sum_blocks(len);
+        let params = ProbeParams { dy: io.read(0), dx, partial, len: len as i64, add, reserved: 0 };
+        let grid = if norm.is_some() { [count as u32, 1, 1] } else { piece_grid(len) };
+        queue.launch(&KERNELS[0], grid, &params)?;
+        let Some((norm, _)) = norm else { return Ok(()) };
+        let params = ProbeFinishParams { partial, norm, count: count as i64 };
+        queue.launch(&KERNELS[1], [1; 3], &params)
+    }
 }

@@ -1,8 +1,12 @@
 //! Sum of two values of one shape: `y = a + b`.
 
-use super::{CpuRule, OpRule, arity, put_all, refuse};
+use super::{
+    CpuRule, CudaRule, OpRule, PIECE_THREADS, arity, grad_or_null, piece_grid, put_all, refuse,
+};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
+use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -27,6 +31,14 @@ impl OpRule for ResidualAdd {
         }
         Ok(vec![inputs[0]])
     }
+
+    fn storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
+
+    fn output_storage(&self, _: usize) -> Storage {
+        Storage::Half
+    }
 }
 
 impl<T: Scalar> CpuRule<T> for ResidualAdd {
@@ -47,5 +59,50 @@ impl<T: Scalar> CpuRule<T> for ResidualAdd {
                 parallel::chunks(dx, 1, |at, dx| put_all(dx, &dy[at..at + dx.len()], add));
             }
         }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct ResidualAddParams {
+    a: DevPtr,
+    b: DevPtr,
+    y: DevPtr,
+    len: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct ResidualAddGradParams {
+    dy: DevPtr,
+    da: DevPtr,
+    db: DevPtr,
+    len: i64,
+    add_a: i32,
+    add_b: i32,
+}
+
+static KERNELS: [Kernel; 2] = [
+    Kernel::new::<ResidualAddParams>("residual_add_fwd_bf16", PIECE_THREADS),
+    Kernel::new::<ResidualAddGradParams>("residual_add_bwd_bf16", PIECE_THREADS),
+];
+
+impl CudaRule for ResidualAdd {
+    fn kernels(&self) -> &'static [Kernel] {
+        &KERNELS
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let len = io.shapes[0].len();
+        let (a, b, y) = (io.read(0), io.read(1), io.write(0));
+        let params = ResidualAddParams { a, b, y, len: len as i64 };
+        queue.launch(&KERNELS[0], piece_grid(len), &params)
+    }
+
+    fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let (dy, len) = (io.read(0), io.shapes[0].len());
+        let ((da, add_a), (db, add_b)) = (grad_or_null(io, 0), grad_or_null(io, 1));
+        let params = ResidualAddGradParams { dy, da, db, len: len as i64, add_a, add_b };
+        queue.launch(&KERNELS[1], piece_grid(len), &params)
     }
 }

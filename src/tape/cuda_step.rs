@@ -13,7 +13,7 @@ use super::storage::storages;
 use super::{Plan, Record, Role, Tape, ValueId};
 use crate::backend::Span;
 use crate::backend::cuda::{CudaIo, DevSpan, Queue, Storage};
-use crate::driver::{Block, DevPtr, Device, Event, Graph, Pinned};
+use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned};
 use crate::error::Result;
 use crate::ops::{Op, Pass};
 use crate::shape::Shape;
@@ -310,6 +310,11 @@ impl CudaStep {
         self.send_inputs()?;
         self.launch(range)?;
         self.queue.device.sync()
+    }
+
+    /// All kernels its records may launch, some more than once.
+    pub fn kernels(&self) -> impl Iterator<Item = &'static Kernel> + '_ {
+        self.calls.iter().flat_map(|call| call.op.cuda().kernels())
     }
 
     /// Number of records.

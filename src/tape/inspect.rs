@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Plan, Role, Tape, ValueId};
+use super::{Plan, Record, Role, Tape, ValueId};
 use crate::ops::Pass;
 
 /// A table of all records with the shape, place and size of what each writes, and the memory plan in total. `element` is
@@ -33,7 +33,7 @@ pub fn describe(tape: &Tape, plan: &Plan, element: usize) -> String {
         }
     }
     let params: usize = tape.params().iter().map(|&p| tape.shape(p).len()).sum();
-    let flops: u64 = tape.records().iter().map(flops).sum();
+    let flops: u64 = tape.records().iter().map(Record::flops).sum();
     let inputs = len_of(tape, |r| r == Role::Input);
     let _ = writeln!(
         text,
@@ -66,12 +66,14 @@ fn len_of(tape: &Tape, wanted: impl Fn(Role) -> bool) -> usize {
         .sum()
 }
 
-/// Multiply-adds of a record, times two: the backward pass costs the forward pass once for each gradient it writes.
-fn flops(record: &super::Record) -> u64 {
-    let once = record.op.rule().flops(&record.shapes);
-    match record.pass {
-        Pass::Forward => once,
-        Pass::Backward => once * record.writes.iter().take(2).flatten().count() as u64,
+impl Record {
+    /// Multiply-adds of a record, times two: the backward pass costs the forward pass once for each gradient it writes.
+    pub fn flops(&self) -> u64 {
+        let once = self.op.rule().flops(&self.shapes);
+        match self.pass {
+            Pass::Forward => once,
+            Pass::Backward => once * self.writes.iter().take(2).flatten().count() as u64,
+        }
     }
 }
 

@@ -9,7 +9,13 @@ mod common;
 #[cfg(test)]
 mod each;
 #[cfg(test)]
+#[path = "../common/emulator.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod emulator;
+#[cfg(test)]
 mod encoder;
+#[cfg(test)]
+mod engine;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
@@ -57,4 +63,19 @@ fn encoders_match() {
 #[test]
 fn trajectories_match() {
     each("trajectory", |_, case| trajectory::check(case));
+}
+
+#[test]
+fn operations_match_on_the_device() {
+    engine::on_device(|| each("ops", ops::check));
+}
+
+#[test]
+fn tasks_match_on_the_device() {
+    engine::on_device(|| each("tasks", |_, case| tasks::check(case)));
+}
+
+#[test]
+fn encoders_match_on_the_device() {
+    engine::on_device(|| each("encoder", |_, case| encoder::check(case)));
 }

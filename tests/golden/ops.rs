@@ -5,10 +5,11 @@ use spatialssl::ops::{
     GlobalPool, InstanceNorm, LeakyRelu, Linear, Op, SCALARS, VectorLoss, scalar,
 };
 use spatialssl::optim::ema_weight;
-use spatialssl::tape::{Init, Step, Tape, ValueId};
+use spatialssl::tape::{Init, Tape, ValueId};
 
+use crate::FORWARD;
+use crate::engine::{self, forward, gradient, loss as loss_tolerance, machine, read, write};
 use crate::format::{Case, Tensor, channels_first, channels_last};
-use crate::{FORWARD, GRADIENT};
 
 /// Result of one operation: its output and the gradients of its inputs, as f64.
 pub(crate) struct Ran {
@@ -32,23 +33,14 @@ pub(crate) fn run(op: impl Into<Op>, inputs: &[&Tensor], seed: &[f64]) -> Ran {
     for grad in grads.iter().flatten() {
         tape.keep(*grad);
     }
-    let mut step = Step::<f32>::new(&tape);
-    step.poison(f32::NAN);
+    let mut step = machine(&tape);
     for (&id, t) in ids.iter().zip(inputs) {
         write(&mut step, id, &t.data);
     }
     write(&mut step, dy, seed);
-    step.run();
-    let read = |id: ValueId| step.read(id).iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    engine::run(&mut step, &tape);
+    let read = |id: ValueId| read(&step, id);
     Ran { output: read(y), grads: grads.iter().map(|g| g.map_or(Vec::new(), read)).collect() }
-}
-
-pub(crate) fn write(step: &mut Step<f32>, id: ValueId, data: &[f64]) {
-    let to = step.write(id);
-    assert_eq!(to.len(), data.len(), "elements of an input");
-    for (to, &from) in to.iter_mut().zip(data) {
-        *to = from as f32;
-    }
 }
 
 pub(crate) fn check(stem: &str, case: &Case) {
@@ -73,13 +65,13 @@ fn activation_op(case: &Case, op: impl Into<Op>, more: &[(&str, Tensor)]) {
     let ran = run(op, &inputs, &seed.data);
     let back = |data: &[f64], shape: &[usize]| channels_first(data, shape[0], shape[1]);
     let (output, grad) = (&case.outputs["output"], &case.outputs["grad/input"]);
-    output.check(&case.label, &back(&ran.output, &output.shape), FORWARD);
-    grad.check(&format!("{} dx", case.label), &back(&ran.grads[0], &grad.shape), GRADIENT);
+    output.check(&case.label, &back(&ran.output, &output.shape), forward());
+    grad.check(&format!("{} dx", case.label), &back(&ran.grads[0], &grad.shape), gradient());
     for (i, (name, _)) in more.iter().enumerate() {
         let want = &case.outputs[&format!("grad/{name}")];
         let got = &ran.grads[i + 1];
         let got = if want.shape.len() == 5 { back(got, &want.shape) } else { got.clone() };
-        want.check(&format!("{} d{name}", case.label), &got, GRADIENT);
+        want.check(&format!("{} d{name}", case.label), &got, gradient());
     }
 }
 
@@ -119,20 +111,20 @@ fn norm_pool_linear(case: &Case) {
         name if name.starts_with("global_avg_pool") => {
             let x = channels_last(&case.inputs["input"], 1);
             let ran = run(GlobalPool, &[&x], &case.inputs["grad_output"].data);
-            case.outputs["output"].check(&case.label, &ran.output, FORWARD);
+            case.outputs["output"].check(&case.label, &ran.output, forward());
             let (n, c) = (x.shape[0], x.shape[4]);
             case.outputs["grad/input"].check(
                 &case.label,
                 &channels_first(&ran.grads[0], n, c),
-                GRADIENT,
+                gradient(),
             );
         }
         name if name.starts_with("linear") => {
             let inputs = ["input", "weight", "bias"].map(|n| &case.inputs[n]);
             let ran = run(Linear { bias: true }, &inputs, &case.inputs["grad_output"].data);
-            case.outputs["output"].check(&case.label, &ran.output, FORWARD);
+            case.outputs["output"].check(&case.label, &ran.output, forward());
             for (grad, name) in ran.grads.iter().zip(["input", "weight", "bias"]) {
-                case.outputs[&format!("grad/{name}")].check(&case.label, grad, GRADIENT);
+                case.outputs[&format!("grad/{name}")].check(&case.label, grad, gradient());
             }
         }
         other => panic!("case {other} is not known"),
@@ -153,14 +145,14 @@ fn pointwise(case: &Case) {
 
 fn elementwise(case: &Case, op: impl Into<Op>) {
     let ran = run(op, &[&case.inputs["input"]], &case.inputs["grad_output"].data);
-    case.outputs["output"].check(&case.label, &ran.output, FORWARD);
-    case.outputs["grad/input"].check(&case.label, &ran.grads[0], GRADIENT);
+    case.outputs["output"].check(&case.label, &ran.output, forward());
+    case.outputs["grad/input"].check(&case.label, &ran.grads[0], gradient());
 }
 
 fn loss(case: &Case, op: impl Into<Op>) {
     let ran = run(op, &[&case.inputs["pred"], &case.inputs["target"]], &[1.0]);
-    case.outputs["output"].check_scalar(&case.label, ran.output[0], 1e-5);
-    case.outputs["grad/pred"].check(&case.label, &ran.grads[0], GRADIENT);
+    case.outputs["output"].check_scalar(&case.label, ran.output[0], loss_tolerance());
+    case.outputs["grad/pred"].check(&case.label, &ran.grads[0], gradient());
 }
 
 /// The length inside the gap task's loss `(|p| - |g|)^2`: against `g = 0` its root is `|p|`; against a `g` longer by 1/2
@@ -176,8 +168,8 @@ fn vector_norm(case: &Case) {
         lengths.push(length);
         slopes.extend(&ran.grads[0]);
     }
-    case.outputs["output"].check(&case.label, &lengths, FORWARD);
-    case.outputs["grad/a"].check(&case.label, &slopes, GRADIENT);
+    case.outputs["output"].check(&case.label, &lengths, forward());
+    case.outputs["grad/a"].check(&case.label, &slopes, gradient());
 }
 
 /// One voxel at a time, so that the loss is the cosine itself.
@@ -195,9 +187,9 @@ fn cosine(case: &Case) {
         db.extend(&ran.grads[0][c..2 * c]);
     }
     let n = a.shape[0];
-    case.outputs["output"].check(&case.label, &cosines, FORWARD);
-    case.outputs["grad/a"].check(&case.label, &channels_first(&da, n, c), GRADIENT);
-    case.outputs["grad/b"].check(&case.label, &channels_first(&db, n, c), GRADIENT);
+    case.outputs["output"].check(&case.label, &cosines, forward());
+    case.outputs["grad/a"].check(&case.label, &channels_first(&da, n, c), gradient());
+    case.outputs["grad/b"].check(&case.label, &channels_first(&db, n, c), gradient());
 }
 
 fn optimiser(case: &Case) {
@@ -224,7 +216,7 @@ fn adamw(case: &Case) {
         [("scalars", SCALARS), ("norm", 2), ("grad", n)].map(|(s, n)| tape.input(s, &[n]));
     let [p, m, v] = ["p", "m", "v"].map(|s| tape.state(s, &[n]));
     tape.update("adamw", rule.clone(), &[scalars, norm, grad], &[p, m, v]).unwrap();
-    let mut step = Step::<f32>::new(&tape);
+    let mut step = machine(&tape);
     write(&mut step, p, &param.data);
     write(&mut step, norm, &[1.0, 1.0]);
     let mut seen = Vec::new();
@@ -235,10 +227,10 @@ fn adamw(case: &Case) {
         values[scalar::BIAS2] = 1.0 - rule.beta2.powi(t as i32 + 1);
         write(&mut step, scalars, &values);
         write(&mut step, grad, g);
-        step.run();
-        seen.extend(step.read(p).iter().map(|&x| f64::from(x)));
+        engine::run(&mut step, &tape);
+        seen.extend(read(&step, p));
     }
-    let read = |id| step.read(id).iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    let read = |id| read(&step, id);
     case.outputs["params"].check(&case.label, &seen, FORWARD);
     case.outputs["exp_avg"].check(&case.label, &read(m), FORWARD);
     case.outputs["exp_avg_sq"].check(&case.label, &read(v), FORWARD);
@@ -251,7 +243,7 @@ fn ema(case: &Case) {
     let [scalars, p] = [("scalars", SCALARS), ("p", n)].map(|(s, n)| tape.input(s, &[n]));
     let average = tape.state("average", &[n]);
     tape.update("ema", Ema, &[scalars, p], &[average]).unwrap();
-    let mut step = Step::<f32>::new(&tape);
+    let mut step = machine(&tape);
     write(&mut step, average, &start.data);
     let mut seen = Vec::new();
     let wanted = case.attrs["weights"].as_array().unwrap();
@@ -263,8 +255,8 @@ fn ema(case: &Case) {
         values_in[scalar::EMA] = weight;
         write(&mut step, scalars, &values_in);
         write(&mut step, p, values);
-        step.run();
-        seen.extend(step.read(average).iter().map(|&x| f64::from(x)));
+        engine::run(&mut step, &tape);
+        seen.extend(read(&step, average));
     }
     case.outputs["averages"].check(&case.label, &seen, FORWARD);
 }

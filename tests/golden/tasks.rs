@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use spatialssl::model::Weights;
-use spatialssl::tape::{Step, Tape, ValueId};
+use spatialssl::tape::{Executor, Tape, ValueId};
 use spatialssl::task::{Gap, Similarity, Vector, VectorHead, Views};
 
+use crate::engine::{self, loss, machine, read, task_gradient, write};
 use crate::format::{Case, Tensor, channels_first, channels_last};
-use crate::ops::write;
-use crate::{GRADIENT, LOSS};
 
 /// Fixture name of each term.
 pub(crate) const NAMES: [&str; 6] =
@@ -105,8 +104,7 @@ fn check_gradients_of(case: &Case, total: &str) {
     for id in r.losses.values().copied().chain(grads.iter().flatten().copied()) {
         r.tape.keep(id);
     }
-    let mut step = Step::<f32>::new(&r.tape);
-    step.poison(f32::NAN);
+    let mut step = machine(&r.tape);
     let nir = &case.inputs["nir"];
     write(&mut step, r.nir, &channels_last(&view_major(nir), 2).data);
     write(&mut step, r.gap, &case.inputs["gap"].data);
@@ -124,10 +122,10 @@ fn check_gradients_of(case: &Case, total: &str) {
             &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() },
         );
     }
-    step.run();
+    engine::run(&mut step, &r.tape);
     let result = Result { case, step: &step, nir };
     let total_loss: f64 = r.losses.iter().map(|(name, &id)| result.loss(name, id)).sum();
-    let bound = LOSS * r.losses.len() as f64;
+    let bound = loss() * r.losses.len() as f64;
     case.outputs["loss/total"].check_scalar(&case.label, total_loss, bound);
     let names = r.weights.names().iter().map(String::as_str).chain(["nir"]);
     for (name, grad) in names.zip(&grads) {
@@ -137,19 +135,19 @@ fn check_gradients_of(case: &Case, total: &str) {
 
 struct Result<'a> {
     case: &'a Case,
-    step: &'a Step<f32>,
+    step: &'a Executor,
     nir: &'a Tensor,
 }
 
 impl Result<'_> {
     fn read(&self, id: ValueId) -> Vec<f64> {
-        self.step.read(id).iter().map(|&v| f64::from(v)).collect()
+        read(self.step, id)
     }
 
     fn loss(&self, name: &str, id: ValueId) -> f64 {
         let got = self.read(id)[0];
         let want = &self.case.outputs[&format!("loss/{name}")];
-        want.check_scalar(&format!("{} {name}", self.case.label), got, LOSS);
+        want.check_scalar(&format!("{} {name}", self.case.label), got, loss());
         got
     }
 
@@ -172,6 +170,6 @@ impl Result<'_> {
             (_, 5) => channels_first(&got, want.shape[0], want.shape[1]),
             _ => got,
         };
-        want.check(&label, &got, GRADIENT);
+        want.check(&label, &got, task_gradient());
     }
 }

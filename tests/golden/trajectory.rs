@@ -12,7 +12,6 @@ use spatialssl::task::geometry::{
 use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 use crate::format::{Case, channels_first, channels_last};
-use crate::ops::write;
 use crate::tasks::NAMES;
 use crate::{FORWARD, GRADIENT};
 
@@ -168,4 +167,12 @@ fn check_all(
         }
     }
     assert!(count > 0, "no output below {prefix}");
+}
+
+fn write(step: &mut Step<f32>, id: ValueId, data: &[f64]) {
+    let to = step.write(id);
+    assert_eq!(to.len(), data.len(), "elements of an input");
+    for (to, &from) in to.iter_mut().zip(data) {
+        *to = from as f32;
+    }
 }

@@ -102,6 +102,47 @@ template <int kWritten> __device__ __forceinline__ void partials(const PairParam
 KERNEL(t_partials, PairParams, 64, 1) { partials<2>(p); }
 KERNEL(broken_partials, PairParams, 64, 1) { partials<1>(p); }
 
+// Scratch of a reduction is written again while the other warp still reads it.
+template <bool kBarrier> __device__ __forceinline__ void reuse(const PairParams& p) {
+    SHARED_ARRAY(float, part, 2);
+    const float v = warp_sum(global_load(p.x + threadIdx.x));
+    if (lane_id() == 0) part[warp_id()] = v;
+    __syncthreads();
+    const float total = part[0] + part[1];
+    if (kBarrier) __syncthreads();
+    if (lane_id() == 0) part[warp_id()] = 2.0f * v;
+    __syncthreads();
+    global_store(p.y + threadIdx.x, total + part[0] + part[1]);
+}
+KERNEL(t_reuse, PairParams, 64, 1) { reuse<true>(p); }
+KERNEL(broken_reuse, PairParams, 64, 1) { reuse<false>(p); }
+
+// Hands over through global memory inside a block.
+template <bool kBarrier> __device__ __forceinline__ void handover(const PairParams& p) {
+    global_store(p.y + threadIdx.x, 2.0f * global_load(p.x + threadIdx.x));
+    if (kBarrier) __syncthreads();
+    const float v = global_load(p.y + 63 - threadIdx.x);
+    if (kBarrier) __syncthreads();
+    global_store(p.y + threadIdx.x, v);
+}
+KERNEL(t_handover, PairParams, 64, 1) { handover<true>(p); }
+KERNEL(broken_handover, PairParams, 64, 1) { handover<false>(p); }
+
+// ldmatrix of rows that other lanes wrote: it waits for the lanes, but not for what they wrote.
+template <bool kSync> __device__ __forceinline__ void matrix(const PairParams& p) {
+    EXTERN_SHARED(smem);
+    const int lane = lane_id();
+    const float v = global_load(p.x + threadIdx.x);
+    uint32_t* words = reinterpret_cast<uint32_t*>(smem);
+    if (threadIdx.x < 128) words[threadIdx.x] = static_cast<uint32_t>(v);
+    if (kSync) __syncthreads();
+    uint32_t r[4];
+    ldmatrix_x4(r, smem_u32(smem) + static_cast<uint32_t>(lane) * 16);
+    global_store(p.y + threadIdx.x, static_cast<float>(r[warp_id() % 4]));
+}
+KERNEL(t_matrix, PairParams, 256, 1) { matrix<true>(p); }
+KERNEL(broken_matrix, PairParams, 256, 1) { matrix<false>(p); }
+
 // Reads past the end: of a static shared array, of dynamic shared memory, of global memory.
 KERNEL(broken_static_end, PairParams, 64, 1) {
     SHARED_ARRAY(float, tile, 64);

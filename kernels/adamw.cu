@@ -1,0 +1,58 @@
+// adamw.cu: AdamW with decoupled weight decay and a clipping factor, in place.
+//
+//   g = factor grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+//   p = p (1 - lr wd) - lr / bias1 * m / (sqrt(v / bias2) + eps);  twin = bf16(p)
+//
+// If the norm is not finite nothing changes. One pass over a packed block, one thread to 8 elements.
+// Traffic: 30 bytes a parameter (p, m, v, grad read; p, m, v and the bf16 copy written).
+// Source: Loshchilov and Hutter 2019, arXiv 1711.05101.
+#include "vec.cuh"
+
+// Places in the scalars, as in src/ops/adamw.rs.
+constexpr int kLr = 0, kBias1 = 1, kBias2 = 2;
+
+struct AdamWRule {
+    float beta1, beta2, one_minus_beta1, one_minus_beta2, eps, weight_decay;
+};
+
+struct AdamWParams {
+    const float* scalars;
+    const float* norm;  // norm, factor
+    const float* grad;
+    float* param;
+    float* m;
+    float* v;
+    bf16* twin;  // may be null
+    long long len;
+    AdamWRule rule;
+};
+
+KERNEL(adamw_f32, AdamWParams, 256, 2) {
+    const AdamWRule r = p.rule;
+    const float lr = global_load(p.scalars + kLr), factor = global_load(p.norm + 1);
+    const float keep = 1.0f - lr * r.weight_decay;
+    const float rate = lr / global_load(p.scalars + kBias1), second = 1.0f / global_load(p.scalars + kBias2);
+    const bool update = fabsf(global_load(p.norm)) <= 3.402823466e38f;  // false for NaN
+    const bool wide = aligned16(p.grad, p.param, p.m, p.v, p.twin);
+    for_each_piece(p.len, wide, [&](auto width, long long at) {
+        constexpr int kW = decltype(width)::value;
+        float param[kW], m[kW], v[kW], g[kW];
+        load(p.param + at, param);
+        if (update) {
+            load(p.m + at, m);
+            load(p.v + at, v);
+            load(p.grad + at, g);
+#pragma unroll
+            for (int i = 0; i < kW; ++i) {
+                g[i] *= factor;
+                m[i] = r.beta1 * m[i] + r.one_minus_beta1 * g[i];
+                v[i] = r.beta2 * v[i] + r.one_minus_beta2 * g[i] * g[i];
+                param[i] = param[i] * keep - rate * m[i] / (sqrtf(v[i] * second) + r.eps);
+            }
+            store(p.param + at, param);
+            store(p.m + at, m);
+            store(p.v + at, v);
+        }
+        if (p.twin != nullptr) store(p.twin + at, param);
+    });
+}

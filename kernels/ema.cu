@@ -1,0 +1,37 @@
+// ema.cu: moving average of parameters.
+//
+//   avg += w (p - avg); w = 1 copies exactly, w = 0 leaves the average as it is;  twin = bf16(avg)
+//
+// One thread to 8 elements. Traffic: 14 bytes a parameter (p, avg read; avg and the bf16 copy written).
+#include "vec.cuh"
+
+constexpr int kEma = 3;  // place in the scalars, as in src/ops/adamw.rs
+
+struct EmaParams {
+    const float* scalars;
+    const float* param;
+    float* average;
+    bf16* twin;  // may be null
+    long long len;
+};
+
+KERNEL(ema_f32, EmaParams, 256, 4) {
+    const float w = global_load(p.scalars + kEma);
+    for_each_piece(p.len, aligned16(p.param, p.average, p.twin), [&](auto width, long long at) {
+        constexpr int kW = decltype(width)::value;
+        float average[kW], param[kW] = {};
+        if (w != 0.0f) load(p.param + at, param);
+        if (w == 1.0f) {
+#pragma unroll
+            for (int i = 0; i < kW; ++i) average[i] = param[i];
+        } else {
+            load(p.average + at, average);
+        }
+        if (w != 0.0f && w != 1.0f) {
+#pragma unroll
+            for (int i = 0; i < kW; ++i) average[i] += w * (param[i] - average[i]);
+        }
+        if (w != 0.0f) store(p.average + at, average);
+        if (p.twin != nullptr) store(p.twin + at, average);
+    });
+}
