@@ -15,7 +15,6 @@
 
 constexpr int kViewThreads = 256;
 constexpr int kMaxRadius = 63;  // of a blur: 4 sigma, sigma at most 10
-constexpr int kMaxParts = 64;
 
 enum Change { kNoise = 1, kBlur = 2, kBrightness = 4, kContrast = 8, kLowResolution = 16, kGammaInverted = 32, kGamma = 64 };
 enum Stage { kStageContrast = 0, kStageGammaInverted = 1, kStageGamma = 2 };
@@ -39,16 +38,17 @@ struct ViewPlan {
     float contrast;
     int low[3];        // voxels along each axis at the lower resolution
     float gamma[2];    // of the negated values, of the values
+    int reserved;
 };
 
 struct ViewParams {
     const ViewPlan* plans;  // [views]
     float* buffers;         // [2, views, len]
-    double* partial;        // [2, views, parts, 4]: smallest, largest, sum and sum of squares of differences
+    double* partial;        // [2, views, parts, 5], a Range each
     bf16* out;              // [views, len]
     int size[3];
     int views;
-    int parts;  // of each view, at most kMaxParts: gridDim.x
+    int parts;  // of each view: gridDim.x
     int axis;   // of a filter
     int stage;  // of a range, a gamma
     int low_resolution;  // whether a filter lowers the resolution; else it blurs
@@ -56,7 +56,7 @@ struct ViewParams {
 
 // The plan of this block's view, in shared memory.
 __device__ __forceinline__ const ViewPlan& load_plan(const ViewParams& p) {
-    static_assert(sizeof(ViewPlan) % 8 == 0, "copied in words");
+    static_assert(sizeof(ViewPlan) == 184, "as in src/train/device_views.rs; copied in words of 8 bytes");
     constexpr int kWords = sizeof(ViewPlan) / 8;
     SHARED_ARRAY(uint2, words, kWords);
     const uint2* from = reinterpret_cast<const uint2*>(p.plans + blockIdx.y);
@@ -94,7 +94,7 @@ __device__ __forceinline__ float voxel(const ViewPlan& plan, int z, int y, int x
 }
 
 struct Neighbour {
-    int lower;  // index in the volume
+    int lower;       // index in the volume
     Rounded weight;  // of the upper one
 };
 
@@ -207,42 +207,46 @@ KERNEL(view_filter_f32, ViewParams, kViewThreads, 2) {
     }
 }
 
-// Smallest and largest value, and sums of differences from `origin` and of their squares.
+// Smallest and largest value, and sums of differences from `origin` and of their squares: taken relative to a number among
+// the values, so that the deviation of a view far from 0 keeps its digits.
 struct Range {
-    double low, high, sum, square;
+    double low, high, sum, square, origin;
 };
+constexpr int kRange = 5;  // numbers of a Range
 
-__device__ __forceinline__ Range join(Range a, Range b) {
-    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.square + b.square};
-}
-
-__device__ __forceinline__ Range empty_range() {
+__device__ __forceinline__ Range empty_range(double origin) {
     const double infinity = static_cast<double>(__uint_as_float(0x7f800000u));
-    return {infinity, -infinity, 0.0, 0.0};
+    return {infinity, -infinity, 0.0, 0.0, origin};
 }
 
-__device__ __forceinline__ void see(Range& range, float v, float origin) {
-    const double d = static_cast<double>(v) - static_cast<double>(origin);
-    range = join(range, {v, v, d, d * d});
+// Both have the same origin.
+__device__ __forceinline__ Range join(const Range& a, const Range& b) {
+    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.square + b.square, a.origin};
+}
+
+__device__ __forceinline__ void see(Range& range, float v) {
+    const double d = static_cast<double>(v) - range.origin;
+    range = join(range, {static_cast<double>(v), static_cast<double>(v), d, d * d, range.origin});
 }
 
 __device__ __forceinline__ Range join_warp(Range r) {
 #pragma unroll
     for (int step = kWarp / 2; step > 0; step /= 2) {
         r = join(r, {__shfl_xor_sync(kFullMask, r.low, step), __shfl_xor_sync(kFullMask, r.high, step),
-                     __shfl_xor_sync(kFullMask, r.sum, step), __shfl_xor_sync(kFullMask, r.square, step)});
+                     __shfl_xor_sync(kFullMask, r.sum, step), __shfl_xor_sync(kFullMask, r.square, step), r.origin});
     }
     return r;
 }
 
 // partial[which] of part `part` of this block's view.
 __device__ __forceinline__ double* partial_of(const ViewParams& p, int which, int part) {
-    return p.partial + ((static_cast<long long>(which) * p.views + blockIdx.y) * p.parts + part) * 4;
+    return p.partial + ((static_cast<long long>(which) * p.views + blockIdx.y) * p.parts + part) * kRange;
 }
 
 // Over the block, into partial[which] of this part. All threads must call it.
 __device__ __forceinline__ void store_range(const ViewParams& p, int which, Range range) {
-    SHARED_ARRAY(double, warps, 4 * (kViewThreads / kWarp));
+    constexpr int kWarps = kViewThreads / kWarp;
+    SHARED_ARRAY(double, warps, 4 * kWarps);
     range = join_warp(range);
     if (lane_id() == 0) {
         double* at = warps + 4 * warp_id();
@@ -250,35 +254,36 @@ __device__ __forceinline__ void store_range(const ViewParams& p, int which, Rang
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
-    Range all = empty_range();
-    for (int w = 0; w < kViewThreads / kWarp; ++w) {
+    Range all = empty_range(range.origin);
+    for (int w = 0; w < kWarps; ++w) {
         const double* at = warps + 4 * w;
-        all = join(all, {at[0], at[1], at[2], at[3]});
+        all = join(all, {at[0], at[1], at[2], at[3], range.origin});
     }
     double* to = partial_of(p, which, static_cast<int>(blockIdx.x));
     global_store(to, all.low);
     global_store(to + 1, all.high);
     global_store(to + 2, all.sum);
     global_store(to + 3, all.square);
+    global_store(to + 4, all.origin);
 }
 
 // Of the whole view, in every thread; each warp computes it.
 __device__ __forceinline__ Range whole_range(const ViewParams& p, int which) {
-    Range range = empty_range();
+    Range range = empty_range(global_load(partial_of(p, which, 0) + 4));
     for (int part = lane_id(); part < p.parts; part += kWarp) {
         const double* at = partial_of(p, which, part);
-        range = join(range, {global_load(at), global_load(at + 1), global_load(at + 2), global_load(at + 3)});
+        range = join(range, {global_load(at), global_load(at + 1), global_load(at + 2), global_load(at + 3), range.origin});
     }
     return join_warp(range);
 }
 
-// Mean, and standard deviation, of what was seen relative to `origin`.
+// Mean and standard deviation of `len` values.
 struct Moments {
     double mean, deviation;
 };
-__device__ __forceinline__ Moments moments_of(const Range& range, float origin, int len) {
+__device__ __forceinline__ Moments moments_of(const Range& range, int len) {
     const double shift = range.sum / len;
-    return {static_cast<double>(origin) + shift, sqrt(fmax(range.square / len - shift * shift, 0.0))};
+    return {range.origin + shift, sqrt(fmax(range.square / len - shift * shift, 0.0))};
 }
 
 __device__ __forceinline__ bool has_stage(const ViewPlan& plan, int stage) {
@@ -304,9 +309,8 @@ KERNEL(view_range_f32, ViewParams, kViewThreads, 2) {
     const ViewPlan& plan = load_plan(p);
     if (!has_stage(plan, p.stage)) return;
     const float* view = buffer(p, passes(plan, true, p.stage != kStageContrast));
-    const float origin = staged(plan, p.stage, global_load(view));
-    Range range = empty_range();
-    for_part(p, [&](int at) { see(range, staged(plan, p.stage, global_load(view + at)), origin); });
+    Range range = empty_range(static_cast<double>(staged(plan, p.stage, global_load(view))));
+    for_part(p, [&](int at) { see(range, staged(plan, p.stage, global_load(view + at))); });
     store_range(p, 0, range);
 }
 
@@ -318,13 +322,63 @@ KERNEL(view_contrast_f32, ViewParams, kViewThreads, 2) {
         for_part(p, [&](int at) { global_store(view + at, staged(plan, kStageContrast, global_load(view + at))); });
         return;
     }
-    // The origin of the sums is found again in `first`, which this kernel leaves to the first thread of all.
     const Range range = whole_range(p, 0);
     const float low = static_cast<float>(range.low), high = static_cast<float>(range.high);
-    const Rounded mean{static_cast<float>(moments_of(range, low, view_len(p)).mean)};
+    const Rounded mean{static_cast<float>(moments_of(range, view_len(p)).mean)};
     for_part(p, [&](int at) {
         const Rounded v{staged(plan, kStageContrast, global_load(view + at))};
         const Rounded stretched = (v - mean) * plan.contrast + mean;
         global_store(view + at, fminf(fmaxf(stretched.v, low), high));
     });
+}
+
+// A view without contrast stays as it is; no NaN passes this.
+__device__ __forceinline__ bool is_flat(const Range& range) {
+    const float width = static_cast<float>(range.high) - static_cast<float>(range.low);
+    return !(width > 1e-7f);
+}
+
+// Raises values, mapped to [0, 1], to a power, and measures the result; the negated values of stage kStageGammaInverted
+// stay negated until view_restore_f32.
+KERNEL(view_gamma_f32, ViewParams, kViewThreads, 2) {
+    const ViewPlan& plan = load_plan(p);
+    if (!has_stage(plan, p.stage)) return;
+    const Range before = whole_range(p, 0);
+    if (is_flat(before)) return;
+    float* view = buffer(p, passes(plan, true, true));
+    const Rounded low{static_cast<float>(before.low)};
+    const Rounded width = Rounded{static_cast<float>(before.high)} - low;
+    const Rounded exponent{plan.gamma[p.stage - kStageGammaInverted]};
+    Range after = empty_range(before.low);
+    for_part(p, [&](int at) {
+        const Rounded v{staged(plan, p.stage, global_load(view + at))};
+        const float unit = fmaxf(((v - low) / width).v, 1.17549435e-38f);  // the smallest normal number
+        const float raised = (exp_rounded(exponent * ln_rounded(Rounded{unit})) * width + low).v;
+        see(after, raised);
+        global_store(view + at, raised);
+    });
+    store_range(p, 1, after);
+}
+
+// Gives the view the mean and deviation it had before view_gamma_f32.
+KERNEL(view_restore_f32, ViewParams, kViewThreads, 2) {
+    const ViewPlan& plan = load_plan(p);
+    if (!has_stage(plan, p.stage)) return;
+    const Range range = whole_range(p, 0);
+    if (is_flat(range)) return;
+    float* view = buffer(p, passes(plan, true, true));
+    const Moments before = moments_of(range, view_len(p)), after = moments_of(whole_range(p, 1), view_len(p));
+    const Rounded scale{static_cast<float>(before.deviation / fmax(after.deviation, 1e-8))};
+    const Rounded mean_before{static_cast<float>(before.mean)}, mean_after{static_cast<float>(after.mean)};
+    for_part(p, [&](int at) {
+        const Rounded v = (Rounded{global_load(view + at)} - mean_after) * scale + mean_before;
+        global_store(view + at, staged(plan, p.stage, v.v));
+    });
+}
+
+KERNEL(view_store_bf16, ViewParams, kViewThreads, 2) {
+    const ViewPlan& plan = load_plan(p);
+    const float* view = buffer(p, passes(plan, true, true));
+    bf16* out = p.out + static_cast<long long>(blockIdx.y) * view_len(p);
+    for_part(p, [&](int at) { global_store(out + at, to_bf16(global_load(view + at))); });
 }

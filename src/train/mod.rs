@@ -7,6 +7,7 @@ mod config_check;
 mod config_explain;
 mod config_merge;
 mod config_model;
+mod device_views;
 pub mod events;
 mod later;
 pub mod lock;
@@ -25,6 +26,7 @@ mod validate;
 
 pub use config::{Config, DataConfig, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig};
 pub use config_model::{ModelConfig, Preset, StagePlan};
+pub use device_views::{DeviceViews, DeviceVolume};
 pub use later::{ObserveOptions, export, observe};
 pub use profile::{Profile, ProfileRow, Roofs, profile};
 pub use program::{GradientViews, Program, ProgramOptions, TERMS};

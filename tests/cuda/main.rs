@@ -7,3 +7,5 @@ mod emulator;
 
 #[cfg(test)]
 mod device;
+#[cfg(test)]
+mod views;

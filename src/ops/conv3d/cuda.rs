@@ -67,14 +67,8 @@ static GATHER: [[Tile; 3]; 2] = [
 ];
 /// By 16 or 32 output channels, then 16 or 32 input channels.
 static HALO_WGRAD: [[Kernel; 2]; 2] = [
-    [
-        halo_wgrad("conv3d_halo_wgrad_16x16", 50_176),
-        halo_wgrad("conv3d_halo_wgrad_16x32", 75_776),
-    ],
-    [
-        halo_wgrad("conv3d_halo_wgrad_32x16", 74_752),
-        halo_wgrad("conv3d_halo_wgrad_32x32", 100_352),
-    ],
+    [halo_wgrad("conv3d_halo_wgrad_16x16", 50_176), halo_wgrad("conv3d_halo_wgrad_16x32", 75_776)],
+    [halo_wgrad("conv3d_halo_wgrad_32x16", 74_752), halo_wgrad("conv3d_halo_wgrad_32x32", 100_352)],
 ];
 /// Channels multiples of 8, any number of channels.
 static GATHER_WGRAD: [Kernel; 2] =
@@ -217,8 +211,7 @@ fn choose(g: &ConvGeometry, product: Product) -> Choice {
         _ => 2,
     };
     let tile = &GATHER[product as usize][kind];
-    let blocks =
-        rows(g, product).div_ceil(tile.voxels[2]) * made.div_ceil(tile.channels) * classes;
+    let blocks = rows(g, product).div_ceil(tile.voxels[2]) * made.div_ceil(tile.channels) * classes;
     let taps: usize = match product {
         Product::Fprop => voxels(g.filter),
         Product::Dgrad => (0..3).map(|a| g.filter[a].div_ceil(g.stride[a])).product(),
@@ -425,11 +418,7 @@ pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands)
                 boxes_per_block: int(per),
             };
             let tiles = blocks(k, 16 << wide_k) * blocks(c, 16 << wide_c);
-            queue.launch(
-                &HALO_WGRAD[wide_k][wide_c],
-                [blocks(boxes, per), tiles, 1],
-                &params,
-            )?;
+            queue.launch(&HALO_WGRAD[wide_k][wide_c], [blocks(boxes, per), tiles, 1], &params)?;
         }
         FilterChoice::Gather(kind, steps, splits) => {
             let params = GatherWgradParams {

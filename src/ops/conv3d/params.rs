@@ -9,7 +9,9 @@ use crate::driver::DevPtr;
 /// # Panics
 /// If it has more than 31 bits.
 pub(in crate::ops) fn int(size: usize) -> i32 {
-    let Ok(value) = i32::try_from(size) else { panic!("a size of {size} is more than a kernel takes") };
+    let Ok(value) = i32::try_from(size) else {
+        panic!("a size of {size} is more than a kernel takes")
+    };
     value
 }
 

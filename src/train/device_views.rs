@@ -1,0 +1,228 @@
+//! Cutting and augmenting views on a CUDA device, from volumes that lie in its memory.
+//!
+//! Plans are drawn on the host as for the CPU ([`SamplePlan`]); kernels/view.cu carries them out. Views are the CPU's, bit for
+//! bit before their rounding to bf16, except that contrast and gamma use sums in another order.
+
+use bytemuck::{NoUninit, Zeroable};
+
+use crate::backend::cuda::{Queue, blocks};
+use crate::data::philox::Purpose;
+use crate::data::{SamplePlan, Sampling, ViewOptions, Volume};
+use crate::driver::{Block, DevPtr, Device, Kernel, Pinned};
+use crate::error::Result;
+
+/// Threads per block.
+const THREADS: u32 = 256;
+/// Voxels of a view that a block goes over, so that a large view has many blocks; and most blocks of a view.
+const PART_VOXELS: usize = 4 * THREADS as usize;
+const MAX_PARTS: usize = 64;
+/// Bytes of the measurement of a part.
+const RANGE_LEN: usize = 5 * 8;
+/// Widest blur the kernels hold the weights of, in standard deviations.
+const MAX_SIGMA: f32 = 15.0;
+
+/// `ViewPlan` of kernels/view.cu.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit, Zeroable)]
+struct ViewPlan {
+    voxels: DevPtr,
+    extent: [i32; 3],
+    is_copy: i32,
+    first: [i32; 3],
+    offset: [i32; 3],
+    last: [i32; 3],
+    fraction: [f32; 3],
+    matrix: [f32; 9],
+    fill: f32,
+    key: [u32; 2],
+    address: [u32; 3],
+    changes: i32,
+    noise_std: f32,
+    blur_sigma: [f32; 3],
+    brightness: f32,
+    contrast: f32,
+    low: [i32; 3],
+    gamma: [f32; 2],
+    reserved: i32,
+}
+
+/// `ViewParams` of kernels/view.cu.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct ViewParams {
+    plans: DevPtr,
+    buffers: DevPtr,
+    partial: DevPtr,
+    out: DevPtr,
+    size: [i32; 3],
+    views: i32,
+    parts: i32,
+    axis: i32,
+    stage: i32,
+    low_resolution: i32,
+}
+
+const fn kernel(name: &'static str) -> Kernel {
+    Kernel::new::<ViewParams>(name, THREADS)
+}
+
+static SAMPLE: Kernel = kernel("view_sample_f16");
+static FILTER: Kernel = kernel("view_filter_f32");
+static RANGE: Kernel = kernel("view_range_f32");
+static CONTRAST: Kernel = kernel("view_contrast_f32");
+static GAMMA: Kernel = kernel("view_gamma_f32");
+static RESTORE: Kernel = kernel("view_restore_f32");
+static STORE: Kernel = kernel("view_store_bf16");
+
+/// A volume in device memory.
+pub struct DeviceVolume {
+    voxels: Block,
+    extent: [usize; 3],
+    fill: f32,
+}
+
+impl DeviceVolume {
+    /// Copies a volume to the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if there is not enough memory.
+    pub fn new(device: &Device, volume: &Volume) -> Result<DeviceVolume> {
+        let bytes = bytemuck::cast_slice(&volume.voxels);
+        let voxels = device.alloc(bytes.len())?;
+        device.upload(&voxels, 0, bytes)?;
+        Ok(DeviceVolume { voxels, extent: volume.extent, fill: volume.fill })
+    }
+}
+
+/// Memory for the views of a batch, and their plans.
+pub struct DeviceViews {
+    plans: Block,
+    staged: Pinned,
+    buffers: Block,
+    partial: Block,
+    views: usize,
+    size: [usize; 3],
+    parts: usize,
+}
+
+impl DeviceViews {
+    /// Memory for batches of these options.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if there is not enough, or a kernel is missing.
+    pub fn new(device: &Device, options: &ViewOptions) -> Result<DeviceViews> {
+        device.load([&SAMPLE, &FILTER, &RANGE, &CONTRAST, &GAMMA, &RESTORE, &STORE])?;
+        let (views, len) = (options.count * options.batch, options.view_len());
+        assert!(i32::try_from(4 * len).is_ok(), "a view of {len} voxels");
+        let parts = len.div_ceil(PART_VOXELS).min(MAX_PARTS);
+        let plans_len = views * size_of::<ViewPlan>();
+        Ok(DeviceViews {
+            plans: device.alloc(plans_len)?,
+            staged: device.pinned(plans_len)?,
+            buffers: device.alloc(2 * views * len * 4)?,
+            partial: device.alloc(2 * views * parts * RANGE_LEN)?,
+            views,
+            size: options.size,
+            parts,
+        })
+    }
+
+    /// Takes the plan of sample `n` of a batch of `batch` samples. Plans that were queued must have arrived: wait for an event
+    /// recorded behind [`DeviceViews::queue`].
+    ///
+    /// # Panics
+    /// If the plan has another number of views, or was made for another volume.
+    pub fn plan(&mut self, n: usize, batch: usize, plan: &SamplePlan, volume: &DeviceVolume) {
+        assert_eq!(plan.starts.len() * batch, self.views, "views of a batch");
+        for v in 0..plan.starts.len() {
+            let one = self.view_plan(plan, v, volume);
+            let at = (v * batch + n) * size_of::<ViewPlan>();
+            self.staged.bytes_mut()[at..at + size_of::<ViewPlan>()]
+                .copy_from_slice(bytemuck::bytes_of(&one));
+        }
+    }
+
+    fn view_plan(&self, plan: &SamplePlan, v: usize, volume: &DeviceVolume) -> ViewPlan {
+        // Beyond a billion voxels all is fill, and sums of two such numbers do not overflow.
+        let int = |n: i64| n.clamp(-1_000_000_000, 1_000_000_000) as i32;
+        let mut one = ViewPlan {
+            voxels: volume.voxels.ptr(),
+            extent: volume.extent.map(|n| n as i32),
+            fill: volume.fill,
+            ..ViewPlan::zeroed()
+        };
+        match Sampling::of_view(&plan.geometry.to_source, plan.starts[v], self.size, volume.extent)
+        {
+            Sampling::Copy { first } => {
+                one.is_copy = 1;
+                one.first = first.map(int);
+            }
+            Sampling::Trilinear(places) => {
+                one.first = places.first.map(int);
+                one.offset = places.offset.map(|n| int(i64::from(n)));
+                one.last = places.size.map(|n| n as i32 - 2);
+                one.fraction = places.fraction;
+                one.matrix.copy_from_slice(places.matrix.as_flattened());
+            }
+        }
+        let i = &plan.intensity[v];
+        let given = [
+            i.noise_std.is_some(),
+            i.blur_sigma.is_some(),
+            i.brightness.is_some(),
+            i.contrast.is_some(),
+            i.low_resolution.is_some(),
+            i.gamma_inverted.is_some(),
+            i.gamma.is_some(),
+        ];
+        one.changes = given.iter().enumerate().map(|(bit, &is)| i32::from(is) << bit).sum();
+        (one.key, one.address) = plan.key.view(v, Purpose::NoiseField).address();
+        one.noise_std = i.noise_std.unwrap_or(0.0);
+        one.blur_sigma = i.blur_sigma.unwrap_or([0.0; 3]);
+        assert!(one.blur_sigma.iter().all(|&s| s <= MAX_SIGMA), "a blur of {:?}", one.blur_sigma);
+        one.brightness = i.brightness.unwrap_or(1.0);
+        one.contrast = i.contrast.unwrap_or(1.0);
+        one.low = self.size.map(|n| i.low_extent(n) as i32);
+        one.gamma = [i.gamma_inverted.unwrap_or(1.0), i.gamma.unwrap_or(1.0)];
+        one
+    }
+
+    /// Queues what makes all views of the batch and writes them to `out`, bf16, `[V N, z, y, x]`: one copy and 16 launches, the
+    /// same for every batch.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if a launch fails.
+    pub fn queue(&self, queue: &Queue, out: DevPtr) -> Result<()> {
+        queue.device.upload_later(&self.plans, 0, &self.staged, self.staged.bytes().len())?;
+        let params = ViewParams {
+            plans: self.plans.ptr(),
+            buffers: self.buffers.ptr(),
+            partial: self.partial.ptr(),
+            out,
+            size: self.size.map(|n| n as i32),
+            views: self.views as i32,
+            parts: self.parts as i32,
+            axis: 0,
+            stage: 0,
+            low_resolution: 0,
+        };
+        let grid = [blocks(self.parts, 1), blocks(self.views, 1), 1];
+        let launch =
+            |kernel: &'static Kernel, params: ViewParams| queue.launch(kernel, grid, &params);
+        let filters = |low_resolution: i32| {
+            (0..3)
+                .try_for_each(|axis| launch(&FILTER, ViewParams { axis, low_resolution, ..params }))
+        };
+        launch(&SAMPLE, params)?;
+        filters(0)?;
+        launch(&RANGE, params)?;
+        launch(&CONTRAST, params)?;
+        filters(1)?;
+        for stage in [1, 2] {
+            for kernel in [&RANGE, &GAMMA, &RESTORE] {
+                launch(kernel, ViewParams { stage, ..params })?;
+            }
+        }
+        launch(&STORE, params)
+    }
+}
