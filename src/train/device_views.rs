@@ -3,7 +3,7 @@
 //! Plans are drawn on the host as for the CPU ([`SamplePlan`]); kernels/view.cu carries them out. Views are the CPU's, bit for
 //! bit before their rounding to bf16, except that contrast and gamma use sums in another order.
 
-use bytemuck::{NoUninit, Zeroable};
+use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::{Queue, blocks};
 use crate::data::philox::Purpose;
@@ -23,7 +23,7 @@ const MAX_SIGMA: f32 = 15.0;
 
 /// `ViewPlan` of kernels/view.cu.
 #[repr(C)]
-#[derive(Clone, Copy, NoUninit, Zeroable)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct ViewPlan {
     voxels: DevPtr,
     extent: [i32; 3],
@@ -48,7 +48,7 @@ struct ViewPlan {
 
 /// `ViewParams` of kernels/view.cu.
 #[repr(C)]
-#[derive(Clone, Copy, NoUninit)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct ViewParams {
     plans: DevPtr,
     buffers: DevPtr,
@@ -185,6 +185,24 @@ impl DeviceViews {
         one.low = self.size.map(|n| i.low_extent(n) as i32);
         one.gamma = [i.gamma_inverted.unwrap_or(1.0), i.gamma.unwrap_or(1.0)];
         one
+    }
+
+    /// The voxels of a view in f32, before their rounding, once the queue has made them; waits for it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if something queued failed.
+    pub fn download(&self, device: &Device, view: usize) -> Result<Vec<f32>> {
+        let mut plan = ViewPlan::zeroed();
+        let at = view * size_of::<ViewPlan>();
+        bytemuck::bytes_of_mut(&mut plan)
+            .copy_from_slice(&self.staged.bytes()[at..at + size_of::<ViewPlan>()]);
+        // Each of its three filters of blur and resolution took it to the other of two buffers.
+        let filters = [1, 4].iter().filter(|&&bit| plan.changes >> bit & 1 == 1).count();
+        let len: usize = self.size.iter().product();
+        let mut voxels = vec![0.0f32; len];
+        let offset = ((filters % 2) * self.views + view) * len * 4;
+        device.download(&self.buffers, offset, bytemuck::cast_slice_mut(&mut voxels))?;
+        Ok(voxels)
     }
 
     /// Queues what makes all views of the batch and writes them to `out`, bf16, `[V N, z, y, x]`: one copy and 16 launches, the
