@@ -7,7 +7,7 @@
 // Bits: sampling, noise, blur, brightness and lower resolution are the CPU's, operation by operation (Rounded). Contrast and gamma
 // use mean and deviation of the view, in f64 as on the CPU but summed in another order: rounded to f32 they may be off by
 // one unit in the last place.
-// Launches, each on a grid (parts, views) of which blocks without work end at once: sample; filter along z, y, x (blur); range,
+// Launches, each on a grid (parts, views), of which blocks without work end at once: sample; filter along z, y, x (blur); range,
 // contrast; filter along z, y, x (resolution); range, gamma, restore, twice; store.
 // Traffic: sample reads a view's voxels from the volume, up to 8 neighbours from the caches; every other launch reads a view in
 // f32 once and writes it once, where it has work.
@@ -17,7 +17,7 @@ constexpr int kViewThreads = 256;
 constexpr int kMaxRadius = 63;  // of a blur: 4 sigma, sigma at most 10
 
 enum Change { kNoise = 1, kBlur = 2, kBrightness = 4, kContrast = 8, kLowResolution = 16, kGammaInverted = 32, kGamma = 64 };
-enum Stage { kStageContrast = 0, kStageGammaInverted = 1, kStageGamma = 2 };
+enum Stage { kStageContrast, kStageGammaInverted, kStageGamma, kStageBlur, kStageLowResolution };
 
 // One view; in device memory. Axis order (z, y, x).
 struct ViewPlan {
@@ -45,21 +45,23 @@ struct ViewParams {
     const ViewPlan* plans;  // [views]
     float* buffers;         // [2, views, len]
     double* partial;        // [2, views, parts, 5], a Range each
-    bf16* out;              // [views, len]
+    bf16* out;              // of view_store_bf16: [gridDim.y, len]
     int size[3];
     int views;
     int parts;  // of each view: gridDim.x
+    int first;  // view of the blocks (x, 0)
+    int stage;  // of a filter, a range, a gamma, a restoration
     int axis;   // of a filter
-    int stage;  // of a range, a gamma
-    int low_resolution;  // whether a filter lowers the resolution; else it blurs
 };
+
+__device__ __forceinline__ int view_of_block(const ViewParams& p) { return p.first + static_cast<int>(blockIdx.y); }
 
 // The plan of this block's view, in shared memory.
 __device__ __forceinline__ const ViewPlan& load_plan(const ViewParams& p) {
     static_assert(sizeof(ViewPlan) == 184, "as in src/train/device_views.rs; copied in words of 8 bytes");
     constexpr int kWords = sizeof(ViewPlan) / 8;
     SHARED_ARRAY(uint2, words, kWords);
-    const uint2* from = reinterpret_cast<const uint2*>(p.plans + blockIdx.y);
+    const uint2* from = reinterpret_cast<const uint2*>(p.plans + view_of_block(p));
     for (int i = static_cast<int>(threadIdx.x); i < kWords; i += kViewThreads) words[i] = global_load(from + i);
     __syncthreads();
     return *reinterpret_cast<const ViewPlan*>(words);
@@ -68,7 +70,7 @@ __device__ __forceinline__ const ViewPlan& load_plan(const ViewParams& p) {
 __device__ __forceinline__ int view_len(const ViewParams& p) { return p.size[0] * p.size[1] * p.size[2]; }
 
 __device__ __forceinline__ float* buffer(const ViewParams& p, int which) {
-    return p.buffers + (static_cast<long long>(which & 1) * p.views + blockIdx.y) * view_len(p);
+    return p.buffers + (static_cast<long long>(which & 1) * p.views + view_of_block(p)) * view_len(p);
 }
 
 // The buffer that holds the view after so many of its blur and resolution filters: each goes from one to the other.
@@ -173,7 +175,7 @@ __device__ __forceinline__ void gaussian(float sigma, int radius, float* weights
 KERNEL(view_filter_f32, ViewParams, kViewThreads, 2) {
     SHARED_ARRAY(float, weights, 2 * kMaxRadius + 1);
     const ViewPlan& plan = load_plan(p);
-    const bool lower = p.low_resolution != 0;
+    const bool lower = p.stage == kStageLowResolution;
     if ((plan.changes & (lower ? kLowResolution : kBlur)) == 0) return;
     const int done = passes(plan, lower, false) + p.axis;
     const float* from = buffer(p, done);
@@ -240,7 +242,7 @@ __device__ __forceinline__ Range join_warp(Range r) {
 
 // partial[which] of part `part` of this block's view.
 __device__ __forceinline__ double* partial_of(const ViewParams& p, int which, int part) {
-    return p.partial + ((static_cast<long long>(which) * p.views + blockIdx.y) * p.parts + part) * kRange;
+    return p.partial + ((static_cast<long long>(which) * p.views + view_of_block(p)) * p.parts + part) * kRange;
 }
 
 // Over the block, into partial[which] of this part. All threads must call it.

@@ -57,14 +57,21 @@ struct ViewParams {
     size: [i32; 3],
     views: i32,
     parts: i32,
-    axis: i32,
+    first: i32,
     stage: i32,
-    low_resolution: i32,
+    axis: i32,
 }
 
 const fn kernel(name: &'static str) -> Kernel {
     Kernel::new::<ViewParams>(name, THREADS)
 }
+
+/// `Stage` of kernels/view.cu.
+const STAGE_CONTRAST: i32 = 0;
+const STAGE_GAMMA_INVERTED: i32 = 1;
+const STAGE_GAMMA: i32 = 2;
+const STAGE_BLUR: i32 = 3;
+const STAGE_LOW_RESOLUTION: i32 = 4;
 
 static SAMPLE: Kernel = kernel("view_sample_f16");
 static FILTER: Kernel = kernel("view_filter_f32");
@@ -97,7 +104,9 @@ impl DeviceVolume {
 /// Memory for the views of a batch, and their plans.
 pub struct DeviceViews {
     plans: Block,
-    staged: Pinned,
+    /// Plans on the host, for two batches by turns: one may be under way to the device while the next is planned.
+    staged: [Pinned; 2],
+    turn: usize,
     buffers: Block,
     partial: Block,
     views: usize,
@@ -118,7 +127,8 @@ impl DeviceViews {
         let plans_len = views * size_of::<ViewPlan>();
         Ok(DeviceViews {
             plans: device.alloc(plans_len)?,
-            staged: device.pinned(plans_len)?,
+            staged: [device.pinned(plans_len)?, device.pinned(plans_len)?],
+            turn: 0,
             buffers: device.alloc(2 * views * len * 4)?,
             partial: device.alloc(2 * views * parts * RANGE_LEN)?,
             views,
@@ -127,8 +137,8 @@ impl DeviceViews {
         })
     }
 
-    /// Takes the plan of sample `n` of a batch of `batch` samples. Plans that were queued must have arrived: wait for an event
-    /// recorded behind [`DeviceViews::queue`].
+    /// Takes the plan of sample `n` of the next batch, of `batch` samples. The batch before the last queued must have been
+    /// made: wait for an event recorded behind it.
     ///
     /// # Panics
     /// If the plan has another number of views, or was made for another volume.
@@ -137,7 +147,7 @@ impl DeviceViews {
         for v in 0..plan.starts.len() {
             let one = self.view_plan(plan, v, volume);
             let at = (v * batch + n) * size_of::<ViewPlan>();
-            self.staged.bytes_mut()[at..at + size_of::<ViewPlan>()]
+            self.staged[self.turn].bytes_mut()[at..at + size_of::<ViewPlan>()]
                 .copy_from_slice(bytemuck::bytes_of(&one));
         }
     }
@@ -187,7 +197,7 @@ impl DeviceViews {
         one
     }
 
-    /// The voxels of a view in f32, before their rounding, once the queue has made them; waits for it.
+    /// The voxels of a view of the last batch queued, in f32, before their rounding; waits for them.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if something queued failed.
@@ -195,7 +205,7 @@ impl DeviceViews {
         let mut plan = ViewPlan::zeroed();
         let at = view * size_of::<ViewPlan>();
         bytemuck::bytes_of_mut(&mut plan)
-            .copy_from_slice(&self.staged.bytes()[at..at + size_of::<ViewPlan>()]);
+            .copy_from_slice(&self.staged[1 - self.turn].bytes()[at..at + size_of::<ViewPlan>()]);
         // Each of its three filters of blur and resolution took it to the other of two buffers.
         let filters = [1, 4].iter().filter(|&&bit| plan.changes >> bit & 1 == 1).count();
         let len: usize = self.size.iter().product();
@@ -205,42 +215,49 @@ impl DeviceViews {
         Ok(voxels)
     }
 
-    /// Queues what makes all views of the batch and writes them to `out`, bf16, `[V N, z, y, x]`: one copy and 16 launches, the
-    /// same for every batch.
+    /// Queues what makes all views of the batch and writes them, bf16, `[view, z, y, x]`, to the places `outs`, so many views to
+    /// each, all of them in order: one copy, and launches that are the same for every batch.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if a launch fails.
-    pub fn queue(&self, queue: &Queue, out: DevPtr) -> Result<()> {
-        queue.device.upload_later(&self.plans, 0, &self.staged, self.staged.bytes().len())?;
+    pub fn queue(&mut self, queue: &Queue, outs: &[(DevPtr, usize)]) -> Result<()> {
+        let staged = &self.staged[self.turn];
+        queue.device.upload_later(&self.plans, 0, staged, staged.bytes().len())?;
+        self.turn = 1 - self.turn;
         let params = ViewParams {
             plans: self.plans.ptr(),
             buffers: self.buffers.ptr(),
             partial: self.partial.ptr(),
-            out,
+            out: DevPtr::NULL,
             size: self.size.map(|n| n as i32),
             views: self.views as i32,
             parts: self.parts as i32,
-            axis: 0,
+            first: 0,
             stage: 0,
-            low_resolution: 0,
+            axis: 0,
         };
-        let grid = [blocks(self.parts, 1), blocks(self.views, 1), 1];
-        let launch =
-            |kernel: &'static Kernel, params: ViewParams| queue.launch(kernel, grid, &params);
-        let filters = |low_resolution: i32| {
-            (0..3)
-                .try_for_each(|axis| launch(&FILTER, ViewParams { axis, low_resolution, ..params }))
+        let grid = |views: usize| [blocks(self.parts, 1), blocks(views, 1), 1];
+        let launch = |kernel: &'static Kernel, stage: i32, axis: i32| {
+            queue.launch(kernel, grid(self.views), &ViewParams { stage, axis, ..params })
         };
-        launch(&SAMPLE, params)?;
-        filters(0)?;
-        launch(&RANGE, params)?;
-        launch(&CONTRAST, params)?;
-        filters(1)?;
-        for stage in [1, 2] {
+        let filters = |stage| (0..3).try_for_each(|axis| launch(&FILTER, stage, axis));
+        launch(&SAMPLE, 0, 0)?;
+        filters(STAGE_BLUR)?;
+        launch(&RANGE, STAGE_CONTRAST, 0)?;
+        launch(&CONTRAST, STAGE_CONTRAST, 0)?;
+        filters(STAGE_LOW_RESOLUTION)?;
+        for stage in [STAGE_GAMMA_INVERTED, STAGE_GAMMA] {
             for kernel in [&RANGE, &GAMMA, &RESTORE] {
-                launch(kernel, ViewParams { stage, ..params })?;
+                launch(kernel, stage, 0)?;
             }
         }
-        launch(&STORE, params)
+        let mut first = 0;
+        for &(out, views) in outs {
+            let params = ViewParams { out, first: first as i32, ..params };
+            queue.launch(&STORE, grid(views), &params)?;
+            first += views;
+        }
+        assert_eq!(first, self.views, "every view has a place");
+        Ok(())
     }
 }

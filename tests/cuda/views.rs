@@ -71,7 +71,9 @@ fn both(options: &ViewOptions, augment: &AugmentOptions, step: u64) -> (Vec<f32>
     let len = 2 * batch.views.len();
     let out = queue.device.alloc(len).unwrap();
     queue.device.upload(&out, 0, &vec![0xff; len]).unwrap();
-    views.queue(&queue, out.ptr()).unwrap();
+    // Two places, as a network with a gradient through the first view has.
+    let rest = out.ptr().offset(2 * 2 * options.view_len());
+    views.queue(&queue, &[(out.ptr(), 2), (rest, 4)]).unwrap();
     let mut bytes = vec![0u8; len];
     let read = queue.device.download(&out, 0, &mut bytes);
     read.unwrap_or_else(|e| panic!("{e}\n{}", emulator().last_report()));
@@ -185,4 +187,47 @@ fn the_order_of_blocks_does_not_matter() {
         assert_eq!(both(&options, &augment, 1).1, first, "{order:?}");
     }
     emulator().set_order(Order::Ascending);
+}
+
+/// Replayed from a graph, other plans give other views: nothing of a plan is in the launches.
+#[test]
+fn a_captured_batch_serves_other_plans() {
+    emulator();
+    let options = options([5, 7, 9]);
+    let augment = AugmentOptions { contrast_p: 1.0, gamma_p: 1.0, ..each_exact().pop().unwrap().1 };
+    let scan = volume([11, 13, 9], 1);
+    let queue = Queue::new(Device::open(0, false).unwrap());
+    let there = DeviceVolume::new(&queue.device, &scan).unwrap();
+    let mut views = DeviceViews::new(&queue.device, &options).unwrap();
+    let len = 2 * 6 * options.view_len();
+    let out = queue.device.alloc(len).unwrap();
+    let plan = |views: &mut DeviceViews, step: u64| {
+        for n in 0..2 {
+            let key = SampleKey { seed: 9, step, sample: n as u32 };
+            views.plan(n, 2, &SamplePlan::training(key, 0, &scan, &options, &augment), &there);
+        }
+    };
+    let bytes = || {
+        let mut bytes = vec![0u8; len];
+        queue.device.download(&out, 0, &mut bytes).unwrap();
+        bytes
+    };
+    let outs = [(out.ptr(), 6)];
+    let mut eager = Vec::new();
+    for step in 0..2 {
+        plan(&mut views, step);
+        views.queue(&queue, &outs).unwrap();
+        eager.push(bytes());
+    }
+    assert_ne!(eager[0], eager[1]);
+    // The graph reads the memory of this turn: every second batch.
+    let graph = queue.device.capture(|| views.queue(&queue, &outs)).unwrap();
+    plan(&mut views, 3);
+    views.queue(&queue, &outs).unwrap();
+    for (step, want) in eager.iter().enumerate() {
+        plan(&mut views, step as u64);
+        queue.device.upload(&out, 0, &vec![0xff; len]).unwrap();
+        queue.device.replay(&graph).unwrap();
+        assert_eq!(&bytes(), want, "step {step}");
+    }
 }
