@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::{Queue, blocks};
 use crate::data::philox::Purpose;
-use crate::data::{SamplePlan, Sampling, ViewOptions, Volume};
+use crate::data::{SamplePlan, Sampling, Volume};
 use crate::driver::{Block, DevPtr, Device, Kernel, Pinned};
 use crate::error::Result;
 
@@ -99,6 +99,16 @@ impl DeviceVolume {
         device.upload(&voxels, 0, bytes)?;
         Ok(DeviceVolume { voxels, extent: volume.extent, fill: volume.fill })
     }
+
+    /// Bytes of device memory.
+    pub fn len(&self) -> usize {
+        self.voxels.len()
+    }
+
+    /// Whether it has no voxel.
+    pub fn is_empty(&self) -> bool {
+        self.voxels.is_empty()
+    }
 }
 
 /// Memory for the views of a batch, and their plans.
@@ -115,13 +125,13 @@ pub struct DeviceViews {
 }
 
 impl DeviceViews {
-    /// Memory for batches of these options.
+    /// Memory for `views` views of `size` voxels: all of a batch.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if there is not enough, or a kernel is missing.
-    pub fn new(device: &Device, options: &ViewOptions) -> Result<DeviceViews> {
+    pub fn new(device: &Device, views: usize, size: [usize; 3]) -> Result<DeviceViews> {
         device.load([&SAMPLE, &FILTER, &RANGE, &CONTRAST, &GAMMA, &RESTORE, &STORE])?;
-        let (views, len) = (options.count * options.batch, options.view_len());
+        let len: usize = size.iter().product();
         assert!(i32::try_from(4 * len).is_ok(), "a view of {len} voxels");
         let parts = len.div_ceil(PART_VOXELS).min(MAX_PARTS);
         let plans_len = views * size_of::<ViewPlan>();
@@ -132,7 +142,7 @@ impl DeviceViews {
             buffers: device.alloc(2 * views * len * 4)?,
             partial: device.alloc(2 * views * parts * RANGE_LEN)?,
             views,
-            size: options.size,
+            size,
             parts,
         })
     }

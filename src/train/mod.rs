@@ -23,6 +23,7 @@ mod state;
 mod trainer;
 mod ui;
 mod validate;
+mod view_maker;
 
 pub use config::{Config, DataConfig, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig};
 pub use config_model::{ModelConfig, Preset, StagePlan};

@@ -56,7 +56,7 @@ fn both(options: &ViewOptions, augment: &AugmentOptions, step: u64) -> (Vec<f32>
     emulator();
     let volumes = [volume([11, 13, 9], 1), volume([6, 19, 21], 2)];
     let queue = Queue::new(Device::open(0, false).unwrap());
-    let mut views = DeviceViews::new(&queue.device, options).unwrap();
+    let mut views = DeviceViews::new(&queue.device, 6, options.size).unwrap();
     let mut batch = Batch::default();
     batch.begin(step, options);
     let mut resident = Vec::new();
@@ -198,7 +198,7 @@ fn a_captured_batch_serves_other_plans() {
     let scan = volume([11, 13, 9], 1);
     let queue = Queue::new(Device::open(0, false).unwrap());
     let there = DeviceVolume::new(&queue.device, &scan).unwrap();
-    let mut views = DeviceViews::new(&queue.device, &options).unwrap();
+    let mut views = DeviceViews::new(&queue.device, 6, options.size).unwrap();
     let len = 2 * 6 * options.view_len();
     let out = queue.device.alloc(len).unwrap();
     let plan = |views: &mut DeviceViews, step: u64| {
