@@ -34,6 +34,7 @@ pub use program::{GradientViews, Program, ProgramOptions, TERMS};
 pub use run::{RunOptions, run};
 pub use session::{Target, program_options};
 pub use ui::Ui;
+pub use view_maker::ViewMaker;
 
 /// File of the step rows in a run folder.
 pub const METRICS: &str = "metrics.jsonl";

@@ -126,6 +126,9 @@ impl<'a> Trainer<'a> {
     pub(super) fn train(mut self, stop: &StopFlag) -> Result<()> {
         let (begun, limit) = (Instant::now(), self.config.run.max_minutes);
         let plans_only = self.model.cut_on_device(self.config)?;
+        if plans_only {
+            self.ui.note("training views are cut on the device");
+        }
         let mut prefetch = self.prefetch(plans_only)?;
         self.ui.start(self.config.run.steps);
         let mut saved = self.done;

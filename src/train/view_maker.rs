@@ -12,18 +12,40 @@ use crate::error::Result;
 const SHARE: f64 = 0.8;
 
 /// Cuts the views of batches of plans and volumes.
-pub(super) struct ViewMaker {
+pub struct ViewMaker {
     views: DeviceViews,
     volumes: Resident,
     planned: bool,
 }
 
 impl ViewMaker {
-    /// For batches of `views` views of `size` voxels.
-    pub(super) fn new(device: &Device, views: usize, size: [usize; 3]) -> Result<ViewMaker> {
+    /// For batches of `views` views of `size` voxels, with most of the free memory for volumes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if memory does not suffice.
+    pub fn new(device: &Device, views: usize, size: [usize; 3]) -> Result<ViewMaker> {
+        let mut maker = ViewMaker::with_room(device, views, size, 0)?;
+        maker.volumes.room = (device.memory_free()? as f64 * SHARE) as usize;
+        Ok(maker)
+    }
+
+    /// The same with `room` bytes for volumes. Those of one batch are kept together even if they take more.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if memory does not suffice.
+    pub fn with_room(
+        device: &Device,
+        views: usize,
+        size: [usize; 3],
+        room: usize,
+    ) -> Result<ViewMaker> {
         let views = DeviceViews::new(device, views, size)?;
-        let room = (device.memory_free()? as f64 * SHARE) as usize;
         Ok(ViewMaker { views, volumes: Resident::new(room), planned: false })
+    }
+
+    /// Bytes that volumes take now.
+    pub fn resident_len(&self) -> usize {
+        self.volumes.taken
     }
 
     /// Takes the plans of a batch, and sees that its volumes are on the device. A volume that is not yet there is copied
@@ -31,7 +53,7 @@ impl ViewMaker {
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.
-    pub(super) fn plan(&mut self, device: &Device, batch: &Batch) -> Result<()> {
+    pub fn plan(&mut self, device: &Device, batch: &Batch) -> Result<()> {
         self.volumes.batch += 1;
         for (n, (plan, volume)) in batch.samples.iter().zip(&batch.volumes).enumerate() {
             let volume = self.volumes.get(device, plan.volume, volume)?;
@@ -42,7 +64,7 @@ impl ViewMaker {
     }
 
     /// Whether plans were taken and not queued.
-    pub(super) fn is_planned(&self) -> bool {
+    pub fn is_planned(&self) -> bool {
         self.planned
     }
 
@@ -50,7 +72,7 @@ impl ViewMaker {
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.
-    pub(super) fn queue(&mut self, queue: &Queue, places: &[(DevPtr, usize)]) -> Result<()> {
+    pub fn queue(&mut self, queue: &Queue, places: &[(DevPtr, usize)]) -> Result<()> {
         self.planned = false;
         self.views.queue(queue, places)
     }

@@ -5,6 +5,8 @@
 //! times and rounds thrice: 16 u m. Gamma raises an error of e of the range to the power of the exponent, 0.7 or more, near the
 //! bottom of the range, twice if both are drawn; its own mean and scale add no more than contrast's.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use spatialssl::backend::cuda::Queue;
 use spatialssl::data::philox::{Purpose, SampleKey};
@@ -13,7 +15,7 @@ use spatialssl::data::{
 };
 use spatialssl::driver::Device;
 use spatialssl::task::geometry::OffsetRule;
-use spatialssl::train::{DeviceViews, DeviceVolume};
+use spatialssl::train::{DeviceViews, DeviceVolume, ViewMaker};
 
 use crate::emulator::{Order, emulator};
 
@@ -230,4 +232,43 @@ fn a_captured_batch_serves_other_plans() {
         queue.device.replay(&graph).unwrap();
         assert_eq!(&bytes(), want, "step {step}");
     }
+}
+
+/// With room for two of five volumes, views are those of a device that keeps all of them.
+#[test]
+fn volumes_that_do_not_fit_come_and_go() {
+    emulator();
+    let options = options([5, 7, 9]);
+    let queue = Queue::new(Device::open(0, false).unwrap());
+    let scans: Vec<Arc<Volume>> =
+        (0..5).map(|k| Arc::new(volume([9, 8 + k, 11], k as u64))).collect();
+    let bytes = |k: usize| 2 * scans[k].voxels.len();
+    let room = bytes(3) + bytes(4);
+    let mut small = ViewMaker::with_room(&queue.device, 6, options.size, room).unwrap();
+    let mut large = ViewMaker::new(&queue.device, 6, options.size).unwrap();
+    let len = 2 * 6 * options.view_len();
+    let out = queue.device.alloc(len).unwrap();
+    let cut = |maker: &mut ViewMaker, step: u64, numbers: [usize; 2]| {
+        let mut batch = Batch::default();
+        batch.begin(step, &options);
+        for (n, number) in numbers.into_iter().enumerate() {
+            let key = SampleKey { seed: 9, step, sample: n as u32 };
+            let scan = &scans[number];
+            let plan =
+                SamplePlan::training(key, number, scan, &options, &AugmentOptions::default());
+            batch.push_plan(plan, Arc::clone(scan), &options).unwrap();
+        }
+        maker.plan(&queue.device, &batch).unwrap();
+        maker.queue(&queue, &[(out.ptr(), 6)]).unwrap();
+        let mut bytes = vec![0u8; len];
+        queue.device.download(&out, 0, &mut bytes).unwrap();
+        bytes
+    };
+    let batches = [[0, 1], [1, 2], [3, 4], [4, 0], [2, 2], [0, 3], [1, 1], [4, 3]];
+    for (step, numbers) in batches.into_iter().enumerate() {
+        let [got, want] = [&mut small, &mut large].map(|maker| cut(maker, step as u64, numbers));
+        assert_eq!(got, want, "step {step}");
+        assert!(small.resident_len() <= room, "{} bytes", small.resident_len());
+    }
+    assert_eq!(large.resident_len(), (0..5).map(bytes).sum::<usize>());
 }
