@@ -4,6 +4,22 @@
 #include "conv3d_halo_wgrad.cuh"
 #include "conv3d_reduce.cuh"
 #include "conv3d_stem.cuh"
+#include "conv3d_walk.cuh"
+
+#define WALK(name, channels, wn, mirror)                                                            \
+    KERNEL(name, Conv3dWalkParams, (Walk<channels, wn, mirror>::kThreads), 2) {                     \
+        EXTERN_SHARED(shared);                                                                      \
+        Walk<channels, wn, mirror>(p, smem_u32(shared)).run();                                      \
+    }
+
+WALK(conv3d_walk_fwd_c16_n16, 16, 1, false)
+WALK(conv3d_walk_fwd_c16_n32, 16, 2, false)
+WALK(conv3d_walk_fwd_c32_n16, 32, 1, false)
+WALK(conv3d_walk_fwd_c32_n32, 32, 2, false)
+WALK(conv3d_walk_dgrad_c16_n16, 16, 1, true)
+WALK(conv3d_walk_dgrad_c16_n32, 16, 2, true)
+WALK(conv3d_walk_dgrad_c32_n16, 32, 1, true)
+WALK(conv3d_walk_dgrad_c32_n32, 32, 2, true)
 
 #define HALO(name, wz, wy, wn, nf, mirror, min_blocks)                                              \
     KERNEL(name, Conv3dHaloParams, (Halo<wz, wy, wn, nf, mirror>::kThreads), min_blocks) {          \

@@ -58,7 +58,7 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
 
     // Part `part` of the input box, channels 16 chunk to 16 chunk + 15.
     __device__ __forceinline__ void load_box(int chunk, int part) const {
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < kPart; ++i) {
             const int piece = (part * kPart + i) * kThreads + static_cast<int>(threadIdx.x);
             const int voxel = piece >> 1, half = piece & 1;

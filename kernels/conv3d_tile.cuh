@@ -18,10 +18,15 @@ template <int kChunks> __device__ __forceinline__ int chunk_offset(int row, int 
     return row * (kChunks * 16) + ((chunk ^ swizzle<kChunks>(row)) << 4);
 }
 
-// Part kM..kM+kRows-1 of an array of fragments, as mma_bf16 takes it.
+// Rows `first` to `first` + kRows - 1 of an array of fragments or sums, as mma_bf16 takes them.
 template <int kRows, int kAll>
 __device__ __forceinline__ const uint32_t (&fragments(const uint32_t (&a)[kAll][4], int first))[kRows][4] {
     return reinterpret_cast<const uint32_t(&)[kRows][4]>(a[first]);
+}
+
+template <int kRows, int kAll, int kN>
+__device__ __forceinline__ float (&sums(float (&acc)[kAll][kN][4], int first))[kRows][kN][4] {
+    return reinterpret_cast<float(&)[kRows][kN][4]>(acc[first]);
 }
 
 // Two neighbouring 16x8 fragments of the second operand, from rows of the column index n (k contiguous).

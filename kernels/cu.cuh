@@ -28,9 +28,8 @@
 #define SHARED_ARRAY(T, name, count) __shared__ T name[count]
 
 // One symbol for all kernels of a file: dynamic shared memory is one region of bytes.
-#define EXTERN_SHARED(name)                                                                        \
-    extern __shared__ __align__(1024) unsigned char dynamic_shared[];                              \
-    unsigned char* const name = dynamic_shared
+extern __shared__ __align__(1024) unsigned char dynamic_shared[];
+#define EXTERN_SHARED(name) unsigned char* const name = dynamic_shared
 
 using bf16 = __nv_bfloat16;
 

@@ -6,7 +6,7 @@
 // Source: Ulyanov et al. 2016, arXiv 1607.08022; merging of moments: Chan, Golub, LeVeque 1979.
 #include "norm.cuh"
 
-constexpr int kRun = 32;  // voxels summed relative to one estimate of the mean
+constexpr int kRun = 8;  // voxels summed relative to one estimate of the mean
 constexpr float kEps = 1e-5f;
 
 struct NormStatsParams {

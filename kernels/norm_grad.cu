@@ -253,7 +253,7 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
         __syncthreads();
         slice_sums<kW>(p, at, n, coefficients, sums);
         reduce_rows<kThreads>(sums, at.row, at.rows, p.shape.tile, scratch, Add{});
-        __syncthreads();  // rstd was read from where the sums now go
+        // rstd was read from where the sums now go: the barriers of reduce_rows (at least 8 rows) lie between.
         if (at.leads(p.shape)) {
 #pragma unroll
             for (int i = 0; i < kW; ++i) {

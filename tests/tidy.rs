@@ -48,7 +48,8 @@ const UNSAFE: [(&str, &str); 7] = [
 const LONG: [(&str, usize, &str); 0] = [];
 
 /// Files that switch a lint off.
-const LINTS: [(&str, &str); 9] = [
+const LINTS: [(&str, &str); 10] = [
+    ("tests/runs/main.rs", "shared test code, of which it uses a part"),
     ("tests/golden/main.rs", "shared test code, of which it uses a part"),
     ("tests/cuda/main.rs", "shared test code, of which it uses a part"),
     ("tests/common/emulator.rs", "unsafe code"),

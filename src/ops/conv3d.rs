@@ -1,9 +1,12 @@
 //! 3D convolution, channels last: `y[n,z,p,q,k] = b[k] + sum_{t,r,s,c} x[n, z sd + t - pd, ..., c] w[k,t,r,s,c]`.
 
 pub(in crate::ops) mod cuda;
+pub(in crate::ops) mod filter;
 pub(in crate::ops) mod params;
+pub(in crate::ops) mod table;
 
-use self::cuda::{FilterOperands, Operands, Product};
+use self::cuda::{Operands, Product};
+use self::filter::FilterOperands;
 use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
@@ -130,7 +133,7 @@ impl<T: Scalar> CpuRule<T> for Conv3d {
 
 impl CudaRule for Conv3d {
     fn kernels(&self) -> &'static [Kernel] {
-        &cuda::KERNELS
+        &table::KERNELS
     }
 
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
@@ -139,8 +142,8 @@ impl CudaRule for Conv3d {
             return cuda::product_workspace(&g, Product::Fprop);
         }
         cuda::product_workspace(&g, Product::Dgrad)
-            .max(cuda::wgrad_workspace(&g))
-            .max(cuda::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
+            .max(filter::wgrad_workspace(&g))
+            .max(filter::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -158,17 +161,22 @@ impl CudaRule for Conv3d {
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let (dy, work, g) = (io.read(2), io.workspace(), self.bound(io.shapes));
         if let Some((dx, add)) = io.grad(0) {
-            let filter = io.twin(1);
-            let operands =
-                Operands { input: dy, filter, bias: DevPtr::NULL, output: dx, add, work };
+            let operands = Operands {
+                input: dy,
+                filter: io.twin(1),
+                bias: DevPtr::NULL,
+                output: dx,
+                add,
+                work,
+            };
             cuda::run(queue, &g, Product::Dgrad, &operands)?;
         }
         if let Some((dw, add)) = io.grad(1) {
-            cuda::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;
+            filter::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.output_len() / g.out_channels;
-            cuda::bias_grad(queue, dy, [rows, g.out_channels], db, work)?;
+            filter::bias_grad(queue, dy, [rows, g.out_channels], db, work)?;
         }
         Ok(())
     }

@@ -2,8 +2,10 @@
 
 use bytemuck::NoUninit;
 
-use super::conv3d::cuda::{self, FilterOperands, Operands, Product};
+use super::conv3d::cuda::{self, Operands, Product};
+use super::conv3d::filter::{self, FilterOperands};
 use super::conv3d::params::{int, ints};
+use super::conv3d::table;
 use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
@@ -135,12 +137,12 @@ struct Params {
 static C128: Kernel = Kernel::new::<Params>("conv_transpose3d_fwd_c128", 128).with_shared(61_952);
 static C512: Kernel = Kernel::new::<Params>("conv_transpose3d_fwd_c512", 64).with_shared(86_272);
 
-static KERNELS: [Kernel; 2 + cuda::KERNELS.len()] = {
-    let mut all = [C128; 2 + cuda::KERNELS.len()];
+static KERNELS: [Kernel; 2 + table::KERNELS.len()] = {
+    let mut all = [C128; 2 + table::KERNELS.len()];
     all[1] = C512;
     let mut i = 0;
-    while i < cuda::KERNELS.len() {
-        all[2 + i] = cuda::KERNELS[i];
+    while i < table::KERNELS.len() {
+        all[2 + i] = table::KERNELS[i];
         i += 1;
     }
     all
@@ -183,8 +185,8 @@ impl CudaRule for ConvTranspose3d {
             return cuda::product_workspace(&g, Product::Dgrad);
         }
         cuda::product_workspace(&g, Product::Fprop)
-            .max(cuda::wgrad_workspace(&g))
-            .max(cuda::bias_workspace(g.input_len() / g.in_channels, g.in_channels))
+            .max(filter::wgrad_workspace(&g))
+            .max(filter::bias_workspace(g.input_len() / g.in_channels, g.in_channels))
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -206,18 +208,23 @@ impl CudaRule for ConvTranspose3d {
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let (dy, work, g) = (io.read(2), io.workspace(), self.bound(io.shapes));
         if let Some((dx, add)) = io.grad(0) {
-            let filter = io.twin(1);
-            let operands =
-                Operands { input: dy, filter, bias: DevPtr::NULL, output: dx, add, work };
+            let operands = Operands {
+                input: dy,
+                filter: io.twin(1),
+                bias: DevPtr::NULL,
+                output: dx,
+                add,
+                work,
+            };
             cuda::run(queue, &g, Product::Fprop, &operands)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             // The convolution's input is our output, and its output our input.
-            cuda::wgrad(queue, &g, &FilterOperands { x: dy, dy: io.read(0), dw, add, work })?;
+            filter::wgrad(queue, &g, &FilterOperands { x: dy, dy: io.read(0), dw, add, work })?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.input_len() / g.in_channels;
-            cuda::bias_grad(queue, dy, [rows, g.in_channels], db, work)?;
+            filter::bias_grad(queue, dy, [rows, g.in_channels], db, work)?;
         }
         Ok(())
     }

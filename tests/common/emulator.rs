@@ -77,3 +77,10 @@ impl Emulator {
         String::from_utf8_lossy(&text[..end]).into_owned()
     }
 }
+
+/// Order, counters and threads are the process's: tests that set or read them hold this.
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    emulator();
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

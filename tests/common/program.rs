@@ -65,32 +65,45 @@ impl<T: Scalar> Run<T> {
         run
     }
 
-    /// Writes the inputs of update `t`, counted from 0: views of noise, gaps, boxes that fit, and the scalars of the
-    /// update with learning rate `lr`. With `lr` 0 nothing is updated, nor averaged.
+    /// Writes the inputs of update `t`; see [`inputs`].
     pub(crate) fn feed(&mut self, t: u32, lr: f64) {
-        for i in 0..self.program.images.len() {
-            let stream = stream(t, i as u32);
-            self.fill(self.program.images[i], |k| f64::from(stream.normal_at(k as u32)));
+        for (id, values) in inputs(&self.options, &self.program, t, lr) {
+            for (to, value) in self.step.write(id).iter_mut().zip(values) {
+                *to = T::from_f64(value);
+            }
         }
-        let gaps = stream(t, 100);
-        self.fill(self.program.target, |k| 0.5 * f64::from(gaps.normal_at(k as u32)));
-        let room: [usize; 3] =
-            std::array::from_fn(|a| self.options.view_size[a] - self.options.sub_size[a] + 1);
-        let mut starts = stream(t, 101);
-        self.fill(self.program.boxes, |k| (starts.uniform_f64() * room[k % 3] as f64).floor());
-        let mut scalars = [0.0; SCALARS];
-        scalars[scalar::LR] = lr;
-        scalars[scalar::BIAS1] = 1.0 - self.options.adamw.beta1.powi(t as i32 + 1);
-        scalars[scalar::BIAS2] = 1.0 - self.options.adamw.beta2.powi(t as i32 + 1);
-        scalars[scalar::EMA] = if lr == 0.0 { 0.0 } else { 0.01 };
-        self.fill(self.program.update.scalars, |k| scalars[k]);
     }
+}
 
-    fn fill(&mut self, id: ValueId, mut value: impl FnMut(usize) -> f64) {
-        for (k, to) in self.step.write(id).iter_mut().enumerate() {
-            *to = T::from_f64(value(k));
-        }
+/// The inputs of update `t`, counted from 0: views of noise, gaps, boxes that fit, and the scalars of the update with learning
+/// rate `lr`. With `lr` 0 nothing is updated, nor averaged.
+pub(crate) fn inputs(
+    options: &ProgramOptions,
+    program: &Program,
+    t: u32,
+    lr: f64,
+) -> Vec<(ValueId, Vec<f64>)> {
+    let fill = |id: ValueId, value: &mut dyn FnMut(usize) -> f64| -> (ValueId, Vec<f64>) {
+        (id, (0..program.tape.shape(id).len()).map(value).collect())
+    };
+    let mut all = Vec::new();
+    for (i, &image) in program.images.iter().enumerate() {
+        let stream = stream(t, i as u32);
+        all.push(fill(image, &mut |k| f64::from(stream.normal_at(k as u32))));
     }
+    let gaps = stream(t, 100);
+    all.push(fill(program.target, &mut |k| 0.5 * f64::from(gaps.normal_at(k as u32))));
+    let room: [usize; 3] = std::array::from_fn(|a| options.view_size[a] - options.sub_size[a] + 1);
+    let mut starts = stream(t, 101);
+    let mut start = |k: usize| (starts.uniform_f64() * room[k % 3] as f64).floor();
+    all.push(fill(program.boxes, &mut start));
+    let mut scalars = [0.0; SCALARS];
+    scalars[scalar::LR] = lr;
+    scalars[scalar::BIAS1] = 1.0 - options.adamw.beta1.powi(t as i32 + 1);
+    scalars[scalar::BIAS2] = 1.0 - options.adamw.beta2.powi(t as i32 + 1);
+    scalars[scalar::EMA] = if lr == 0.0 { 0.0 } else { 0.01 };
+    all.push(fill(program.update.scalars, &mut |k| scalars[k]));
+    all
 }
 
 fn stream(t: u32, tensor: u32) -> Stream {

@@ -6,6 +6,13 @@
 mod emulator;
 
 #[cfg(test)]
+#[path = "../common/program.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod program;
+
+#[cfg(test)]
 mod device;
+#[cfg(test)]
+mod steps;
 #[cfg(test)]
 mod views;

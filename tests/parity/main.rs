@@ -12,6 +12,8 @@ mod emulator;
 #[cfg(test)]
 mod compare;
 #[cfg(test)]
+mod memory_bound;
+#[cfg(test)]
 mod sizes;
 
 use common::cases::{Case, cases};

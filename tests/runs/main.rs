@@ -3,8 +3,14 @@
 #[cfg(test)]
 mod device;
 #[cfg(test)]
+#[path = "../common/emulator.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod emulator;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod tiny_run;
+#[cfg(test)]
+mod views;
 #[cfg(test)]
 mod weights;

@@ -191,6 +191,12 @@ int main() {
     EXPECT_EQ(emu_counter("live_bytes"), 0);
     EXPECT_EQ(cuDevicePrimaryCtxRelease_v2(0), 0);
     EXPECT_EQ(emu_counter("leaks"), 0);
+    uint64_t forgotten = 0;
+    EXPECT_EQ(cuDevicePrimaryCtxRetain(&context, 0), 0);
+    EXPECT_EQ(cuMemAlloc_v2(&forgotten, 12345), 0);
+    EXPECT_EQ(cuDevicePrimaryCtxRelease_v2(0), 0);
+    EXPECT_EQ(emu_counter("leaks"), 1);
+    EXPECT(contains(last_report(), "12345 bytes"));
     printf("%s: %d failures\n", emu_is_check_build() != 0 ? "check build" : "plain build", failures);
     return failures == 0 ? 0 : 1;
 }

@@ -1,115 +1,18 @@
-//! Launches of the convolution kernels: which kernel a pass of a convolution runs, how its work is cut, and its scratch.
+//! Launches of the convolution kernels: which kernel a pass runs and how its work is cut. Forward and input gradient here, the
+//! gradients of filter and bias in `filter.rs`.
 //!
 //! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the table.
 
-use super::params::{
-    BiasGradParams, GatherParams, GatherWgradParams, HaloParams, HaloWgradParams, StemParams,
-    StemWgradParams, SumRowsParams, SumSplitsParams, int, ints,
-};
+use super::params::{GatherParams, HaloParams, StemParams, SumRowsParams, WalkParams, int, ints};
+use super::table::{GATHER, HALO, STEM, SUM_ROWS, Tile, WALK};
 use crate::backend::cpu::conv::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
-use crate::driver::{DevPtr, Kernel};
+use crate::driver::DevPtr;
 use crate::error::Result;
-
-/// A kernel and what a block of it makes.
-struct Tile {
-    kernel: Kernel,
-    /// Output voxels: a box of the halo kernels, rows of the others.
-    voxels: [usize; 3],
-    /// Output channels.
-    channels: usize,
-}
-
-const fn halo(name: &'static str, z: usize, channels: usize, shared: u32) -> Tile {
-    let kernel = Kernel::new::<HaloParams>(name, 256).with_shared(shared);
-    Tile { kernel, voxels: [z, 8, 8], channels }
-}
-
-const fn gather(name: &'static str, rows: usize, channels: usize) -> Tile {
-    let shared = 3 * 64 * (rows + channels) + 20 * rows + 108;
-    let kernel = Kernel::new::<GatherParams>(name, 128).with_shared(shared as u32);
-    Tile { kernel, voxels: [1, 1, rows], channels }
-}
-
-const fn halo_wgrad(name: &'static str, shared: u32) -> Kernel {
-    Kernel::new::<HaloWgradParams>(name, 384).with_shared(shared)
-}
-
-const fn gather_wgrad(name: &'static str) -> Kernel {
-    Kernel::new::<GatherWgradParams>(name, 128).with_shared(24_576)
-}
-
-/// Forward, input gradient; 16, 32, 64 output channels a block.
-static HALO: [[Tile; 3]; 2] = [
-    [
-        halo("conv3d_halo_fwd_n16", 8, 16, 68_608),
-        halo("conv3d_halo_fwd_n32", 8, 32, 73_216),
-        halo("conv3d_halo_fwd_n64", 4, 64, 56_832),
-    ],
-    [
-        halo("conv3d_halo_dgrad_n16", 8, 16, 68_608),
-        halo("conv3d_halo_dgrad_n32", 8, 32, 73_216),
-        halo("conv3d_halo_dgrad_n64", 4, 64, 56_832),
-    ],
-];
-/// Forward, input gradient; 32, 64 output channels a block, any number of channels.
-static GATHER: [[Tile; 3]; 2] = [
-    [
-        gather("conv3d_gather_fwd_n32", 256, 32),
-        gather("conv3d_gather_fwd_n64", 128, 64),
-        gather("conv3d_gather_fwd_any", 128, 64),
-    ],
-    [
-        gather("conv3d_gather_dgrad_n32", 256, 32),
-        gather("conv3d_gather_dgrad_n64", 128, 64),
-        gather("conv3d_gather_dgrad_any", 128, 64),
-    ],
-];
-/// By 16 or 32 output channels, then 16 or 32 input channels.
-static HALO_WGRAD: [[Kernel; 2]; 2] = [
-    [halo_wgrad("conv3d_halo_wgrad_16x16", 50_176), halo_wgrad("conv3d_halo_wgrad_16x32", 75_776)],
-    [halo_wgrad("conv3d_halo_wgrad_32x16", 74_752), halo_wgrad("conv3d_halo_wgrad_32x32", 100_352)],
-];
-/// Channels multiples of 8, any number of channels.
-static GATHER_WGRAD: [Kernel; 2] =
-    [gather_wgrad("conv3d_gather_wgrad"), gather_wgrad("conv3d_gather_wgrad_any")];
-static STEM: Kernel = Kernel::new::<StemParams>("conv3d_stem_fwd", 256).with_shared(19_984);
-static STEM_WGRAD: Kernel =
-    Kernel::new::<StemWgradParams>("conv3d_stem_wgrad", 256).with_shared(69_536);
-static SUM_SPLITS: Kernel = Kernel::new::<SumSplitsParams>("conv3d_sum_splits", 256);
-static SUM_ROWS: Kernel = Kernel::new::<SumRowsParams>("conv3d_sum_rows", 256);
-static BIAS_GRAD: Kernel = Kernel::new::<BiasGradParams>("conv3d_bias_grad", 256);
-
-/// All of them.
-pub(in crate::ops) static KERNELS: [Kernel; 23] = [
-    HALO[0][0].kernel,
-    HALO[0][1].kernel,
-    HALO[0][2].kernel,
-    HALO[1][0].kernel,
-    HALO[1][1].kernel,
-    HALO[1][2].kernel,
-    GATHER[0][0].kernel,
-    GATHER[0][1].kernel,
-    GATHER[0][2].kernel,
-    GATHER[1][0].kernel,
-    GATHER[1][1].kernel,
-    GATHER[1][2].kernel,
-    HALO_WGRAD[0][0],
-    HALO_WGRAD[0][1],
-    HALO_WGRAD[1][0],
-    HALO_WGRAD[1][1],
-    GATHER_WGRAD[0],
-    GATHER_WGRAD[1],
-    STEM,
-    STEM_WGRAD,
-    SUM_SPLITS,
-    SUM_ROWS,
-    BIAS_GRAD,
-];
 
 /// Blocks a launch should have where its work can be cut at will: about the multiprocessors of a large card. A constant,
 /// because results must not depend on the card.
-const TARGET_BLOCKS: usize = 128;
+pub(super) const TARGET_BLOCKS: usize = 128;
 
 /// Forward or input gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,44 +38,33 @@ pub(in crate::ops) struct Operands {
     pub(in crate::ops) work: DevPtr,
 }
 
-/// Where the operands of a filter gradient lie.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct FilterOperands {
-    /// Input of the convolution.
-    pub(in crate::ops) x: DevPtr,
-    /// Gradient of its output.
-    pub(in crate::ops) dy: DevPtr,
-    /// Gradient of the filter, f32.
-    pub(in crate::ops) dw: DevPtr,
-    /// Add to it.
-    pub(in crate::ops) add: bool,
-    /// [`wgrad_workspace`] bytes.
-    pub(in crate::ops) work: DevPtr,
-}
-
-/// Which kernel, by its place in the tables above; parts the summed index is cut into.
+/// Which kernel, by its place in the tables above, and how its work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
     Stem,
+    /// Kernel by summed channels and by channels made; output planes of a block.
+    Walk([usize; 2], usize),
+    /// Kernel by channels made.
     Halo(usize),
+    /// Kernel; parts the summed index is cut into.
     Gather(usize, usize),
 }
 
-fn voxels(extents: [usize; 3]) -> usize {
+pub(super) fn voxels(extents: [usize; 3]) -> usize {
     extents.iter().product()
 }
 
 /// Tiles that cover `extents`.
-fn tiles(extents: [usize; 3], tile: [usize; 3]) -> usize {
+pub(super) fn tiles(extents: [usize; 3], tile: [usize; 3]) -> usize {
     (0..3).map(|a| extents[a].div_ceil(tile[a])).product()
 }
 
-fn is_same_k3(g: &ConvGeometry) -> bool {
+pub(super) fn is_same_k3(g: &ConvGeometry) -> bool {
     (g.filter, g.stride, g.padding) == ([3; 3], [1; 3], [1; 3])
 }
 
 /// Whether boxes of `tile` voxels cover the volume without wasting more than half of the work.
-fn boxes_pay(extents: [usize; 3], tile: [usize; 3]) -> bool {
+pub(super) fn boxes_pay(extents: [usize; 3], tile: [usize; 3]) -> bool {
     tiles(extents, tile) * voxels(tile) <= 2 * voxels(extents)
 }
 
@@ -191,17 +83,37 @@ fn rows(g: &ConvGeometry, product: Product) -> usize {
     g.batch * tiles(out, stride)
 }
 
+/// Planes a block walks over: 16, so that reading the filter costs little, but fewer where that leaves few blocks.
+fn walk_planes(g: &ConvGeometry, out: [usize; 3], tile: &Tile) -> usize {
+    let columns = g.batch * tiles([1, out[1], out[2]], tile.voxels);
+    let enough = |planes: usize| columns * out[0].div_ceil(planes) >= TARGET_BLOCKS;
+    if enough(16) {
+        16
+    } else if enough(8) {
+        8
+    } else {
+        4
+    }
+}
+
 fn choose(g: &ConvGeometry, product: Product) -> Choice {
     let (sum, made, out, classes) = roles(g, product);
     if is_same_k3(g) && g.in_channels == 1 && made.is_multiple_of(8) && product == Product::Fprop {
         return Choice::Stem;
     }
+    if is_same_k3(g) && (sum == 16 || sum == 32) && made.is_multiple_of(16) {
+        let kind = [usize::from(sum > 16), usize::from(made > 16)];
+        let tile = &WALK[product as usize][kind[0]][kind[1]];
+        if boxes_pay(out, tile.voxels) {
+            return Choice::Walk(kind, walk_planes(g, out, tile));
+        }
+    }
     let channels = if made > 32 { 2 } else { usize::from(made > 16) };
     if is_same_k3(g) && sum.is_multiple_of(16) && made.is_multiple_of(16) {
         let tile = &HALO[product as usize][channels];
         let blocks = g.batch * tiles(out, tile.voxels) * made.div_ceil(tile.channels);
-        // A block is one long sum: few blocks pay only where it is short.
-        if boxes_pay(out, tile.voxels) && (blocks >= 64 || sum <= 32) {
+        // A block is one long sum: few blocks do not pay.
+        if boxes_pay(out, tile.voxels) && blocks >= TARGET_BLOCKS / 2 {
             return Choice::Halo(channels);
         }
     }
@@ -239,29 +151,65 @@ pub(in crate::ops) fn run(
     let (sum, made, out, _) = roles(g, product);
     match choose(g, product) {
         Choice::Stem => stem(queue, g, o),
-        Choice::Halo(kind) => {
-            let tile = &HALO[product as usize][kind];
-            let params = HaloParams {
-                x: o.input,
-                w: o.filter,
-                bias: o.bias,
-                y: o.output,
-                extent: ints(out),
-                in_channels: int(sum),
-                out_channels: int(made),
-                tiles_y: int(out[1].div_ceil(tile.voxels[1])),
-                tiles_x: int(out[2].div_ceil(tile.voxels[2])),
-                add: o.add.into(),
-            };
-            let grid = [
-                blocks(tiles(out, tile.voxels), 1),
-                blocks(made, tile.channels),
-                blocks(g.batch, 1),
-            ];
-            queue.launch(&tile.kernel, grid, &params)
+        Choice::Walk([wide_sum, wide_made], planes) => {
+            walk(queue, g, &WALK[product as usize][wide_sum][wide_made], (out, made), planes, o)
         }
+        Choice::Halo(kind) => halo(queue, g, &HALO[product as usize][kind], (out, sum, made), o),
         Choice::Gather(kind, splits) => gathered(queue, g, product, o, (kind, splits)),
     }
+}
+
+fn walk(
+    queue: &Queue,
+    g: &ConvGeometry,
+    tile: &'static Tile,
+    (out, made): ([usize; 3], usize),
+    planes: usize,
+    o: &Operands,
+) -> Result<()> {
+    let (segments, columns) = (out[0].div_ceil(planes), made.div_ceil(tile.channels));
+    let params = WalkParams {
+        x: o.input,
+        w: o.filter,
+        bias: o.bias,
+        y: o.output,
+        extent: ints(out),
+        out_channels: int(made),
+        planes: int(planes),
+        segments: int(segments),
+        column_tiles: int(columns),
+        add: o.add.into(),
+    };
+    let grid = [
+        blocks(out[2], tile.voxels[2]),
+        blocks(out[1], tile.voxels[1]),
+        blocks(g.batch * segments * columns, 1),
+    ];
+    queue.launch(&tile.kernel, grid, &params)
+}
+
+fn halo(
+    queue: &Queue,
+    g: &ConvGeometry,
+    tile: &'static Tile,
+    (out, sum, made): ([usize; 3], usize, usize),
+    o: &Operands,
+) -> Result<()> {
+    let params = HaloParams {
+        x: o.input,
+        w: o.filter,
+        bias: o.bias,
+        y: o.output,
+        extent: ints(out),
+        in_channels: int(sum),
+        out_channels: int(made),
+        tiles_y: int(out[1].div_ceil(tile.voxels[1])),
+        tiles_x: int(out[2].div_ceil(tile.voxels[2])),
+        add: o.add.into(),
+    };
+    let grid =
+        [blocks(tiles(out, tile.voxels), 1), blocks(made, tile.channels), blocks(g.batch, 1)];
+    queue.launch(&tile.kernel, grid, &params)
 }
 
 fn gathered(
@@ -334,159 +282,55 @@ fn stem(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
     queue.launch(&STEM, [blocks(boxes, 1), blocks(g.out_channels, 32), 1], &params)
 }
 
-/// Which kernel makes a filter gradient, and how its voxels are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FilterChoice {
-    /// Boxes of all blocks, boxes of a block.
-    Stem(usize, usize),
-    /// Kernel by channels, boxes of all blocks, boxes of a block.
-    Halo([usize; 2], usize, usize),
-    /// Kernel, steps of 32 voxels of a block, blocks that share the voxels.
-    Gather(usize, usize, usize),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Boxes of a block, if `tiles` blocks work on each box.
-fn boxes_per_block(boxes: usize, tiles: usize) -> usize {
-    boxes.div_ceil((TARGET_BLOCKS / tiles).clamp(1, boxes))
-}
-
-fn choose_filter(g: &ConvGeometry) -> FilterChoice {
-    let (c, k) = (g.in_channels, g.out_channels);
-    if is_same_k3(g) && c == 1 && k % 8 == 0 {
-        let boxes = g.batch * tiles(g.input, [8; 3]);
-        return FilterChoice::Stem(boxes, boxes_per_block(boxes, k.div_ceil(32)));
+    fn choice(batch: usize, extent: usize, channels: [usize; 2], product: Product) -> Choice {
+        let g = ConvGeometry {
+            batch,
+            input: [extent; 3],
+            in_channels: channels[0],
+            out_channels: channels[1],
+            filter: [3; 3],
+            stride: [1; 3],
+            padding: [1; 3],
+        };
+        choose(&g, product)
     }
-    if is_same_k3(g) && c % 16 == 0 && k % 16 == 0 && boxes_pay(g.input, [4, 8, 8]) {
-        let boxes = g.batch * tiles(g.input, [4, 8, 8]);
-        let per = boxes_per_block(boxes, k.div_ceil(32) * c.div_ceil(32));
-        return FilterChoice::Halo([usize::from(k > 16), usize::from(c > 16)], boxes, per);
+
+    #[test]
+    fn layers_run_the_kernels_written_for_them() {
+        use Product::{Dgrad, Fprop};
+        assert_eq!(choice(2, 96, [1, 32], Fprop), Choice::Stem);
+        assert_eq!(choice(2, 96, [32, 32], Fprop), Choice::Walk([1, 1], 16));
+        assert_eq!(choice(2, 32, [16, 16], Dgrad), Choice::Walk([0, 0], 4));
+        assert_eq!(choice(1, 64, [64, 32], Fprop), Choice::Halo(1));
+        assert_eq!(choice(1, 64, [64, 32], Dgrad), Choice::Walk([1, 1], 16));
+        assert_eq!(choice(2, 48, [64, 64], Fprop), Choice::Halo(2));
+        assert_eq!(choice(2, 24, [128, 128], Dgrad), Choice::Halo(2));
+        // Small volumes: exact rows, and the sum cut so that enough blocks work.
+        assert_eq!(choice(1, 8, [256, 256], Fprop), Choice::Gather(1, 8));
+        assert_eq!(choice(2, 4, [128, 128], Fprop), Choice::Gather(1, 13));
+        assert_eq!(choice(2, 5, [3, 5], Fprop), Choice::Gather(2, 3));
     }
-    let steps = (g.batch * voxels(g.output())).div_ceil(32);
-    let tiles = k.div_ceil(64) * (voxels(g.filter) * c).div_ceil(64);
-    let splits = (2 * TARGET_BLOCKS / tiles).clamp(1, steps.div_ceil(8));
-    let each = steps.div_ceil(splits);
-    FilterChoice::Gather(usize::from(c % 8 != 0 || k % 8 != 0), each, steps.div_ceil(each))
-}
 
-/// Parts a filter gradient is summed in.
-fn filter_splits(choice: FilterChoice) -> usize {
-    match choice {
-        FilterChoice::Stem(boxes, per) => boxes.div_ceil(per),
-        FilterChoice::Halo([k, c], boxes, per) => boxes.div_ceil(per) * (4 >> (k + c)),
-        FilterChoice::Gather(_, _, splits) => splits,
-    }
-}
-
-fn filter_len(g: &ConvGeometry) -> usize {
-    g.out_channels * voxels(g.filter) * g.in_channels
-}
-
-/// Bytes of scratch a filter gradient needs.
-pub(in crate::ops) fn wgrad_workspace(g: &ConvGeometry) -> usize {
-    4 * filter_splits(choose_filter(g)) * filter_len(g)
-}
-
-/// Queues the filter gradient.
-pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands) -> Result<()> {
-    let choice = choose_filter(g);
-    let (c, k) = (g.in_channels, g.out_channels);
-    match choice {
-        FilterChoice::Stem(boxes, per) => {
-            let params = StemWgradParams {
-                x: o.x,
-                dy: o.dy,
-                part: o.work,
-                batch: int(g.batch),
-                extent: ints(g.input),
-                out_channels: int(k),
-                boxes: int(boxes),
-                boxes_per_block: int(per),
-                unused: 0,
+    #[test]
+    fn scratch_stays_small() {
+        for (batch, extent, c) in [(2, 96, 32), (2, 12, 256), (2, 6, 320), (2, 3, 320)] {
+            let g = ConvGeometry {
+                batch,
+                input: [extent; 3],
+                in_channels: c,
+                out_channels: c,
+                filter: [3; 3],
+                stride: [1; 3],
+                padding: [1; 3],
             };
-            queue.launch(&STEM_WGRAD, [blocks(boxes, per), blocks(k, 32), 1], &params)?;
-        }
-        FilterChoice::Halo([wide_k, wide_c], boxes, per) => {
-            let params = HaloWgradParams {
-                x: o.x,
-                dy: o.dy,
-                part: o.work,
-                batch: int(g.batch),
-                extent: ints(g.input),
-                in_channels: int(c),
-                out_channels: int(k),
-                boxes: int(boxes),
-                boxes_per_block: int(per),
-            };
-            let tiles = blocks(k, 16 << wide_k) * blocks(c, 16 << wide_c);
-            queue.launch(&HALO_WGRAD[wide_k][wide_c], [blocks(boxes, per), tiles, 1], &params)?;
-        }
-        FilterChoice::Gather(kind, steps, splits) => {
-            let params = GatherWgradParams {
-                x: o.x,
-                dy: o.dy,
-                part: o.work,
-                batch: int(g.batch),
-                source: ints(g.input),
-                out: ints(g.output()),
-                filter: ints(g.filter),
-                stride: ints(g.stride),
-                padding: ints(g.padding),
-                in_channels: int(c),
-                out_channels: int(k),
-                steps: int(steps),
-                unused: 0,
-            };
-            let columns = blocks(voxels(g.filter) * c, 64);
-            queue.launch(
-                &GATHER_WGRAD[kind],
-                [blocks(k, 64), columns, blocks(splits, 1)],
-                &params,
-            )?;
+            for product in [Product::Fprop, Product::Dgrad] {
+                assert!(product_workspace(&g, product) <= 32 << 20, "{g:?}");
+            }
+            assert!(super::super::filter::wgrad_workspace(&g) <= 64 << 20, "{g:?}");
         }
     }
-    sum_splits(queue, o.work, o.dw, filter_len(g), (filter_splits(choice), o.add))
-}
-
-fn sum_splits(
-    queue: &Queue,
-    part: DevPtr,
-    out: DevPtr,
-    len: usize,
-    (splits, add): (usize, bool),
-) -> Result<()> {
-    let params =
-        SumSplitsParams { part, out, len: len as i64, splits: int(splits), add: add.into() };
-    queue.launch(&SUM_SPLITS, [blocks(len, 256), 1, 1], &params)
-}
-
-/// Rows of `dy` a block of the bias gradient adds.
-fn bias_rows(rows: usize, channels: usize) -> usize {
-    let most = (2 * TARGET_BLOCKS / channels.div_ceil(64)).max(1);
-    rows.div_ceil(rows.div_ceil(512).clamp(1, most))
-}
-
-/// Bytes of scratch a bias gradient needs.
-pub(in crate::ops) fn bias_workspace(rows: usize, channels: usize) -> usize {
-    4 * rows.div_ceil(bias_rows(rows, channels)) * channels
-}
-
-/// Queues the gradient of the bias of `channels` channels, from `rows` voxels: `db` and whether to add to it.
-pub(in crate::ops) fn bias_grad(
-    queue: &Queue,
-    dy: DevPtr,
-    [rows, channels]: [usize; 2],
-    (db, add): (DevPtr, bool),
-    work: DevPtr,
-) -> Result<()> {
-    let each = bias_rows(rows, channels);
-    let splits = rows.div_ceil(each);
-    let params = BiasGradParams {
-        dy,
-        part: work,
-        rows: rows as i64,
-        channels: int(channels),
-        rows_per_block: int(each),
-    };
-    queue.launch(&BIAS_GRAD, [blocks(channels, 64), blocks(splits, 1), 1], &params)?;
-    sum_splits(queue, work, db, channels, (splits, add))
 }

@@ -36,6 +36,22 @@ pub(super) struct HaloParams {
     pub(super) add: i32,
 }
 
+/// `Conv3dWalkParams`.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+pub(super) struct WalkParams {
+    pub(super) x: DevPtr,
+    pub(super) w: DevPtr,
+    pub(super) bias: DevPtr,
+    pub(super) y: DevPtr,
+    pub(super) extent: [i32; 3],
+    pub(super) out_channels: i32,
+    pub(super) planes: i32,
+    pub(super) segments: i32,
+    pub(super) column_tiles: i32,
+    pub(super) add: i32,
+}
+
 /// `Conv3dHaloWgradParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
