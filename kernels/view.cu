@@ -212,23 +212,24 @@ KERNEL(view_filter_f32, ViewParams, kViewThreads, 2) {
 // Smallest and largest value, and sums of differences from `origin` and of their squares: taken relative to a number among
 // the values, so that the deviation of a view far from 0 keeps its digits.
 struct Range {
-    double low, high, sum, square, origin;
+    float low, high;
+    double sum, square, origin;
 };
 constexpr int kRange = 5;  // numbers of a Range
 
 __device__ __forceinline__ Range empty_range(double origin) {
-    const double infinity = static_cast<double>(__uint_as_float(0x7f800000u));
+    const float infinity = __uint_as_float(0x7f800000u);
     return {infinity, -infinity, 0.0, 0.0, origin};
 }
 
 // Both have the same origin.
 __device__ __forceinline__ Range join(const Range& a, const Range& b) {
-    return {fmin(a.low, b.low), fmax(a.high, b.high), a.sum + b.sum, a.square + b.square, a.origin};
+    return {fminf(a.low, b.low), fmaxf(a.high, b.high), a.sum + b.sum, a.square + b.square, a.origin};
 }
 
 __device__ __forceinline__ void see(Range& range, float v) {
     const double d = static_cast<double>(v) - range.origin;
-    range = join(range, {static_cast<double>(v), static_cast<double>(v), d, d * d, range.origin});
+    range = join(range, {v, v, d, d * d, range.origin});
 }
 
 __device__ __forceinline__ Range join_warp(Range r) {
@@ -248,22 +249,23 @@ __device__ __forceinline__ double* partial_of(const ViewParams& p, int which, in
 // Over the block, into partial[which] of this part. All threads must call it.
 __device__ __forceinline__ void store_range(const ViewParams& p, int which, Range range) {
     constexpr int kWarps = kViewThreads / kWarp;
-    SHARED_ARRAY(double, warps, 4 * kWarps);
+    SHARED_ARRAY(float, bounds, 2 * kWarps);
+    SHARED_ARRAY(double, sums, 2 * kWarps);
     range = join_warp(range);
     if (lane_id() == 0) {
-        double* at = warps + 4 * warp_id();
-        at[0] = range.low, at[1] = range.high, at[2] = range.sum, at[3] = range.square;
+        const int at = 2 * warp_id();
+        bounds[at] = range.low, bounds[at + 1] = range.high;
+        sums[at] = range.sum, sums[at + 1] = range.square;
     }
     __syncthreads();
     if (threadIdx.x != 0) return;
     Range all = empty_range(range.origin);
-    for (int w = 0; w < kWarps; ++w) {
-        const double* at = warps + 4 * w;
-        all = join(all, {at[0], at[1], at[2], at[3], range.origin});
+    for (int at = 0; at < 2 * kWarps; at += 2) {
+        all = join(all, {bounds[at], bounds[at + 1], sums[at], sums[at + 1], range.origin});
     }
     double* to = partial_of(p, which, static_cast<int>(blockIdx.x));
-    global_store(to, all.low);
-    global_store(to + 1, all.high);
+    global_store(to, static_cast<double>(all.low));
+    global_store(to + 1, static_cast<double>(all.high));
     global_store(to + 2, all.sum);
     global_store(to + 3, all.square);
     global_store(to + 4, all.origin);
@@ -274,7 +276,8 @@ __device__ __forceinline__ Range whole_range(const ViewParams& p, int which) {
     Range range = empty_range(global_load(partial_of(p, which, 0) + 4));
     for (int part = lane_id(); part < p.parts; part += kWarp) {
         const double* at = partial_of(p, which, part);
-        range = join(range, {global_load(at), global_load(at + 1), global_load(at + 2), global_load(at + 3), range.origin});
+        range = join(range, {static_cast<float>(global_load(at)), static_cast<float>(global_load(at + 1)),
+                             global_load(at + 2), global_load(at + 3), range.origin});
     }
     return join_warp(range);
 }
@@ -325,7 +328,7 @@ KERNEL(view_contrast_f32, ViewParams, kViewThreads, 2) {
         return;
     }
     const Range range = whole_range(p, 0);
-    const float low = static_cast<float>(range.low), high = static_cast<float>(range.high);
+    const float low = range.low, high = range.high;
     const Rounded mean{static_cast<float>(moments_of(range, view_len(p)).mean)};
     for_part(p, [&](int at) {
         const Rounded v{staged(plan, kStageContrast, global_load(view + at))};
@@ -336,8 +339,7 @@ KERNEL(view_contrast_f32, ViewParams, kViewThreads, 2) {
 
 // A view without contrast stays as it is; no NaN passes this.
 __device__ __forceinline__ bool is_flat(const Range& range) {
-    const float width = static_cast<float>(range.high) - static_cast<float>(range.low);
-    return !(width > 1e-7f);
+    return !(range.high - range.low > 1e-7f);
 }
 
 // Raises values, mapped to [0, 1], to a power, and measures the result; the negated values of stage kStageGammaInverted
@@ -348,10 +350,10 @@ KERNEL(view_gamma_f32, ViewParams, kViewThreads, 2) {
     const Range before = whole_range(p, 0);
     if (is_flat(before)) return;
     float* view = buffer(p, passes(plan, true, true));
-    const Rounded low{static_cast<float>(before.low)};
-    const Rounded width = Rounded{static_cast<float>(before.high)} - low;
+    const Rounded low{before.low};
+    const Rounded width = Rounded{before.high} - low;
     const Rounded exponent{plan.gamma[p.stage - kStageGammaInverted]};
-    Range after = empty_range(before.low);
+    Range after = empty_range(static_cast<double>(before.low));
     for_part(p, [&](int at) {
         const Rounded v{staged(plan, p.stage, global_load(view + at))};
         const float unit = fmaxf(((v - low) / width).v, 1.17549435e-38f);  // the smallest normal number
