@@ -256,7 +256,7 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses.
     ///
     /// # Panics
-    /// If [`SLOTS`] steps are under way: collect one first.
+    /// If two steps are under way: collect one first.
     pub fn submit(&mut self) -> Result<()> {
         self.submit_after(|_| Ok(()))
     }
@@ -267,7 +267,7 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses, or what `make` returns.
     ///
     /// # Panics
-    /// If [`SLOTS`] steps are under way: collect one first.
+    /// If two steps are under way: collect one first.
     pub fn submit_after(&mut self, make: impl FnOnce(&Queue) -> Result<()>) -> Result<()> {
         assert!(self.has_room(), "a step is collected before a third is submitted");
         self.send_inputs()?;
