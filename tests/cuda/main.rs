@@ -19,4 +19,6 @@ mod device;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
+mod traffic;
+#[cfg(test)]
 mod views;
