@@ -69,6 +69,7 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
     static constexpr int kThreads = kWarp * kWM * kWN, kM = 64 * kWM, kN = 32 * kWN, kK = 32, kStages = 3;
     static constexpr int kA = kM * kK * 2, kB = kN * kK * 2, kStage = kA + kB;
     static constexpr int kTable = kStages * kStage, kShared = kTable + kM * 20 + 3 * 36;
+    static_assert(kM * 4 % kThreads == 0 && kN * 4 % kThreads == 0, "pieces divide evenly");
     static_assert(kWM * kWN * 4096 <= kTable, "the epilogue reuses the stages");
 
     const Conv3dGatherParams& p;
@@ -128,32 +129,33 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
                             p.filter[2] + axes[2].first + at.x * axes[2].step;
         const int taps = p.filter[0] * p.filter[1] * p.filter[2];
 #pragma unroll
-        for (int i = static_cast<int>(threadIdx.x); i < kM * 4; i += kThreads) {
-            const int r = i / 4, column = i % 4;
+        for (int i = 0; i < kM * 4 / kThreads; ++i) {
+            const int r = (i * kThreads + static_cast<int>(threadIdx.x)) / 4, column = static_cast<int>(threadIdx.x) % 4;
             const int4 row = rows[r];
             const int z = row.x + direction * at.z, y = row.y + direction * at.y, x = row.z + direction * at.x;
             const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.source[0]) &&
                                 static_cast<unsigned>(y) < static_cast<unsigned>(p.source[1]) &&
                                 static_cast<unsigned>(x) < static_cast<unsigned>(p.source[2]);
             const int present = inside ? p.in_channels - c - column * 8 : 0;
-            const size_t voxel = static_cast<size_t>((row.w + z) * p.source[1] + y) * p.source[2] + x;
-            const bf16* from = p.x + (present > 0 ? voxel * p.in_channels + c + column * 8 : 0);
+            const int voxel = ((row.w + z) * p.source[1] + y) * p.source[2] + x;
+            const bf16* from = p.x + (present > 0 ? static_cast<size_t>(voxel) * p.in_channels + c + column * 8 : 0);
             copy_piece<kAligned>(shared, base + chunk_offset<4>(r, column), from, present);
         }
         const int n0 = static_cast<int>(blockIdx.y) * kN;
 #pragma unroll
-        for (int i = static_cast<int>(threadIdx.x); i < kN * 4; i += kThreads) {
+        for (int piece = 0; piece < kN * 4 / kThreads; ++piece) {
+            const int i = piece * kThreads + static_cast<int>(threadIdx.x);
             if (kMirror) {  // rows of the summed channel
                 constexpr int kRow = kN / 8;
                 const int k = i / kRow, column = i % kRow, n = n0 + column * 8;
                 const int present = c + k < p.in_channels ? p.out_channels - n : 0;
-                const size_t at_k = (static_cast<size_t>(c + k) * taps + tap) * p.out_channels + n;
+                const int at_k = ((c + k) * taps + tap) * p.out_channels + n;
                 copy_piece<kAligned>(shared, base + kA + chunk_offset<kRow>(k, column), p.w + (present > 0 ? at_k : 0),
                                      present);
             } else {  // rows of the output channel
                 const int n = i / 4, column = i % 4, ck = c + column * 8;
                 const int present = n0 + n < p.out_channels ? p.in_channels - ck : 0;
-                const size_t at_n = (static_cast<size_t>(n0 + n) * taps + tap) * p.in_channels + ck;
+                const int at_n = ((n0 + n) * taps + tap) * p.in_channels + ck;
                 copy_piece<kAligned>(shared, base + kA + chunk_offset<4>(n, column), p.w + (present > 0 ? at_n : 0),
                                      present);
             }

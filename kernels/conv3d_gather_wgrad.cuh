@@ -53,54 +53,61 @@ template <bool kAligned> struct GatherWgrad {
         at.item += by.item + carry;
     }
 
-    // Eight columns from j on: the taps and channels they stand for, at one voxel.
+    // What a column of the product stands for: a tap, as an offset to the voxel's first input, and a channel.
+    struct Column {
+        int z, y, x, channel;
+        bool present;
+    };
+
+    __device__ __forceinline__ Column column(int j) const {
+        const int tap = j / p.in_channels, line = tap / p.filter[2];
+        return {line / p.filter[1] - p.padding[0], line % p.filter[1] - p.padding[1], tap % p.filter[2] - p.padding[2],
+                j % p.in_channels, tap < p.filter[0] * p.filter[1] * p.filter[2]};
+    }
+
+    // Address of the column's element at a voxel; of some element if it lies in the padding.
+    __device__ __forceinline__ const bf16* source(const Voxel& at, const Column& of, bool& inside) const {
+        const int z = at.z * p.stride[0] + of.z, y = at.y * p.stride[1] + of.y, x = at.x * p.stride[2] + of.x;
+        inside = of.present && at.item < p.batch && static_cast<unsigned>(z) < static_cast<unsigned>(p.source[0]) &&
+                 static_cast<unsigned>(y) < static_cast<unsigned>(p.source[1]) &&
+                 static_cast<unsigned>(x) < static_cast<unsigned>(p.source[2]);
+        const int voxel = inside ? ((at.item * p.source[0] + z) * p.source[1] + y) * p.source[2] + x : 0;
+        return p.x + static_cast<size_t>(voxel) * p.in_channels + of.channel;
+    }
+
+    // Eight columns from j on, at one voxel.
     __device__ __forceinline__ uint4 gather_columns(const Voxel& at, int j) const {
-        const int columns = p.filter[0] * p.filter[1] * p.filter[2] * p.in_channels;
         float v[8];
-        int tap = j / p.in_channels, c = j % p.in_channels;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             bool inside;
-            const size_t from = source(at, tap, inside);
-            const bool present = inside && j + i < columns && at.item < p.batch;
-            v[i] = present ? to_float(global_load(p.x + from + c)) : 0.0f;
-            if (++c == p.in_channels) {
-                c = 0;
-                ++tap;
-            }
+            const bf16* from = source(at, column(j + i), inside);
+            v[i] = inside ? to_float(global_load(from)) : 0.0f;
         }
         return pack_bf16x8(v);
     }
 
-    // Offset of channel 0 of the voxel's input at a tap.
-    __device__ __forceinline__ size_t source(const Voxel& at, int tap, bool& inside) const {
-        const int tx = tap % p.filter[2], ty = tap / p.filter[2] % p.filter[1], tz = tap / (p.filter[2] * p.filter[1]);
-        const int z = at.z * p.stride[0] + tz - p.padding[0], y = at.y * p.stride[1] + ty - p.padding[1];
-        const int x = at.x * p.stride[2] + tx - p.padding[2];
-        inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.source[0]) &&
-                 static_cast<unsigned>(y) < static_cast<unsigned>(p.source[1]) &&
-                 static_cast<unsigned>(x) < static_cast<unsigned>(p.source[2]);
-        return (static_cast<size_t>((at.item * p.source[0] + z) * p.source[1] + y) * p.source[2] + x) * p.in_channels;
+    __device__ __forceinline__ int first_column() const {
+        return static_cast<int>(blockIdx.y) * kN + static_cast<int>(threadIdx.x) % 8 * 8;
     }
 
-    __device__ __forceinline__ void load(int slot, const Voxel (&at)[kRows]) const {
-        const int column = static_cast<int>(threadIdx.x) % 8, first = static_cast<int>(threadIdx.x) / 8;
-        const int k = static_cast<int>(blockIdx.x) * kM + column * 8, j = static_cast<int>(blockIdx.y) * kN + column * 8;
-        const int columns = p.filter[0] * p.filter[1] * p.filter[2] * p.in_channels;
+    __device__ __forceinline__ void load(int slot, const Voxel (&at)[kRows], const Column& of) const {
+        const int piece = static_cast<int>(threadIdx.x) % 8, first = static_cast<int>(threadIdx.x) / 8;
+        const int k = static_cast<int>(blockIdx.x) * kM + piece * 8;
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
-            const int r = first + i * 16, to = slot * kStage + chunk_offset<8>(r, column);
+            const int r = first + i * 16, to = slot * kStage + chunk_offset<8>(r, piece);
             const Voxel& v = at[i];
-            const size_t voxel = static_cast<size_t>((v.item * p.out[0] + v.z) * p.out[1] + v.y) * p.out[2] + v.x;
+            const int voxel = ((v.item * p.out[0] + v.z) * p.out[1] + v.y) * p.out[2] + v.x;
             const int present = v.item < p.batch ? p.out_channels - k : 0;
-            copy_piece<kAligned>(shared, to, p.dy + (present > 0 ? voxel * p.out_channels + k : 0), present);
+            const bf16* from = p.dy + (present > 0 ? static_cast<size_t>(voxel) * p.out_channels + k : 0);
+            copy_piece<kAligned>(shared, to, from, present);
             if (kAligned) {
                 bool inside;
-                const size_t from = source(v, j / p.in_channels, inside) + j % p.in_channels;
-                const bool valid = inside && v.item < p.batch && j < columns;
-                cp_async16(smem_u32(shared) + to + kA, p.x + (valid ? from : 0), valid);
+                const bf16* x = source(v, of, inside);
+                cp_async16(smem_u32(shared) + to + kA, x, inside);
             } else {
-                *reinterpret_cast<uint4*>(shared + to + kA) = gather_columns(v, j);
+                *reinterpret_cast<uint4*>(shared + to + kA) = gather_columns(v, first_column());
             }
         }
     }
@@ -128,9 +135,10 @@ template <bool kAligned> struct GatherWgrad {
 #pragma unroll
         for (int i = 0; i < kRows; ++i) at[i] = digits(begin + static_cast<int>(threadIdx.x) / 8 + i * 16);
         const Voxel by = digits(kK);
+        const Column of = column(first_column());
         float acc[2][4][4] = {};
         auto fill = [&](int slot) {
-            load(slot, at);
+            load(slot, at, of);
 #pragma unroll
             for (int i = 0; i < kRows; ++i) advance(at[i], by);
         };

@@ -53,8 +53,8 @@ template <int kKF, int kCF> struct HaloWgrad {
         const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.depth) &&
                             static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
                             static_cast<unsigned>(x) < static_cast<unsigned>(p.width) && channel < channels;
-        const size_t voxel = static_cast<size_t>((at.item * p.depth + z) * p.height + y) * p.width + x;
-        cp_async16(to, from + (inside ? voxel * channels + channel : 0), inside);
+        const int voxel = ((at.item * p.depth + z) * p.height + y) * p.width + x;
+        cp_async16(to, from + (inside ? static_cast<size_t>(voxel) * channels + channel : 0), inside);
     }
 
     __device__ __forceinline__ void load(int box, uint32_t buffer, int k0, int c0) const {

@@ -54,7 +54,7 @@ __device__ __forceinline__ void load_stem_box(const Params& p, uint16_t* box, co
         const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.depth) &&
                             static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
                             static_cast<unsigned>(x) < static_cast<unsigned>(p.width);
-        const size_t voxel = static_cast<size_t>((at.item * p.depth + z) * p.height + y) * p.width + x;
+        const int voxel = ((at.item * p.depth + z) * p.height + y) * p.width + x;
         box[i] = inside ? global_load(reinterpret_cast<const uint16_t*>(p.x) + voxel) : uint16_t{0};
     }
 }
@@ -140,9 +140,9 @@ struct StemWgrad {
             const int column = i % 4, voxel = i / 4, bx = voxel % 8;
             const int z = at.z + voxel / 64, y = at.y + voxel / 8 % 8, x = at.x + bx, k = k0 + column * 8;
             const bool inside = z < p.depth && y < p.height && x < p.width && k < p.out_channels;
-            const size_t from = static_cast<size_t>((at.item * p.depth + z) * p.height + y) * p.width + x;
+            const int from = ((at.item * p.depth + z) * p.height + y) * p.width + x;
             cp_async16(smem_u32(to) + voxel * 64 + ((column ^ swizzle<4>(bx)) << 4),
-                       p.dy + (inside ? from * p.out_channels + k : 0), inside);
+                       p.dy + (inside ? static_cast<size_t>(from) * p.out_channels + k : 0), inside);
         }
         load_stem_box(p, reinterpret_cast<uint16_t*>(to + kDy), at, kPlanes);
     }

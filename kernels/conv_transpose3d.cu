@@ -58,7 +58,9 @@ template <int kWM, int kMaxChannels> struct Upsample {
     // 32 channels of 64 columns.
     __device__ __forceinline__ void load_filter(int slot, int tile, int chunk) const {
         const int all = columns();
-        for (int i = static_cast<int>(threadIdx.x); i < kK * kN / 8; i += kThreads) {
+#pragma unroll
+        for (int piece = 0; piece < kK * kN / 8 / kThreads; ++piece) {
+            const int i = piece * kThreads + static_cast<int>(threadIdx.x);
             const int k = i / 8, c = chunk * kK + k, j = tile * kN + i % 8 * 8;
             const bool present = c < p.in_channels && j < all;
             cp_async16(smem_u32(shared) + kInput + slot * kB + chunk_offset<8>(k, i % 8),

@@ -199,7 +199,8 @@ impl CudaRule for ConvTranspose3d {
             add: false,
             work: io.workspace(),
         };
-        if g.in_channels % 8 == 0 && g.out_channels % 8 == 0 && g.out_channels <= 512 {
+        let aligned = g.in_channels.is_multiple_of(8) && g.out_channels.is_multiple_of(8);
+        if aligned && g.out_channels <= 512 {
             return upsample(queue, &g, &operands);
         }
         cuda::run(queue, &g, Product::Dgrad, &operands)

@@ -41,7 +41,44 @@ pub(crate) fn emulator() -> &'static Emulator {
     })
 }
 
+/// A kernel as it was compiled.
+pub(crate) struct Compiled {
+    pub(crate) name: String,
+    pub(crate) file: String,
+    pub(crate) params_len: usize,
+    pub(crate) threads: u32,
+}
+
 impl Emulator {
+    /// All kernels.
+    pub(crate) fn kernels(&self) -> Vec<Compiled> {
+        type Text = unsafe extern "C" fn(u32) -> *const c_char;
+        let words = |pointer: *const c_char| {
+            // SAFETY: a constant of the library that ends with a zero.
+            unsafe { std::ffi::CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+        };
+        // SAFETY: the functions have these signatures, and are asked for numbers below the count.
+        unsafe {
+            let library = &self.library;
+            let count = library.get::<unsafe extern "C" fn() -> u32>(b"emu_kernel_count\0");
+            let name = library.get::<Text>(b"emu_kernel_name\0").expect("a name");
+            let file = library.get::<Text>(b"emu_kernel_file\0").expect("a file");
+            let len =
+                library.get::<unsafe extern "C" fn(u32) -> usize>(b"emu_kernel_params_size\0");
+            let threads = library.get::<unsafe extern "C" fn(u32) -> u32>(b"emu_kernel_threads\0");
+            let (count, len, threads) =
+                (count.expect("count"), len.expect("len"), threads.expect("threads"));
+            (0..count())
+                .map(|i| Compiled {
+                    name: words(name(i)),
+                    file: words(file(i)),
+                    params_len: len(i),
+                    threads: threads(i),
+                })
+                .collect()
+        }
+    }
+
     /// Order of this thread's launches from now on.
     pub(crate) fn set_order(&self, order: Order) {
         let (kind, seed) = match order {
