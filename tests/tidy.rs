@@ -195,12 +195,10 @@ fn every_operation_has_a_file_a_module_and_cases() {
     let declared = text("src/ops/mod.rs").unwrap();
     let cases = std::fs::read_to_string(tree::root().join("tests/common/cases.rs")).unwrap();
     let mut rules = 0;
-    for file in all.iter().filter(|f| f.path.starts_with("src/ops/") && f.path != "src/ops/mod.rs")
-    {
+    // Folders hold parts of the operation of their name.
+    let own = |path: &str| path.starts_with("src/ops/") && path.matches('/').count() == 2;
+    for file in all.iter().filter(|f| own(&f.path) && !f.path.ends_with("/mod.rs")) {
         let stem = file.path.trim_start_matches("src/ops/").trim_end_matches(".rs");
-        if stem.contains('/') {
-            continue; // a part of an operation
-        }
         assert!(declared.contains(&format!("\nmod {stem};")), "{} is not a module", file.path);
         let names = words_after(&file.text, "impl OpRule for ");
         assert!(!names.is_empty(), "{} has no operation", file.path);
@@ -213,6 +211,67 @@ fn every_operation_has_a_file_a_module_and_cases() {
     assert_eq!(rules, declared.matches("impl OpRule for").count() + 21, "operations");
 }
 
+/// Kernel files that belong to no operation.
+const OTHER_KERNELS: [(&str, &str); 1] = [("roofline", "src/train/profile.rs")];
+
+/// Every operation has a kernel file of its name, every kernel file an operation, and every kernel is launched from there.
+#[test]
+fn kernels_and_operations_go_together() {
+    let all = files();
+    let text = |path: &str| all.iter().find(|file| file.path == path).map(|f| f.text.as_str());
+    let kernels: Vec<&File> = all
+        .iter()
+        .filter(|f| f.path.starts_with("kernels/") && f.path.matches('/').count() == 1)
+        .collect();
+    let stem =
+        |path: &str| path.trim_start_matches("kernels/").split('.').next().unwrap().to_string();
+    let mut launched = 0;
+    for file in kernels.iter().filter(|f| f.path.ends_with(".cu") || f.path.ends_with(".cuh")) {
+        let own = stem(&file.path);
+        let other = OTHER_KERNELS.iter().find(|(name, _)| *name == own);
+        let rust: String = match other {
+            Some((_, path)) => text(path).unwrap().to_string(),
+            // kernels/conv3d_halo.cuh is a part of kernels/conv3d.cu.
+            None => all
+                .iter()
+                .filter(|f| {
+                    f.path.starts_with("src/ops/")
+                        && f.path.contains(own.split('_').next().unwrap())
+                })
+                .map(|f| f.text.as_str())
+                .collect(),
+        };
+        for line in file.text.lines().filter_map(|line| line.strip_prefix("KERNEL(")) {
+            let name = line.split(',').next().unwrap();
+            if name.contains("##") || line.contains("##") {
+                continue;
+            }
+            assert!(
+                rust.contains(&format!("\"{name}\"")),
+                "{}: {name} is never launched",
+                file.path
+            );
+            launched += 1;
+        }
+        let is_file = file.path.ends_with(".cu") && other.is_none();
+        assert!(
+            !is_file || text(&format!("src/ops/{own}.rs")).is_some(),
+            "{} has no operation",
+            file.path
+        );
+    }
+    assert!(launched >= 21, "{launched} kernels");
+    for file in library().iter().filter(|f| words_after(&f.text, "impl CudaRule for ").len() == 1) {
+        let path = file.path.replace("src/ops/", "kernels/").replace(".rs", ".cu");
+        let part = path.matches('/').count() > 1;
+        assert!(
+            part || text(&path).is_some(),
+            "{} launches kernels but {path} is missing",
+            file.path
+        );
+    }
+}
+
 /// Documents name files; the files must exist.
 #[test]
 fn documents_name_files_that_exist() {
@@ -220,8 +279,9 @@ fn documents_name_files_that_exist() {
         for word in file.text.split(['`', ' ', '(', ')', '\n', ',', '|']) {
             let word = word.trim_end_matches([':', '.', ';']);
             let word = word.split('#').next().unwrap();
-            let is_path =
-                ["src/", "tests/", "benches/", "docs/"].iter().any(|p| word.starts_with(p));
+            let is_path = ["src/", "tests/", "benches/", "docs/", "kernels/", "scripts/"]
+                .iter()
+                .any(|p| word.starts_with(p));
             let plain = !word.contains(['*', '<', '{']);
             if is_path && plain {
                 assert!(tree::root().join(word).exists(), "{} names {word}", file.path);

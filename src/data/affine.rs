@@ -150,8 +150,7 @@ pub fn affine_sample(
     let mut out = vec![0.0; out_extent.iter().product()];
     gather(
         Source { voxels: src, extent, fill },
-        map,
-        [0; 3],
+        &Places::new(map, [0; 3], out_extent, extent),
         out_extent,
         (&mut out, &mut Vec::new()),
     );
@@ -173,11 +172,57 @@ pub fn sample_view(
     block: &mut Vec<f32>,
 ) {
     let source = Source { voxels: &volume.voxels[..], extent: volume.extent, fill: volume.fill };
-    match geometry.to_source.shift() {
-        Some(shift) => {
-            source.copy_box(std::array::from_fn(|a| start[a] as i64 + shift[a]), size, out);
+    match Sampling::of_view(&geometry.to_source, start, size, volume.extent) {
+        Sampling::Copy { first } => source.copy_box(first, size, out),
+        Sampling::Trilinear(places) => gather(source, &places, size, (out, block)),
+    }
+}
+
+/// Where the voxels of a view come from, in the numbers that are computed with on any processor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampling {
+    /// Whole voxels.
+    Copy {
+        /// Index in the volume of the view's first voxel; may lie outside.
+        first: [i64; 3],
+    },
+    /// Between voxels.
+    Trilinear(Places),
+}
+
+/// Places in a volume as affine functions of indices in a view.
+///
+/// The place of voxel (z, y, x) along axis `a` is `offset_a + ((fraction_a + m_az z) + m_ay y) + m_ax x` voxels into a
+/// block of the volume that holds all neighbours, in `f32` and in this order. Places beyond the block take its edge,
+/// which is fill there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Places {
+    /// Index in the volume of the block's first voxel, at least -1.
+    pub first: [i64; 3],
+    /// Extent of the block.
+    pub size: [usize; 3],
+    /// Integer part of the first place within the block; far outside it saturates.
+    pub offset: [i32; 3],
+    /// Fractional part of the first place.
+    pub fraction: [f32; 3],
+    /// Row `a`: steps along axis `a` for a step along z, y, x of the view.
+    pub matrix: [[f32; 3]; 3],
+}
+
+impl Sampling {
+    /// The view of `size` voxels at `start` of the frame that `map` takes to a volume of `extent` voxels.
+    pub fn of_view(
+        map: &AffineMap,
+        start: [usize; 3],
+        size: [usize; 3],
+        extent: [usize; 3],
+    ) -> Sampling {
+        match map.shift() {
+            Some(shift) => {
+                Sampling::Copy { first: std::array::from_fn(|a| start[a] as i64 + shift[a]) }
+            }
+            None => Sampling::Trilinear(Places::new(map, start, size, extent)),
         }
-        None => gather(source, &geometry.to_source, start, size, (out, block)),
     }
 }
 
@@ -217,44 +262,43 @@ impl<T: Voxel> Source<'_, T> {
     }
 }
 
-/// A box of `f32` voxels in source indices: all neighbours a view needs, fill where the volume ends.
-struct Block {
-    first: [i64; 3],
-    size: [usize; 3],
-}
-
-impl Block {
-    /// The neighbours of all places that `map` gives the box `start .. start + size`, without those that only lie
-    /// further outside: from one voxel before the volume to two behind it, everything is fill already.
-    fn around(map: &AffineMap, start: [usize; 3], size: [usize; 3], extent: [usize; 3]) -> Block {
-        let mut first = [0; 3];
+impl Places {
+    /// The block holds the neighbours of all places that `map` gives the box `start .. start + size`, without those that
+    /// only lie further outside: from one voxel before the volume to two behind it, everything is fill already.
+    fn new(map: &AffineMap, start: [usize; 3], size: [usize; 3], extent: [usize; 3]) -> Places {
+        let mut block = [0; 3];
         let mut count = [0; 3];
         for a in 0..3 {
             let row = map.matrix[a];
             let (mut low, mut high) = (row[3], row[3]);
             for b in 0..3 {
-                let ends = [row[b] * start[b] as f64, row[b] * (start[b] + size[b] - 1) as f64];
+                let ends =
+                    [row[b] * start[b] as f64, row[b] * (start[b] + size[b].max(1) - 1) as f64];
                 low += ends[0].min(ends[1]);
                 high += ends[0].max(ends[1]);
             }
             // One voxel more on both sides for the rounding of the places.
             let end = extent[a] as i64;
-            first[a] = (low.floor() as i64).saturating_sub(1).clamp(-1, end);
-            let last = (high.floor() as i64).saturating_add(2).clamp(first[a] + 1, end + 1);
-            count[a] = (last - first[a] + 1) as usize;
+            block[a] = (low.floor() as i64).saturating_sub(1).clamp(-1, end);
+            let last = (high.floor() as i64).saturating_add(2).clamp(block[a] + 1, end + 1);
+            count[a] = (last - block[a] + 1) as usize;
         }
-        Block { first, size: count }
+        let first = map.apply(start.map(|s| s as f64));
+        let base: [f64; 3] = first.map(f64::floor);
+        Places {
+            first: block,
+            size: count,
+            offset: std::array::from_fn(|a| (base[a] - block[a] as f64) as i32),
+            fraction: std::array::from_fn(|a| (first[a] - base[a]) as f32),
+            matrix: map.matrix.map(|row| [row[0] as f32, row[1] as f32, row[2] as f32]),
+        }
     }
 }
 
-/// Samples the box `start .. start + size` of the output grid through `map`; `memory` is the result and scratch.
-///
-/// The place of voxel (z, y, x) of the box along axis `a` is `base_a + ((f_a + m_az z) + m_ay y) + m_ax x`, in
-/// `f32` and in this order, with `base_a + f_a` the integer and fractional part of the first place (in `f64`).
+/// Samples a view of `size` voxels at `places`; `memory` is the result and scratch.
 fn gather<T: Voxel>(
     source: Source<'_, T>,
-    map: &AffineMap,
-    start: [usize; 3],
+    places: &Places,
     size: [usize; 3],
     memory: (&mut [f32], &mut Vec<f32>),
 ) {
@@ -263,22 +307,16 @@ fn gather<T: Voxel>(
     if out.is_empty() {
         return;
     }
-    let block = Block::around(map, start, size, source.extent);
-    scratch.resize(block.size.iter().product(), 0.0);
-    source.copy_box(block.first, block.size, scratch);
-    let first = map.apply(start.map(|s| s as f64));
-    let base: [f64; 3] = first.map(f64::floor);
-    // Integer part of the first place within the block; far outside it saturates, where all is fill.
-    let offset: [i32; 3] = std::array::from_fn(|a| (base[a] - block.first[a] as f64) as i32);
-    let fraction: [f32; 3] = std::array::from_fn(|a| (first[a] - base[a]) as f32);
-    let m = map.matrix.map(|row| row.map(|v| v as f32));
-    let last = block.size.map(|n| n as i32 - 2);
+    scratch.resize(places.size.iter().product(), 0.0);
+    source.copy_box(places.first, places.size, scratch);
+    let Places { offset, fraction, matrix: m, .. } = *places;
+    let last = places.size.map(|n| n as i32 - 2);
     for (line, row) in out.chunks_exact_mut(size[2]).enumerate() {
         let (z, y) = ((line / size[1]) as f32, (line % size[1]) as f32);
         let begin: [f32; 3] = std::array::from_fn(|a| (fraction[a] + m[a][0] * z) + m[a][1] * y);
         for (x, value) in row.iter_mut().enumerate() {
             let at = |a: usize| split(begin[a] + m[a][2] * x as f32, offset[a], last[a]);
-            *value = trilinear(scratch, block.size, [at(0), at(1), at(2)]);
+            *value = trilinear(scratch, places.size, [at(0), at(1), at(2)]);
         }
     }
 }

@@ -116,6 +116,14 @@ pub struct Intensity {
     pub gamma: Option<f32>,
 }
 
+impl Intensity {
+    /// Voxels left of `n` along an axis at the lower resolution; `n` without one.
+    pub fn low_extent(&self, n: usize) -> usize {
+        let zoom = self.low_resolution.unwrap_or(1.0);
+        ((n as f32 * zoom).round() as usize).clamp(1, n.max(1))
+    }
+}
+
 impl AugmentOptions {
     /// Refuses probabilities and ranges that mean nothing.
     ///

@@ -1,5 +1,7 @@
 //! One batch: the views of its samples and the targets of the tasks, in the layout the step reads.
 
+use std::sync::Arc;
+
 use super::Volume;
 use super::affine::sample_view;
 use super::intensity::{FilterScratch, apply};
@@ -20,6 +22,8 @@ pub struct Batch {
     pub boxes: Vec<i32>,
     /// What was done to make each sample, `[N]`.
     pub samples: Vec<SamplePlan>,
+    /// The samples' volumes, `[N]`, if the views are cut elsewhere, by the plans; `views` is then empty.
+    pub volumes: Vec<Arc<Volume>>,
 }
 
 /// Memory for the intermediate results of [`Batch::push`], kept between calls.
@@ -37,6 +41,40 @@ impl Batch {
         self.gap.clear();
         self.boxes.clear();
         self.samples.clear();
+        self.volumes.clear();
+    }
+
+    /// Adds a sample whose views are cut elsewhere: its targets, its plan and its volume.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the volume is malformed or not finite; the batch must then be begun again.
+    ///
+    /// # Panics
+    /// If the batch is full.
+    pub fn push_plan(
+        &mut self,
+        plan: SamplePlan,
+        scan: Arc<Volume>,
+        options: &ViewOptions,
+    ) -> Result<()> {
+        assert!(self.samples.len() < options.batch, "a batch holds {} samples", options.batch);
+        check_volume(plan.volume, &scan)?;
+        // Exponent bits, all set: what is_finite looks at, in a loop that vectorises.
+        const EXPONENT: u16 = 0x7c00;
+        let finite = |all: bool, v: &half::f16| all & (v.to_bits() & EXPONENT != EXPONENT);
+        if !scan.voxels.iter().fold(true, finite) {
+            return Err(unusable(plan.volume, "it holds values that are not finite"));
+        }
+        self.views.clear();
+        self.volumes.push(scan);
+        self.push_targets(plan);
+        Ok(())
+    }
+
+    fn push_targets(&mut self, plan: SamplePlan) {
+        self.gap.extend_from_slice(plan.gap.as_flattened());
+        self.boxes.extend_from_slice(plan.boxes.as_flattened().as_flattened());
+        self.samples.push(plan);
     }
 
     /// Carries out a plan on the volume it was made for, as the next sample of the batch.
@@ -66,9 +104,7 @@ impl Batch {
             let noise = plan.key.view(v, Purpose::NoiseField);
             apply(&plan.intensity[v], &noise, options.size, view, &mut scratch.filter);
         }
-        self.gap.extend_from_slice(plan.gap.as_flattened());
-        self.boxes.extend_from_slice(plan.boxes.as_flattened().as_flattened());
-        self.samples.push(plan);
+        self.push_targets(plan);
         Ok(())
     }
 

@@ -39,9 +39,9 @@ pub(super) fn apply(
     if let Some(factor) = changes.contrast {
         scale_contrast(view, factor);
     }
-    if let Some(zoom) = changes.low_resolution {
+    if changes.low_resolution.is_some() {
         for axis in 0..3 {
-            scratch.taps.set_low_resolution(size[axis], zoom);
+            scratch.taps.set_low_resolution(size[axis], changes.low_extent(size[axis]));
             filter(view, size, axis, scratch);
         }
     }
@@ -145,11 +145,10 @@ impl Taps {
         }
     }
 
-    /// `round(n zoom)` voxels taken by nearest neighbour (index `floor((i + 1/2) n / m)`), then stretched back by
+    /// `m` voxels taken by nearest neighbour (index `floor((i + 1/2) n / m)`), then stretched back by
     /// linear interpolation between voxel centres, edge values continued. Along three axes the two steps are one
     /// operator per axis.
-    fn set_low_resolution(&mut self, n: usize, zoom: f32) {
-        let m = ((n as f32 * zoom).round() as usize).clamp(1, n.max(1));
+    fn set_low_resolution(&mut self, n: usize, m: usize) {
         self.width = 2;
         self.taps.clear();
         let nearest = |i: usize| (2 * i + 1) * n / (2 * m);

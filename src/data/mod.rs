@@ -24,7 +24,7 @@ mod spacing;
 mod view;
 mod volume;
 
-pub use affine::{AffineMap, Geometry, Pose, affine_sample, sample_view};
+pub use affine::{AffineMap, Geometry, Places, Pose, Sampling, affine_sample, sample_view};
 pub use augment::{AugmentOptions, Axis, Intensity};
 pub use batch::{Batch, BatchScratch};
 pub use dataset::{Case, DataSet, OnBadFile};

@@ -136,6 +136,11 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Key, and words 1 to 3 of the counter: what a kernel needs to draw the same.
+    pub fn address(&self) -> ([u32; 2], [u32; 3]) {
+        (self.philox.key, self.address)
+    }
+
     /// Block number `index` of this stream, whatever was read before.
     pub fn block_at(&self, index: u32) -> [u32; 4] {
         let [c1, c2, c3] = self.address;

@@ -37,6 +37,8 @@ pub struct PrefetchOptions {
     pub threads: usize,
     /// Most batches made or being made before they are asked for, at least 1.
     pub depth: usize,
+    /// Whether views are cut elsewhere: batches then hold plans and volumes.
+    pub plans_only: bool,
 }
 
 /// A running supply of batches in the order of the steps. Dropping it ends its threads.
@@ -231,7 +233,11 @@ impl Shared {
             })?;
             let key = SampleKey { seed: *seed, step, sample: sample as u32 };
             let plan = SamplePlan::training(key, *current, &scan, views, augment);
-            batch.push(plan, &scan, views, scratch)?;
+            if self.options.plans_only {
+                batch.push_plan(plan, scan, views)?;
+            } else {
+                batch.push(plan, &scan, views, scratch)?;
+            }
         }
         Ok(())
     }
@@ -300,7 +306,16 @@ mod tests {
             gamma_p: 0.5,
             ..AugmentOptions::default()
         };
-        PrefetchOptions { volumes: 7, views, augment, seed: 42, first_step, threads, depth: 4 }
+        PrefetchOptions {
+            volumes: 7,
+            views,
+            augment,
+            seed: 42,
+            first_step,
+            threads,
+            depth: 4,
+            plans_only: false,
+        }
     }
 
     fn volume(number: usize) -> Volume {
@@ -332,6 +347,14 @@ mod tests {
         assert_eq!(batches(options(3, 0), 12), one);
         assert_eq!(batches(options(2, 5), 7), one[5..]);
         assert_eq!(batches(PrefetchOptions { depth: 1, ..options(3, 11) }, 1), one[11..]);
+        let plans = batches(PrefetchOptions { plans_only: true, ..options(2, 5) }, 7);
+        for (plan, whole) in plans.iter().zip(&one[5..]) {
+            assert_eq!((&plan.gap, &plan.boxes), (&whole.gap, &whole.boxes));
+            assert_eq!(plan.samples, whole.samples);
+            assert!(plan.views.is_empty() && whole.volumes.is_empty());
+            let volumes: Vec<Volume> = plan.samples.iter().map(|s| volume(s.volume)).collect();
+            assert_eq!(plan.volumes.iter().map(|v| (**v).clone()).collect::<Vec<_>>(), volumes);
+        }
         assert_ne!(batches(PrefetchOptions { seed: 43, ..options(1, 0) }, 1), one[..1]);
     }
 

@@ -268,6 +268,14 @@ impl Device {
         if self.sync_each { self.sync() } else { Ok(()) }
     }
 
+    /// Bytes of device memory that are free now.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn memory_free(&self) -> Result<usize> {
+        result::mem_get_info().map(|(free, _)| free).map_err(|e| failed("cuMemGetInfo", e))
+    }
+
     /// Allocates device memory with undefined content.
     ///
     /// # Errors

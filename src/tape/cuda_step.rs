@@ -171,6 +171,15 @@ impl CudaStep {
         &self.queue
     }
 
+    /// Where a value that is stored in bf16 lies, for kernels that make an input.
+    ///
+    /// # Panics
+    /// If it is stored otherwise.
+    pub fn half_address(&self, id: ValueId) -> DevPtr {
+        assert_eq!(self.storage(id), Storage::Half, "an input made on the device is bf16");
+        self.block.ptr().offset(self.layout.plan.span(id).offset)
+    }
+
     fn storage(&self, id: ValueId) -> Storage {
         self.layout.storages[self.values[id.index()].1.index()]
     }
@@ -247,10 +256,22 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses.
     ///
     /// # Panics
-    /// If [`SLOTS`] steps are under way: collect one first.
+    /// If two steps are under way: collect one first.
     pub fn submit(&mut self) -> Result<()> {
+        self.submit_after(|_| Ok(()))
+    }
+
+    /// The same, with what `make` queues between the copy of the inputs and the records: inputs that are made on the device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses, or what `make` returns.
+    ///
+    /// # Panics
+    /// If two steps are under way: collect one first.
+    pub fn submit_after(&mut self, make: impl FnOnce(&Queue) -> Result<()>) -> Result<()> {
         assert!(self.has_room(), "a step is collected before a third is submitted");
         self.send_inputs()?;
+        make(&self.queue)?;
         match &self.graph {
             Some(graph) => self.queue.device.replay(graph)?,
             None if self.use_graph && self.submitted >= EAGER => {

@@ -63,6 +63,8 @@ pub struct DataConfig {
     pub on_bad_file: OnBadFile,
     /// Threads that read and prepare volumes; 0 is taken as 1.
     pub loader_threads: usize,
+    /// On a CUDA device: whether training views are cut and augmented there, from volumes kept in its memory.
+    pub views_on_device: bool,
 }
 
 impl Default for DataConfig {
@@ -76,6 +78,7 @@ impl Default for DataConfig {
             cache_dir: String::new(),
             on_bad_file: OnBadFile::Stop,
             loader_threads: 1,
+            views_on_device: true,
         }
     }
 }

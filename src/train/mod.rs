@@ -7,6 +7,7 @@ mod config_check;
 mod config_explain;
 mod config_merge;
 mod config_model;
+mod device_views;
 pub mod events;
 mod later;
 pub mod lock;
@@ -22,15 +23,18 @@ mod state;
 mod trainer;
 mod ui;
 mod validate;
+mod view_maker;
 
 pub use config::{Config, DataConfig, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig};
 pub use config_model::{ModelConfig, Preset, StagePlan};
+pub use device_views::{DeviceViews, DeviceVolume};
 pub use later::{ObserveOptions, export, observe};
 pub use profile::{Profile, ProfileRow, Roofs, profile};
 pub use program::{GradientViews, Program, ProgramOptions, TERMS};
 pub use run::{RunOptions, run};
 pub use session::{Target, program_options};
 pub use ui::Ui;
+pub use view_maker::ViewMaker;
 
 /// File of the step rows in a run folder.
 pub const METRICS: &str = "metrics.jsonl";

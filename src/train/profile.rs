@@ -95,7 +95,7 @@ pub fn profile(config: &Config, target: Target, steps: usize) -> Result<Profile>
 
 /// Random views, gaps within one unit, boxes at the corner: every step does the work of a training step.
 fn feed(model: &mut Model, config: &Config) -> Result<()> {
-    let Model { program, step } = model;
+    let Model { program, step, .. } = model;
     let mut ids = program.images.clone();
     ids.push(program.target);
     for (k, id) in ids.into_iter().enumerate() {

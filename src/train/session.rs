@@ -7,6 +7,7 @@ use super::config::Config;
 use super::program::{Program, ProgramOptions};
 use super::state;
 use super::ui::Ui;
+use super::view_maker::ViewMaker;
 use crate::data::{Batch, DataSet, PrepareOptions, Spacing, ViewOptions, Volume};
 use crate::driver::Device;
 use crate::error::{Error, Result, escape};
@@ -139,6 +140,8 @@ pub(super) struct Model {
     pub program: Program,
     /// Its memory.
     pub step: Executor,
+    /// What cuts training views on the device, if they are cut there.
+    pub maker: Option<ViewMaker>,
 }
 
 impl Model {
@@ -160,7 +163,20 @@ impl Model {
         for (seed, weight) in program.seeds.iter().zip(options.weights) {
             step.write(*seed, &[weight as f32])?;
         }
-        Ok(Model { program, step })
+        Ok(Model { program, step, maker: None })
+    }
+
+    /// Lets training views be cut on the device, if there is one and the configuration wants it; returns whether they are.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if memory does not suffice.
+    pub(super) fn cut_on_device(&mut self, config: &Config) -> Result<bool> {
+        if let (Executor::Cuda(step), true) = (&self.step, config.data.views_on_device) {
+            let views = &config.views;
+            let device = &step.queue().device;
+            self.maker = Some(ViewMaker::new(device, views.count * views.batch, views.size)?);
+        }
+        Ok(self.maker.is_some())
     }
 
     /// Number of trained parameters.
@@ -168,20 +184,45 @@ impl Model {
         self.program.tape.params().iter().map(|&p| self.program.tape.shape(p).len() as u64).sum()
     }
 
-    /// Writes a batch into the inputs.
+    /// Writes a batch into the inputs; of a batch without views, the plans.
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails.
     pub(super) fn feed(&mut self, batch: &Batch) -> Result<()> {
         let mut rest = &batch.views[..];
-        for &id in &self.program.images {
-            let (first, others) = rest.split_at(self.program.tape.shape(id).len());
-            self.step.write(id, first)?;
-            rest = others;
+        if rest.is_empty() {
+            let (Executor::Cuda(step), Some(maker)) = (&self.step, &mut self.maker) else {
+                panic!("a batch without views is for a device that cuts them")
+            };
+            maker.plan(&step.queue().device, batch)?;
+        } else {
+            for &id in &self.program.images {
+                let (first, others) = rest.split_at(self.program.tape.shape(id).len());
+                self.step.write(id, first)?;
+                rest = others;
+            }
         }
         self.step.write(self.program.target, &batch.gap)?;
         let boxes: Vec<f32> = batch.boxes.iter().map(|&b| b as f32).collect();
         self.step.write(self.program.boxes, &boxes)
+    }
+}
+
+impl Model {
+    /// Submits a step on the batch fed last, cutting its views first if it came without.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub(super) fn submit(&mut self) -> Result<()> {
+        let Model { program, step, maker } = self;
+        match (step, maker) {
+            (Executor::Cuda(step), Some(maker)) if maker.is_planned() => {
+                let place = |&id| (step.half_address(id), program.tape.shape(id).dims()[0]);
+                let places: Vec<_> = program.images.iter().map(place).collect();
+                step.submit_after(|queue| maker.queue(queue, &places))
+            }
+            (step, _) => step.submit(),
+        }
     }
 }
 
@@ -221,9 +262,10 @@ pub(super) fn check_same(path: &Path, old: &str, new: &Config) -> Result<()> {
 }
 
 /// Settings that do not change what a step computes.
-const MAY_CHANGE: [&str; 9] = [
+const MAY_CHANGE: [&str; 10] = [
     "data.cache_dir",
     "data.loader_threads",
+    "data.views_on_device",
     "data.on_bad_file",
     "run.device",
     "run.threads",

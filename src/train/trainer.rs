@@ -125,7 +125,11 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step, a signal, or the end of the time.
     pub(super) fn train(mut self, stop: &StopFlag) -> Result<()> {
         let (begun, limit) = (Instant::now(), self.config.run.max_minutes);
-        let mut prefetch = self.prefetch()?;
+        let plans_only = self.model.cut_on_device(self.config)?;
+        if plans_only {
+            self.ui.note("training views are cut on the device");
+        }
+        let mut prefetch = self.prefetch(plans_only)?;
         self.ui.start(self.config.run.steps);
         let mut saved = self.done;
         while self.done < self.config.run.steps {
@@ -180,7 +184,7 @@ impl<'a> Trainer<'a> {
             || self.done.is_multiple_of(run.checkpoint_every)
     }
 
-    fn prefetch(&self) -> Result<Prefetch> {
+    fn prefetch(&self, plans_only: bool) -> Result<Prefetch> {
         let (set, train) = (Arc::clone(&self.data.set), self.data.train.clone());
         let source: VolumeSource = Arc::new(move |number| load(&set, train[number]));
         let options = PrefetchOptions {
@@ -191,6 +195,7 @@ impl<'a> Trainer<'a> {
             first_step: self.done,
             threads: self.config.data.loader_threads.max(1),
             depth: AHEAD.max(self.config.data.loader_threads),
+            plans_only,
         };
         Prefetch::start(source, options)
     }
@@ -266,14 +271,14 @@ impl<'a> Trainer<'a> {
         values[scalar::EMA] =
             ema_weight(number, optim.ema_momentum, optim.ema_gamma, optim.ema_interval) as f32;
         self.model.feed(batch)?;
-        let Model { program, step } = &mut self.model;
+        let Model { program, step, .. } = &mut self.model;
         step.write(program.update.scalars, &values)?;
-        step.submit()
+        self.model.submit()
     }
 
     /// Fills in what the step collected last has computed.
     fn fill(&self, row: &mut StepRow) {
-        let Model { program, step } = &self.model;
+        let Model { program, step, .. } = &self.model;
         let read = |id| step.result(id);
         let losses = program.losses().map(read);
         row.loss = losses

@@ -20,6 +20,9 @@ pub(crate) struct Emulator {
     library: Library,
 }
 
+/// Names the build that is loaded: `check` is the one that checks every memory access, anything else the fast one.
+pub(crate) const BUILD: &str = "SPATIALSSL_EMULATOR";
+
 /// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
 pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("SPATIALSSL_EMULATOR_DIR"))
@@ -29,7 +32,8 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) fn emulator() -> &'static Emulator {
     static LOADED: OnceLock<Emulator> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let path = folder().join("libcuda.so");
+        let is_check = std::env::var_os(BUILD).is_some_and(|build| build == "check");
+        let path = folder().join(if is_check { "check/libcuda.so" } else { "libcuda.so" });
         // SAFETY: our own library; its initialisers only fill a table of kernels.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -66,12 +70,24 @@ impl Emulator {
 
     /// What went wrong last, in words.
     pub(crate) fn last_report(&self) -> String {
+        self.text(b"emu_last_report\0")
+    }
+
+    /// Races, overruns and uninitialised reads that the checking build has seen; empty if there are none.
+    pub(crate) fn reports(&self) -> String {
+        if self.counter("reports") == 0 {
+            return String::new();
+        }
+        self.text(b"emu_reports_text\0")
+    }
+
+    fn text(&self, function: &[u8]) -> String {
         let mut text = vec![0u8; 4096];
-        // SAFETY: the function has this signature and writes at most so many bytes.
+        // SAFETY: the functions called here have this signature and write at most so many bytes.
         unsafe {
             self.library
-                .get::<unsafe extern "C" fn(*mut c_char, usize)>(b"emu_last_report\0")
-                .expect("emu_last_report")(text.as_mut_ptr().cast(), text.len());
+                .get::<unsafe extern "C" fn(*mut c_char, usize) -> usize>(function)
+                .expect("a text function")(text.as_mut_ptr().cast(), text.len());
         }
         let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
         String::from_utf8_lossy(&text[..end]).into_owned()

@@ -14,3 +14,5 @@ mod program;
 mod device;
 #[cfg(test)]
 mod steps;
+#[cfg(test)]
+mod views;

@@ -221,6 +221,8 @@ pub(crate) fn check(case: &Case, numbers: Numbers, times: usize, order: Order) {
     };
     let want = cpu::<f64>(&recorded, &data, &seeds, &outputs, &before);
     let got = cuda(case, &recorded, &data, &seeds, &outputs, &before);
+    let reports = emulator().reports();
+    assert!(reports.is_empty(), "{} {}: {reports}", case.op.rule().name(), case.name);
     let exact = numbers == Numbers::Whole && times == 1 && is_exact(case);
     let largest_input = data.iter().flatten().fold(0.0f64, |m, x| m.max(x.abs()));
     let sizes = is_multilinear(&case.op).then(|| {

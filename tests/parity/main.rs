@@ -51,3 +51,16 @@ fn sizes_around_the_tiles_agree() {
         check(case, Numbers::Normal(2), 1, ORDERS[(i + 1) % 3]);
     }
 }
+
+/// All of the above once more on the build of the emulated driver that checks every memory access of every kernel: races between
+/// threads and between blocks, accesses outside of allocations and shared arrays, reads of what nobody wrote.
+#[test]
+fn no_kernel_races_or_strays() {
+    if std::env::var_os(emulator::BUILD).is_some() {
+        return;
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = again.env(emulator::BUILD, "check").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -11,4 +11,6 @@ mod resume;
 #[cfg(test)]
 mod tiny_run;
 #[cfg(test)]
+mod views;
+#[cfg(test)]
 mod weights;

@@ -22,7 +22,7 @@ pub(crate) fn files() -> Vec<File> {
             read(&path, &mut all);
         }
     }
-    for folder in ["src", "tests", "benches", "docs", "examples", ".github"] {
+    for folder in ["src", "kernels", "scripts", "tests", "benches", "docs", "examples", ".github"] {
         walk(&root().join(folder), &mut all);
     }
     all
@@ -38,7 +38,7 @@ fn walk(folder: &Path, all: &mut Vec<File>) {
 
 /// Adds a file, unless it is not text.
 fn read(path: &Path, all: &mut Vec<File>) {
-    let kinds = ["rs", "toml", "md", "py", "sh", "yml", "yaml", "txt", "html", "css", "js", "json"];
+    let kinds = ["rs", "cu", "cuh", "cpp", "h", "toml", "md", "py", "sh", "yml", "yaml", "txt", "html", "css", "js", "json"];
     let kind = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
     let is_make = path.file_name().is_some_and(|name| name == "Makefile");
     if !is_make && !kinds.contains(&kind.as_str()) {
