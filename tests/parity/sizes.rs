@@ -50,6 +50,9 @@ pub(crate) fn convolutions() -> Vec<Case> {
         all.push(conv([3, 4, 5], (c, 40), 1, 1, 0));
         all.push(conv([4, 6, 4], (c, 32), 4, 2, 1));
     }
+    // Enough blocks that boxes with a halo are used: many output channels in one, few in the other.
+    all.push(conv([13, 32, 31], (48, 64), 3, 1, 1));
+    all.push(conv([29, 31, 32], (48, 16), 3, 1, 1));
     all
 }
 
