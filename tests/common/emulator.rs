@@ -20,7 +20,8 @@ pub(crate) struct Emulator {
     library: Library,
 }
 
-/// Names the build that is loaded: `check` is the one that checks every memory access, anything else the fast one.
+/// Names the build that is loaded: `check` is the one that checks every memory access, a path one of another folder, nothing the
+/// fast one.
 pub(crate) const BUILD: &str = "SPATIALSSL_EMULATOR";
 
 /// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
@@ -32,8 +33,9 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) fn emulator() -> &'static Emulator {
     static LOADED: OnceLock<Emulator> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let is_check = std::env::var_os(BUILD).is_some_and(|build| build == "check");
-        let path = folder().join(if is_check { "check/libcuda.so" } else { "libcuda.so" });
+        let build = std::env::var(BUILD).unwrap_or_default();
+        // A path replaces the folder, a name chooses a folder in it.
+        let path = folder().join(build).join("libcuda.so");
         // SAFETY: our own library; its initialisers only fill a table of kernels.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
