@@ -34,7 +34,8 @@ const IMPORTS: [(&str, &str, &str); 2] = [
 ];
 
 /// Files with unsafe code.
-const UNSAFE: [(&str, &str); 7] = [
+const UNSAFE: [(&str, &str); 8] = [
+    ("src/driver/nvtx.rs", "calls of the NVTX library"),
     ("src/driver/counts.rs", "a function of the emulated driver"),
     ("tests/common/emulator.rs", "the emulated driver is a C library"),
     ("src/driver/device.rs", "calls of the CUDA driver"),

@@ -415,6 +415,17 @@ impl Device {
             .map_err(|e| failed("cuGraphLaunch", e))
     }
 
+    /// Tells an attached profiler (nsys, ncu with `--profile-from-start off`) to begin or to end.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn profiler(&self, on: bool) -> Result<()> {
+        self.sync()?;
+        // SAFETY: both take nothing and return a code.
+        let done = unsafe { if on { sys::cuProfilerStart() } else { sys::cuProfilerStop() } };
+        done.result().map_err(|e| failed("cuProfilerStart or cuProfilerStop", e))
+    }
+
     /// Whether launches are waited for one by one, which a capture does not allow.
     pub fn syncs_each(&self) -> bool {
         self.sync_each

@@ -10,6 +10,7 @@ mod graph;
 mod image;
 mod kernel;
 mod memory;
+mod nvtx;
 
 pub use counts::{Counts, counts};
 pub use device::{Device, count, driver_version, names};
@@ -17,6 +18,7 @@ pub use graph::{Event, Graph};
 pub use image::{architectures, has_device_code};
 pub use kernel::{Kernel, Launch};
 pub use memory::{Block, DevPtr, Pinned};
+pub use nvtx::Range;
 
 use crate::error::Error;
 use cudarc::driver::DriverError;

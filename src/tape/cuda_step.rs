@@ -14,6 +14,7 @@ use super::work::Work;
 use super::{Plan, Record, Role, Tape, ValueId};
 use crate::backend::Span;
 use crate::backend::cuda::{CudaIo, DevSpan, Queue, Storage};
+use crate::driver::Range as ProfilerRange;
 use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned};
 use crate::error::Result;
 use crate::ops::{Op, Pass};
@@ -28,6 +29,7 @@ const SLOTS: usize = 2;
 
 /// A record with its operands' places bound.
 struct Call {
+    name: String,
     op: Op,
     pass: Pass,
     shapes: Vec<Shape>,
@@ -114,6 +116,7 @@ impl CudaStep {
             .records()
             .iter()
             .map(|r| Call {
+                name: r.name.clone(),
                 op: r.op.clone(),
                 pass: r.pass,
                 shapes: r.shapes.clone(),
@@ -370,6 +373,8 @@ impl CudaStep {
         for call in &self.calls[range] {
             let io =
                 CudaIo { shapes: &call.shapes, reads: &call.reads, writes: &call.writes, work };
+            let pass = if call.pass == Pass::Forward { "forward" } else { "backward" };
+            let _range = ProfilerRange::new(|| format!("{pass} {}", call.name));
             let first = self.queue.timed();
             match call.pass {
                 Pass::Forward => call.op.cuda().cuda_forward(&io, &self.queue)?,
