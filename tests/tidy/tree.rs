@@ -38,7 +38,10 @@ fn walk(folder: &Path, all: &mut Vec<File>) {
 
 /// Adds a file, unless it is not text.
 fn read(path: &Path, all: &mut Vec<File>) {
-    let kinds = ["rs", "cu", "cuh", "cpp", "h", "toml", "md", "py", "sh", "yml", "yaml", "txt", "html", "css", "js", "json"];
+    let kinds = [
+        "rs", "cu", "cuh", "cpp", "h", "toml", "md", "py", "sh", "yml", "yaml", "txt", "html",
+        "css", "js", "json",
+    ];
     let kind = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
     let is_make = path.file_name().is_some_and(|name| name == "Makefile");
     if !is_make && !kinds.contains(&kind.as_str()) {
