@@ -1,6 +1,6 @@
 # What continuous integration calls. `make check` is everything that must pass.
 
-.PHONY: check format lint docs test bench golden
+.PHONY: check format lint docs test bench golden sanitize kernels
 
 check: format lint docs test
 
@@ -22,3 +22,11 @@ bench:
 # All golden values: make golden FIXTURES=folder
 golden:
 	SPATIALSSL_FIXTURES=$(FIXTURES) cargo test --test golden
+
+# The kernel tests under the address and undefined-behaviour sanitizers.
+sanitize:
+	scripts/sanitize.sh
+
+# No kernel spills: registers and instructions of every kernel (needs nvcc). `scripts/kernel-table.py` writes docs/kernels/table.md.
+kernels:
+	scripts/kernel-table.py --check

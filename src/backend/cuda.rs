@@ -151,14 +151,20 @@ impl Queue {
         Ok(())
     }
 
-    /// States the work of the launch just queued, for whoever measures: additions and multiplications, and the bytes that
-    /// have to be moved at least.
-    pub fn work(&self, flops: u64, bytes: u64) {
-        if let Some(timeline) = &mut *self.timeline.borrow_mut()
-            && let Some((timed, _)) = timeline.launches.last_mut()
-        {
-            timed.flops += flops;
-            timed.bytes += bytes;
+    /// Number of launches timed so far; none while nobody measures.
+    pub fn timed(&self) -> Option<usize> {
+        self.timeline.borrow().as_ref().map(|timeline| timeline.launches.len())
+    }
+
+    /// States the work of the launches from number `first` on: additions and multiplications, and the bytes that have to be
+    /// moved at least, by the names of the kernels and the place among them.
+    pub fn state_work(&self, first: usize, work: impl Fn(&[&str], usize) -> (u64, u64)) {
+        if let Some(timeline) = &mut *self.timeline.borrow_mut() {
+            let launches = &mut timeline.launches[first..];
+            let names: Vec<&str> = launches.iter().map(|(t, _)| t.launch.kernel.name).collect();
+            for (at, (timed, _)) in launches.iter_mut().enumerate() {
+                (timed.flops, timed.bytes) = work(&names, at);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use half::bf16;
 
 use super::plan::Units;
 use super::storage::storages;
+use super::work::Work;
 use super::{Plan, Record, Role, Tape, ValueId};
 use crate::backend::Span;
 use crate::backend::cuda::{CudaIo, DevSpan, Queue, Storage};
@@ -32,6 +33,7 @@ struct Call {
     shapes: Vec<Shape>,
     reads: Vec<DevSpan>,
     writes: Vec<Option<(DevSpan, bool)>>,
+    work: Work,
 }
 
 /// Page-locked copies of inputs and results of one step under way.
@@ -117,6 +119,7 @@ impl CudaStep {
                 shapes: r.shapes.clone(),
                 reads: r.reads.iter().map(|&id| span(id)).collect(),
                 writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
+                work: Work::new(tape, r, &layout.storages),
             })
             .collect();
         let slots = (0..SLOTS)
@@ -367,9 +370,13 @@ impl CudaStep {
         for call in &self.calls[range] {
             let io =
                 CudaIo { shapes: &call.shapes, reads: &call.reads, writes: &call.writes, work };
+            let first = self.queue.timed();
             match call.pass {
                 Pass::Forward => call.op.cuda().cuda_forward(&io, &self.queue)?,
                 Pass::Backward => call.op.cuda().cuda_backward(&io, &self.queue)?,
+            }
+            if let Some(first) = first {
+                self.queue.state_work(first, |names, at| call.work.of(names, at));
             }
         }
         Ok(())

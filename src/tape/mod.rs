@@ -12,6 +12,7 @@ mod inspect;
 mod plan;
 mod step;
 mod storage;
+mod work;
 
 pub use cuda_step::CudaStep;
 pub use executor::Executor;

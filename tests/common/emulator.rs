@@ -20,7 +20,8 @@ pub(crate) struct Emulator {
     library: Library,
 }
 
-/// Names the build that is loaded: `check` is the one that checks every memory access, anything else the fast one.
+/// Names the build that is loaded: `check` is the one that checks every memory access, a path one of another folder, nothing the
+/// fast one.
 pub(crate) const BUILD: &str = "SPATIALSSL_EMULATOR";
 
 /// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
@@ -32,8 +33,9 @@ pub(crate) fn folder() -> PathBuf {
 pub(crate) fn emulator() -> &'static Emulator {
     static LOADED: OnceLock<Emulator> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let is_check = std::env::var_os(BUILD).is_some_and(|build| build == "check");
-        let path = folder().join(if is_check { "check/libcuda.so" } else { "libcuda.so" });
+        let build = std::env::var(BUILD).unwrap_or_default();
+        // A path replaces the folder, a name chooses a folder in it.
+        let path = folder().join(build).join("libcuda.so");
         // SAFETY: our own library; its initialisers only fill a table of kernels.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -41,7 +43,44 @@ pub(crate) fn emulator() -> &'static Emulator {
     })
 }
 
+/// A kernel as it was compiled.
+pub(crate) struct Compiled {
+    pub(crate) name: String,
+    pub(crate) file: String,
+    pub(crate) params_len: usize,
+    pub(crate) threads: u32,
+}
+
 impl Emulator {
+    /// All kernels.
+    pub(crate) fn kernels(&self) -> Vec<Compiled> {
+        type Text = unsafe extern "C" fn(u32) -> *const c_char;
+        let words = |pointer: *const c_char| {
+            // SAFETY: a constant of the library that ends with a zero.
+            unsafe { std::ffi::CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+        };
+        // SAFETY: the functions have these signatures, and are asked for numbers below the count.
+        unsafe {
+            let library = &self.library;
+            let count = library.get::<unsafe extern "C" fn() -> u32>(b"emu_kernel_count\0");
+            let name = library.get::<Text>(b"emu_kernel_name\0").expect("a name");
+            let file = library.get::<Text>(b"emu_kernel_file\0").expect("a file");
+            let len =
+                library.get::<unsafe extern "C" fn(u32) -> usize>(b"emu_kernel_params_size\0");
+            let threads = library.get::<unsafe extern "C" fn(u32) -> u32>(b"emu_kernel_threads\0");
+            let (count, len, threads) =
+                (count.expect("count"), len.expect("len"), threads.expect("threads"));
+            (0..count())
+                .map(|i| Compiled {
+                    name: words(name(i)),
+                    file: words(file(i)),
+                    params_len: len(i),
+                    threads: threads(i),
+                })
+                .collect()
+        }
+    }
+
     /// Order of this thread's launches from now on.
     pub(crate) fn set_order(&self, order: Order) {
         let (kind, seed) = match order {

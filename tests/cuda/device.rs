@@ -2,6 +2,7 @@
 
 use spatialssl::driver::{Device, Kernel, count, driver_version, names};
 
+use crate::common::cases::cases;
 use crate::emulator::emulator;
 
 #[test]
@@ -63,4 +64,28 @@ fn more_memory_than_there_is_is_refused_in_words() {
     for part in ["cuMemAlloc", "wanted", "free", "views.batch"] {
         assert!(error.contains(part), "{part}: {error}");
     }
+}
+
+/// The emulated driver lists every kernel that was compiled: each is known to an operation, with its argument and its threads.
+#[test]
+fn every_compiled_kernel_belongs_to_an_operation() {
+    let mut known: Vec<&Kernel> = Vec::new();
+    for case in cases() {
+        known.extend(case.op.cuda().kernels());
+    }
+    let mut compiled = 0;
+    for found in emulator().kernels() {
+        if ["/roofline.cu", "/view.cu"].iter().any(|file| found.file.ends_with(file)) {
+            continue;
+        }
+        let Some(kernel) = known.iter().find(|k| k.name == found.name) else {
+            panic!("{} of {} is not launched by any operation", found.name, found.file)
+        };
+        assert_eq!(kernel.params_len, found.params_len, "{}", found.name);
+        assert_eq!(kernel.threads, found.threads, "{}", found.name);
+        compiled += 1;
+    }
+    known.sort_by_key(|k| k.name);
+    known.dedup_by_key(|k| k.name);
+    assert_eq!(compiled, known.len(), "kernels compiled and known");
 }

@@ -1,6 +1,10 @@
 //! The CUDA path of the product, from the driver layer up, on the emulated driver.
 
 #[cfg(test)]
+#[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
+mod common;
+#[cfg(test)]
 #[path = "../common/emulator.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod emulator;
@@ -14,5 +18,7 @@ mod program;
 mod device;
 #[cfg(test)]
 mod steps;
+#[cfg(test)]
+mod traffic;
 #[cfg(test)]
 mod views;

@@ -166,8 +166,13 @@ fn updated() -> Updated {
     let block = Block::new(&mut tape, "w", &[filter], &[None]);
     let averages = tape.pack("averages", &[average], spatialssl::tape::Role::State);
     let rule = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
-    let update =
-        record_update(&mut tape, &rule, Some(1.0), &[block.clone()], Some((&block, averages)));
+    let update = record_update(
+        &mut tape,
+        &rule,
+        Some(1.0),
+        std::slice::from_ref(&block),
+        Some((&block, averages)),
+    );
     emulator();
     let mut step = CudaStep::new(&tape, Device::open(0, false).unwrap(), false).unwrap();
     let scalars = update.unwrap().scalars;
