@@ -1,6 +1,6 @@
 //! Sizes at the edges of the device's tiles: extents 1, primes, one below, at and above a tile, odd volumes; channels 1 to 320.
 
-use spatialssl::ops::{Conv3d, InstanceNorm, Op};
+use spatialssl::ops::{Conv3d, ConvTranspose3d, InstanceNorm, Op};
 
 use crate::common::cases::Case;
 
@@ -51,8 +51,21 @@ pub(crate) fn convolutions() -> Vec<Case> {
         all.push(conv([4, 6, 4], (c, 32), 4, 2, 1));
     }
     // Enough blocks that boxes with a halo are used: many output channels in one, few in the other.
-    all.push(conv([13, 32, 31], (48, 64), 3, 1, 1));
+    let mut wide = conv([7, 32, 31], (48, 64), 3, 1, 1);
+    wide.inputs[0][0] = 2;
+    all.push(wide);
     all.push(conv([29, 31, 32], (48, 16), 3, 1, 1));
+    // A sum cut into parts that are not equal; several boxes of the one-channel kernels.
+    all.push(conv([3, 5, 4], (320, 320), 3, 1, 1));
+    all.push(conv([9, 10, 17], (1, 24), 3, 1, 1));
+    for (extent, c, k) in
+        [([3, 5, 4], 8, 16), ([8, 9, 7], 72, 32), ([2, 3, 5], 136, 40), ([1, 2, 3], 320, 64)]
+    {
+        let [d, h, w] = extent;
+        let name = format!("{d}x{h}x{w}, {c} to {k}");
+        let inputs = vec![vec![2, d, h, w, c], vec![c, 2, 2, 2, k], vec![k]];
+        all.push(case(name, ConvTranspose3d { bias: true }, inputs));
+    }
     all
 }
 
