@@ -96,6 +96,9 @@ pub(super) struct TrainArgs {
     /// On a GPU: wait for each kernel, so that a fault names it (slow)
     #[arg(long)]
     pub(super) sync_each: bool,
+    /// On a GPU: tell nsys or ncu to record the steps after A up to B only
+    #[arg(long, value_name = "A:B", value_parser = step_range)]
+    pub(super) profile_steps: Option<(u64, u64)>,
 }
 
 /// Arguments of `observe`.
@@ -199,6 +202,17 @@ pub(super) struct DoctorArgs {
     /// Print JSON to stdout
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Two step numbers, the first below the second.
+fn step_range(text: &str) -> Result<(u64, u64), String> {
+    let range = text.split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    match range {
+        Some((first, last)) if first < last => Ok((first, last)),
+        _ => {
+            Err("two step numbers are needed, the first below the second, for example 10:12".into())
+        }
+    }
 }
 
 fn steps(text: &str) -> Result<u64, String> {

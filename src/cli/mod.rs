@@ -69,6 +69,7 @@ fn train_job(job: &TrainJob) -> Result<()> {
         init: job.init.clone(),
         command: command_line(),
         target: job.target,
+        profile_steps: job.profile_steps,
     };
     with_threads(job.threads, || crate::train::run(&job.config, &options, &mut Watch::new()))
 }

@@ -26,6 +26,8 @@ pub struct TrainJob {
     pub threads: usize,
     /// Where to compute.
     pub target: Target,
+    /// Steps a profiler records.
+    pub profile_steps: Option<(u64, u64)>,
 }
 
 /// Checks the command, says which device it runs on, and hands it to `start`.
@@ -90,6 +92,7 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
         init: args.init.clone(),
         threads: choice.threads,
         target: choice.target,
+        profile_steps: args.profile_steps,
     };
     Ok((job, choice.line, warnings))
 }

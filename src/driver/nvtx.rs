@@ -20,7 +20,8 @@ impl Range {
     /// Opens a range whose name `name` makes, if anyone may listen.
     pub fn new(name: impl FnOnce() -> String) -> Range {
         if is_present()
-            && let Ok(name) = CString::new(name()) {
+            && let Ok(name) = CString::new(name())
+        {
             // SAFETY: a string that ends with a zero; the library copies it.
             unsafe { sys::nvtxRangePushA(name.as_ptr()) };
             return Range { open: true };

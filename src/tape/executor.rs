@@ -116,4 +116,15 @@ impl Executor {
         }
         Ok(())
     }
+
+    /// Tells a profiler of the device to begin or to end; on the CPU there is none to tell.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub fn profiler(&self, on: bool) -> Result<()> {
+        match self {
+            Executor::Cpu { .. } => Ok(()),
+            Executor::Cuda(step) => step.queue().device.profiler(on),
+        }
+    }
 }

@@ -29,6 +29,8 @@ pub struct RunOptions {
     pub command: String,
     /// Where to compute.
     pub target: Target,
+    /// On a device: a profiler records the steps after the first number, up to the second.
+    pub profile_steps: Option<(u64, u64)>,
 }
 
 /// Trains, and writes everything a run folder holds.

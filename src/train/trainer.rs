@@ -203,6 +203,7 @@ impl<'a> Trainer<'a> {
     /// One step: next batch, forward, backward, update; the row of whichever step is finished by then.
     fn step(&mut self, prefetch: &mut Prefetch) -> Result<()> {
         let number = self.done;
+        self.tell_profiler(number)?;
         let batch = prefetch.next_batch();
         self.done += 1;
         let mut row = StepRow::new(self.done);
@@ -228,6 +229,16 @@ impl<'a> Trainer<'a> {
             }
         }
         if self.model.step.has_room() { Ok(()) } else { self.collect() }
+    }
+
+    /// Brackets the steps that a profiler is to record, with nothing under way on either side.
+    fn tell_profiler(&mut self, number: u64) -> Result<()> {
+        let Some((first, last)) = self.options.profile_steps else { return Ok(()) };
+        if number == first || number == last {
+            self.drain()?;
+            self.model.step.profiler(number == first)?;
+        }
+        Ok(())
     }
 
     /// Waits for the oldest step under way and writes its row.

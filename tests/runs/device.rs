@@ -63,7 +63,8 @@ fn training_on_the_device_resumes_with_the_same_bits() {
 fn a_run_of_the_device_goes_on_on_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (volumes(dir.path()), dir.path().join("run"));
-    let mut child = on_device(&data, &out, &["--sync-each"]).spawn().unwrap();
+    let mut child =
+        on_device(&data, &out, &["--sync-each", "--profile-steps", "0:1"]).spawn().unwrap();
     assert!(wait_for(&mut child, &out, 1).is_none(), "ended before step 1");
     signal(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(75));
