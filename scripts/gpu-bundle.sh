@@ -26,7 +26,7 @@ fail() {
 # The order in which build.rs looks for it.
 find_nvcc() {
     if [ -n "${NVCC:-}" ]; then
-        echo "$NVCC"
+        command -v "$NVCC" || echo "$NVCC"
     elif [ -n "${CUDA_HOME:-}" ] && [ -x "$CUDA_HOME/bin/nvcc" ]; then
         echo "$CUDA_HOME/bin/nvcc"
     elif [ -x .cuda/nvidia/cu13/bin/nvcc ]; then
@@ -44,6 +44,8 @@ if [ -z "$nvcc" ]; then
     nvcc="$(find_nvcc)"
 fi
 [ -x "$nvcc" ] || fail "nvcc does not run: '$nvcc'. Run scripts/install-nvcc.sh, or let NVCC name one"
+# Make runs elsewhere.
+nvcc="$(cd "$(dirname "$nvcc")" && pwd)/$(basename "$nvcc")"
 export NVCC="$nvcc"
 
 rm -rf "$stage"
@@ -84,6 +86,7 @@ done
 
 say "building the conformance program"
 out="$target/gpu-bundle/conformance"
+mkdir -p "$out"
 if make -s -C kernels/emulator/tests OUT="$out" NVCC="$nvcc" conformance >&2; then
     place conformance "$out/conformance"
 else

@@ -80,7 +80,12 @@ stage_golden() {
 
 stage_sanitizer() {
     local sanitizer tool
-    sanitizer="$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -1)"
+    sanitizer="$(command -v compute-sanitizer || true)"
+    for tool in /usr/local/cuda*/bin/compute-sanitizer; do
+        if [ -z "$sanitizer" ] && [ -x "$tool" ]; then
+            sanitizer="$tool"
+        fi
+    done
     if [ -z "$sanitizer" ]; then
         note "sanitizer: left out, no compute-sanitizer (it comes with the CUDA toolkit)"
         return
