@@ -10,6 +10,14 @@ type Layer = (&'static str, usize, usize, [usize; 2], [usize; 3]);
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().collect();
+    let known = |a: &&String| *a == "--bench" || a.contains('@') || a.parse::<usize>().is_ok();
+    if !args.iter().skip(1).all(|a| known(&a)) {
+        // `cargo bench conv3d`, or `--test`: meant for other benches.
+        return Ok(writeln!(
+            std::io::stderr(),
+            "conv_probe: nothing measured; arguments: a number of threads, part of a layer's name with its @"
+        )?);
+    }
     let threads = args.iter().filter_map(|a| a.parse().ok()).next().unwrap_or(0);
     let only = args.iter().skip(1).find(|a| a.contains("@")).cloned().unwrap_or_default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;

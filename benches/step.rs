@@ -1,5 +1,8 @@
-//! The whole training step: forward of all views, backward, update. In views per second.
+//! The whole training step: forward of all views, backward, update. In views per second. On cuda:0, if there is one, as training
+//! runs it, replayed from a graph, as `cuda/step/<network and views>/<views with gradients>`.
 
+#[path = "gpu/mod.rs"]
+mod gpu;
 #[cfg(test)]
 #[path = "../tests/common/program.rs"]
 mod program;
@@ -8,8 +11,27 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-use program::{Run, options};
-use spatialssl::train::{GradientViews, ProgramOptions};
+use gpu::{Clock, must};
+use program::{Run, inputs, options};
+use spatialssl::driver::Device;
+use spatialssl::error::Result;
+use spatialssl::model::starts;
+use spatialssl::tape::CudaStep;
+use spatialssl::train::{GradientViews, Program, ProgramOptions};
+
+/// Name, and the program of it, of the steps on both processors.
+fn steps_of_both() -> Vec<(&'static str, ProgramOptions)> {
+    vec![
+        ("resenc-s_32_batch_2", options(&[16, 32, 64, 128], &[1, 2, 2, 2], [32; 3], 2)),
+        ("32-to-256_64", options(&[32, 64, 128, 256], &[1, 3, 4, 6], [64; 3], 1)),
+    ]
+}
+
+/// Steps that are too long for a CPU.
+fn steps_of_device() -> Vec<(&'static str, ProgramOptions)> {
+    let large = |edge| options(&[32, 64, 128, 256], &[1, 3, 4, 6], [edge; 3], 2);
+    vec![("32-to-256_96_batch_2", large(96)), ("32-to-256_128_batch_2", large(128))]
+}
 
 fn steps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("step");
@@ -17,9 +39,7 @@ fn steps(criterion: &mut Criterion) {
         .sample_size(10)
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(5));
-    let small = options(&[16, 32, 64, 128], &[1, 2, 2, 2], [32; 3], 2);
-    let medium = options(&[32, 64, 128, 256], &[1, 3, 4, 6], [64; 3], 1);
-    for (name, base) in [("resenc-s_32_batch_2", small), ("32-to-256_64", medium)] {
+    for (name, base) in steps_of_both() {
         for gradient_views in [GradientViews::First, GradientViews::All] {
             let options = ProgramOptions { gradient_views, ..base.clone() };
             group.throughput(Throughput::Elements((options.views * options.batch) as u64));
@@ -37,5 +57,57 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps);
+/// Time of `count` steps as training queues them: inputs copied, launches replayed from a graph, results copied back, the host one
+/// step ahead.
+fn time_steps(step: &mut CudaStep, count: u64) -> Result<Duration> {
+    let clock = Clock::start(&step.queue().device)?;
+    for _ in 0..count {
+        if !step.has_room() {
+            step.collect()?;
+        }
+        step.submit()?;
+    }
+    let all = clock.stop(&step.queue().device)?;
+    while step.collect()? {}
+    Ok(all)
+}
+
+/// The program on the device with start values and inputs, after the steps that end in a captured graph.
+fn device_step(options: &ProgramOptions) -> Result<CudaStep> {
+    let program = Program::new(options)?;
+    let mut step = CudaStep::new(&program.tape, Device::open(0, false)?, true)?;
+    for (id, values) in starts(&program.tape, 7) {
+        step.write(id, &values)?;
+    }
+    let encoder = step.read(program.blocks[0].packed)?;
+    step.write(program.average, &encoder)?;
+    for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
+        step.write(seed, &[weight as f32])?;
+    }
+    for (id, values) in inputs(options, &program, 0, 1e-5) {
+        step.write(id, &values.into_iter().map(|x| x as f32).collect::<Vec<_>>())?;
+    }
+    time_steps(&mut step, 3)?;
+    Ok(step)
+}
+
+fn steps_on_device(criterion: &mut Criterion) {
+    let Some(_kept) = gpu::open() else { return };
+    let mut group = criterion.benchmark_group("cuda/step");
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    for (name, base) in steps_of_both().into_iter().chain(steps_of_device()) {
+        for gradient_views in [GradientViews::First, GradientViews::All] {
+            let options = ProgramOptions { gradient_views, ..base.clone() };
+            group.throughput(Throughput::Elements((options.views * options.batch) as u64));
+            let mut made = None;
+            group.bench_function(format!("{name}/{gradient_views:?}"), |bencher| {
+                let step = made.get_or_insert_with(|| must(name, device_step(&options)));
+                bencher.iter_custom(|count| must(name, time_steps(step, count)));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, steps_on_device, steps);
 criterion_main!(benches);

@@ -368,7 +368,11 @@ impl CudaStep {
         self.queue.device.upload_later(&self.block, offset, &slot.inputs, len)
     }
 
-    fn launch(&self, range: Range<usize>) -> Result<()> {
+    /// Queues the records of a range, one launch at a time, and nothing else: neither copies nor waits. For measurements.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub fn launch(&self, range: Range<usize>) -> Result<()> {
         let work = self.block.ptr().offset(self.layout.plan.workspace.offset);
         for call in &self.calls[range] {
             let io =

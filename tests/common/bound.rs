@@ -46,8 +46,10 @@ impl Recorded {
             let name = format!("input {i}");
             if wanted(i) && !update {
                 tape.param(name, dims, Init::Constant(0.0))
-            } else {
+            } else if update {
                 tape.input(name, dims)
+            } else {
+                tape.state(name, dims)
             }
         };
         let inputs: Vec<ValueId> = case.inputs.iter().enumerate().map(value).collect();

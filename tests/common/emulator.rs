@@ -1,11 +1,16 @@
 //! The emulated CUDA driver: loaded before the first call of the CUDA driver, it is the driver.
+//!
+//! With `SPATIALSSL_EMULATOR=none` it is not loaded: the same tests then run on the machine's own driver and GPU, and what only the
+//! emulated driver can do (orders, counters, reports) is left out.
 #![allow(unsafe_code, reason = "a C library is loaded and called")]
 
 use std::ffi::{CString, c_char, c_int};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use spatialssl::driver::Device;
 
 /// In which order blocks and the threads within a block run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,13 +20,13 @@ pub(crate) enum Order {
     Random(u64),
 }
 
-/// The loaded driver.
+/// The loaded driver, or none: the machine's own is used.
 pub(crate) struct Emulator {
-    library: Library,
+    library: Option<Library>,
 }
 
-/// Names the build that is loaded: `check` is the one that checks every memory access, a path one of another folder, nothing the
-/// fast one.
+/// Names the build that is loaded: `check` is the one that checks every memory access, `none` none, a path one of another folder,
+/// nothing the fast one.
 pub(crate) const BUILD: &str = "SPATIALSSL_EMULATOR";
 
 /// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
@@ -29,18 +34,40 @@ pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("SPATIALSSL_EMULATOR_DIR"))
 }
 
-/// Loads the emulated driver. It must be called before anything asks for the CUDA driver.
+/// Loads the emulated driver, unless the environment says otherwise. It must be called before anything asks for the CUDA driver.
 pub(crate) fn emulator() -> &'static Emulator {
     static LOADED: OnceLock<Emulator> = OnceLock::new();
-    LOADED.get_or_init(|| {
+    let loaded = LOADED.get_or_init(|| {
         let build = std::env::var(BUILD).unwrap_or_default();
+        if build == "none" {
+            return Emulator { library: None };
+        }
         // A path replaces the folder, a name chooses a folder in it.
         let path = folder().join(build).join("libcuda.so");
         // SAFETY: our own library; its initialisers only fill a table of kernels.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Emulator { library }
-    })
+        Emulator { library: Some(library) }
+    });
+    if loaded.library.is_none() {
+        KEPT.with(|_| ());
+    }
+    loaded
+}
+
+thread_local! {
+    /// A device of the machine's own driver that stays open while a test runs: making its context anew takes long.
+    static KEPT: Option<Device> = Device::open(0, false).ok();
+}
+
+/// Whether `test`, which needs the emulated driver, is left out because there is none; says so.
+pub(crate) fn left_out(test: &str) -> bool {
+    let is_left_out = emulator().library.is_none();
+    if is_left_out {
+        // Not by a macro: those print only where a test fails.
+        let _ = writeln!(std::io::stderr(), "{test}: left out, since {BUILD} is `none`");
+    }
+    is_left_out
 }
 
 /// A kernel as it was compiled.
@@ -54,6 +81,7 @@ pub(crate) struct Compiled {
 impl Emulator {
     /// All kernels.
     pub(crate) fn kernels(&self) -> Vec<Compiled> {
+        let Some(library) = &self.library else { return Vec::new() };
         type Text = unsafe extern "C" fn(u32) -> *const c_char;
         let words = |pointer: *const c_char| {
             // SAFETY: a constant of the library that ends with a zero.
@@ -61,7 +89,6 @@ impl Emulator {
         };
         // SAFETY: the functions have these signatures, and are asked for numbers below the count.
         unsafe {
-            let library = &self.library;
             let count = library.get::<unsafe extern "C" fn() -> u32>(b"emu_kernel_count\0");
             let name = library.get::<Text>(b"emu_kernel_name\0").expect("a name");
             let file = library.get::<Text>(b"emu_kernel_file\0").expect("a file");
@@ -83,6 +110,7 @@ impl Emulator {
 
     /// Order of this thread's launches from now on.
     pub(crate) fn set_order(&self, order: Order) {
+        let Some(library) = &self.library else { return };
         let (kind, seed) = match order {
             Order::Ascending => (0, 0),
             Order::Descending => (1, 0),
@@ -90,7 +118,7 @@ impl Emulator {
         };
         // SAFETY: the function has this signature.
         unsafe {
-            self.library
+            library
                 .get::<unsafe extern "C" fn(c_int, u64)>(b"emu_set_order\0")
                 .expect("emu_set_order")(kind, seed);
         }
@@ -98,10 +126,11 @@ impl Emulator {
 
     /// A counter by name: launches, allocations, copies, graph_launches, live_bytes, leaks.
     pub(crate) fn counter(&self, name: &str) -> u64 {
+        let Some(library) = &self.library else { return 0 };
         let name = CString::new(name).expect("a name without zeros");
         // SAFETY: the function has this signature.
         unsafe {
-            self.library
+            library
                 .get::<unsafe extern "C" fn(*const c_char) -> u64>(b"emu_counter\0")
                 .expect("emu_counter")(name.as_ptr())
         }
@@ -121,10 +150,11 @@ impl Emulator {
     }
 
     fn text(&self, function: &[u8]) -> String {
+        let Some(library) = &self.library else { return String::new() };
         let mut text = vec![0u8; 4096];
         // SAFETY: the functions called here have this signature and write at most so many bytes.
         unsafe {
-            self.library
+            library
                 .get::<unsafe extern "C" fn(*mut c_char, usize) -> usize>(function)
                 .expect("a text function")(text.as_mut_ptr().cast(), text.len());
         }
