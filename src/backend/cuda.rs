@@ -109,9 +109,10 @@ pub struct Timed {
     pub bytes: u64,
 }
 
-/// Times of launches: an event before the first and behind each.
+/// Times of launches: an event behind each, and before the first of each run.
 struct Timeline {
-    start: Event,
+    /// Events from which the launch of that number, and those behind it, are timed.
+    starts: Vec<(usize, Event)>,
     launches: Vec<(Timed, Event)>,
 }
 
@@ -169,13 +170,20 @@ impl Queue {
     }
 
     /// Begins to time every launch.
+    pub fn begin_timing(&self) {
+        self.timeline.replace(Some(Timeline { starts: Vec::new(), launches: Vec::new() }));
+    }
+
+    /// While launches are timed: what was queued before this, a copy for example, does not count for the next launch.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses.
-    pub fn begin_timing(&self) -> Result<()> {
-        let start = self.device.event(true)?;
-        self.device.record(&start)?;
-        self.timeline.replace(Some(Timeline { start, launches: Vec::new() }));
+    pub fn begin_run(&self) -> Result<()> {
+        if let Some(timeline) = &mut *self.timeline.borrow_mut() {
+            let event = self.device.event(true)?;
+            self.device.record(&event)?;
+            timeline.starts.push((timeline.launches.len(), event));
+        }
         Ok(())
     }
 
@@ -183,14 +191,21 @@ impl Queue {
     ///
     /// # Errors
     /// [`crate::Error::Device`] if one of them failed.
+    ///
+    /// # Panics
+    /// If no run was begun before the first of them.
     pub fn end_timing(&self) -> Result<Vec<Timed>> {
         let Some(timeline) = self.timeline.take() else { return Ok(Vec::new()) };
         self.device.sync()?;
-        let mut before = &timeline.start;
         let mut times = Vec::with_capacity(timeline.launches.len());
-        for (timed, event) in &timeline.launches {
+        for (number, (timed, event)) in timeline.launches.iter().enumerate() {
+            let start = timeline.starts.iter().rev().find(|(first, _)| *first == number);
+            let before = match (start, number.checked_sub(1)) {
+                (Some((_, event)), _) => event,
+                (None, Some(last)) => &timeline.launches[last].1,
+                (None, None) => panic!("launches are timed from the beginning of a run"),
+            };
             times.push(Timed { ms: event.ms_since(before)?, ..*timed });
-            before = event;
         }
         Ok(times)
     }

@@ -335,6 +335,7 @@ impl CudaStep {
     pub fn run_range(&mut self, range: Range<usize>) -> Result<()> {
         assert_eq!(self.under_way(), 0, "steps under way are collected first");
         self.send_inputs()?;
+        self.queue.begin_run()?;
         self.launch(range)?;
         self.queue.device.sync()
     }
