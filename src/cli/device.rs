@@ -48,7 +48,11 @@ pub(super) fn choose(device: &str, threads: usize, flags: GpuFlags) -> Result<Ch
         return Ok(cpu(""));
     }
     match (device, gpus()) {
-        ("auto", Ok(found)) => Ok(gpu(0, &found[0])),
+        // A GPU that is too old, or whose driver is, cannot load the device code.
+        ("auto", Ok(found)) => Ok(match driver::Device::open(0, false) {
+            Ok(_) => gpu(0, &found[0]),
+            Err(error) => cpu(&format!("; GPU not usable: {}", in_short(&error))),
+        }),
         ("auto", Err(why)) => Ok(cpu(&format!("; no GPU: {why}"))),
         (_, Ok(found)) => {
             let ordinal = device.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -71,10 +75,14 @@ fn refusal(device: &str, found: &str) -> Error {
     ))
 }
 
+/// What failed and why, on one line; what to do about it is left out.
+fn in_short(error: &Error) -> String {
+    error.to_string().lines().take(2).map(str::trim).collect::<Vec<_>>().join(", ")
+}
+
 /// All GPUs, at least one, or in a few words why there is none to use.
 fn gpus() -> std::result::Result<Vec<(String, usize)>, String> {
-    let first_line = |e: Error| e.to_string().lines().next().unwrap_or_default().to_string();
-    let found = driver::names().map_err(first_line)?;
+    let found = driver::names().map_err(|e| in_short(&e))?;
     if found.is_empty() {
         return Err("the NVIDIA driver finds no device".into());
     }
