@@ -3,9 +3,8 @@
 //   avg += w (p - avg); w = 1 copies exactly, w = 0 leaves the average as it is;  twin = bf16(avg)
 //
 // One thread to 8 elements. Traffic: 14 bytes a parameter (p, avg read; avg and the bf16 copy written).
+#include "ema.cuh"
 #include "vec.cuh"
-
-constexpr int kEma = 3;  // place in the scalars, as in src/ops/adamw.rs
 
 struct EmaParams {
     const float* scalars;
@@ -21,16 +20,9 @@ KERNEL(ema_f32, EmaParams, 256, 4) {
         constexpr int kW = decltype(width)::value;
         float average[kW], param[kW] = {};
         if (w != 0.0f) load(p.param + at, param);
-        if (w == 1.0f) {
+        load(p.average + at, average);
 #pragma unroll
-            for (int i = 0; i < kW; ++i) average[i] = param[i];
-        } else {
-            load(p.average + at, average);
-        }
-        if (w != 0.0f && w != 1.0f) {
-#pragma unroll
-            for (int i = 0; i < kW; ++i) average[i] += w * (param[i] - average[i]);
-        }
+        for (int i = 0; i < kW; ++i) average[i] = moved_average(average[i], param[i], w);
         if (w != 0.0f) store(p.average + at, average);
         if (p.twin != nullptr) store(p.twin + at, average);
     });

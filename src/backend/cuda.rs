@@ -6,6 +6,7 @@ use bytemuck::NoUninit;
 
 use crate::driver::{DevPtr, Device, Event, Kernel, Launch};
 use crate::error::Result;
+use crate::ops::Op;
 use crate::shape::Shape;
 
 /// How a value lies in device memory.
@@ -51,6 +52,25 @@ pub struct CudaIo<'a> {
     pub writes: &'a [Option<(DevSpan, bool)>],
     /// Scratch of the size the operation asked for, with undefined content.
     pub work: DevPtr,
+    /// A later call of whose work this call does a part.
+    pub next: Option<Joined<'a>>,
+    /// An earlier call that did a part of this call's work.
+    pub last: Option<Joined<'a>>,
+}
+
+/// The other call of a pair, see [`crate::ops::Pair`].
+#[derive(Clone, Copy)]
+pub struct Joined<'a> {
+    /// The operation of the other call.
+    pub op: &'a Op,
+    /// Shapes of its inputs.
+    pub shapes: &'a [Shape],
+    /// What it reads.
+    pub reads: &'a [DevSpan],
+    /// What it writes.
+    pub writes: &'a [Option<(DevSpan, bool)>],
+    /// Memory that the first call writes and the second reads.
+    pub handed: DevPtr,
 }
 
 impl CudaIo<'_> {

@@ -135,6 +135,8 @@ struct AdamWParams {
     m: DevPtr,
     v: DevPtr,
     twin: DevPtr,
+    average: DevPtr,
+    average_twin: DevPtr,
     len: i64,
     rule: AdamWRule,
 }
@@ -156,6 +158,8 @@ impl CudaRule for AdamW {
             eps: self.eps as f32,
             weight_decay: self.weight_decay as f32,
         };
+        let average =
+            io.last.and_then(|ema| ema.writes[0]).map(|(span, _)| span).unwrap_or_default();
         let params = AdamWParams {
             scalars: io.read(0),
             norm: io.read(1),
@@ -164,6 +168,8 @@ impl CudaRule for AdamW {
             m: io.write(1),
             v: io.write(2),
             twin: io.write_twin(0),
+            average: average.ptr,
+            average_twin: average.twin,
             len: len as i64,
             rule,
         };

@@ -1,6 +1,9 @@
 //! Exponential moving average of parameters: `avg += w (p - avg)`.
 
-use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, SCALARS, arity, piece_grid, refuse, scalar};
+use super::{
+    CpuRule, CudaRule, Joint, Op, OpRule, PIECE_THREADS, Pair, SCALARS, arity, piece_grid, refuse,
+    scalar,
+};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{CudaIo, Queue};
@@ -65,7 +68,21 @@ impl CudaRule for Ema {
         &KERNELS
     }
 
+    /// The update that follows makes the average, too: it has the parameters in registers.
+    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+        let (first, second) = (pair.first, pair.second);
+        let follows = pair.adjacent && matches!(second.op, Op::AdamW(_));
+        let same = || {
+            first.reads[0] == second.reads[0]
+                && second.writes[0].is_some_and(|(param, _)| param == first.reads[1])
+        };
+        (follows && same()).then(Joint::default)
+    }
+
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        if io.next.is_some() {
+            return Ok(());
+        }
         let len = io.shapes[1].len();
         let params = EmaParams {
             scalars: io.read(0),

@@ -124,6 +124,46 @@ pub trait CpuRule<T> {
     fn backward(&self, io: &mut Io<'_, T>);
 }
 
+/// One call of two, as the operations see it that may join them.
+#[derive(Clone, Copy)]
+pub struct Half<'a> {
+    /// The operation.
+    pub op: &'a Op,
+    /// Forward or backward.
+    pub pass: Pass,
+    /// Shapes of its inputs.
+    pub shapes: &'a [Shape],
+    /// Numbers of the values it reads. Equal numbers: the same value.
+    pub reads: &'a [u32],
+    /// Numbers of the values it writes, and whether it adds to them.
+    pub writes: &'a [Option<(u32, bool)>],
+}
+
+/// Two calls of which the first could do a part of the second's work, while its numbers are in registers: the second reads what the
+/// first writes, and nobody writes it in between; or the second follows the first at once.
+#[derive(Clone, Copy)]
+pub struct Pair<'a> {
+    /// The call that runs first.
+    pub first: Half<'a>,
+    /// The call that runs later.
+    pub second: Half<'a>,
+    /// Whether the second is the next call of all.
+    pub adjacent: bool,
+    /// Whether the second is the only call that reads a value.
+    pub sole_reader: &'a dyn Fn(u32) -> bool,
+}
+
+/// How two calls are joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Joint {
+    /// Bytes that the first leaves for the second.
+    pub handed: usize,
+    /// Whether either call touches operands of the other, so that all of them need memory while either runs.
+    pub shares_operands: bool,
+    /// A value that is then neither written nor read and needs no memory.
+    pub elided: Option<u32>,
+}
+
 /// An operation on a CUDA device: which kernels it launches, on which grids, with which arguments.
 pub trait CudaRule {
     /// All kernels it may launch.
@@ -133,6 +173,13 @@ pub trait CudaRule {
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
         let _ = (pass, shapes);
         0
+    }
+
+    /// Whether this operation, as the first of `pair`, does a part of the second's work, and what that needs. Both are then told of the
+    /// other by [`CudaIo::next`] and [`CudaIo::last`].
+    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+        let _ = pair;
+        None
     }
 
     /// Queues what reads the inputs and writes the outputs.

@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::pairs::{Joining, Needs, pairs};
 use super::plan::Units;
 use super::storage::storages;
 use super::work::Work;
 use super::{Plan, Record, Role, Tape, ValueId};
 use crate::backend::Span;
-use crate::backend::cuda::{CudaIo, DevSpan, Queue, Storage};
+use crate::backend::cuda::{CudaIo, DevSpan, Joined, Queue, Storage};
 use crate::driver::Range as ProfilerRange;
 use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned};
 use crate::error::Result;
@@ -36,6 +37,9 @@ struct Call {
     reads: Vec<DevSpan>,
     writes: Vec<Option<(DevSpan, bool)>>,
     work: Work,
+    /// The calls it is joined with as the first and as the second, and the memory between them.
+    next: Option<(usize, DevPtr)>,
+    last: Option<(usize, DevPtr)>,
 }
 
 /// Page-locked copies of inputs and results of one step under way.
@@ -49,6 +53,7 @@ struct Slot {
 /// Where the values of a tape lie.
 struct Layout {
     plan: Plan,
+    pairs: Vec<Joining>,
     storages: Vec<Storage>,
     /// Offset of the bf16 copy of each value that owns memory and has one.
     twins: Vec<usize>,
@@ -72,11 +77,20 @@ pub struct CudaStep {
 }
 
 impl Layout {
-    fn new(tape: &Tape) -> Layout {
+    fn new(tape: &Tape, pairs: Vec<Joining>) -> Layout {
         let storages = storages(tape);
         let element = |id: ValueId| storages[id.index()].element_len();
         let scratch = |r: &Record| r.op.cuda().cuda_workspace(r.pass, &r.shapes);
-        let plan = Plan::with(tape, &Units { element: &element, scratch: &scratch, align: ALIGN });
+        let needs = Needs::of(tape, &pairs);
+        let units = Units {
+            element: &element,
+            scratch: &scratch,
+            align: ALIGN,
+            uses: &needs.uses,
+            elided: &needs.elided,
+            handed: &needs.handed,
+        };
+        let plan = Plan::with(tape, &units);
         let mut len = plan.len;
         let mut twins = vec![0; storages.len()];
         for (id, value) in tape.values() {
@@ -85,7 +99,7 @@ impl Layout {
                 len += (2 * value.shape.len()).next_multiple_of(ALIGN);
             }
         }
-        Layout { plan, storages, twins, len }
+        Layout { plan, pairs, storages, twins, len }
     }
 
     /// Offset of the bf16 copy of `id`, if there is one: as far into its root's copy as `id` lies in its root.
@@ -102,7 +116,19 @@ impl CudaStep {
     /// # Errors
     /// [`crate::Error::Device`] if memory does not suffice or a kernel is missing.
     pub fn new(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
-        let layout = Layout::new(tape);
+        CudaStep::with(tape, device, use_graph, pairs(tape))
+    }
+
+    /// The same with every call on its own: none does a part of another's work. For comparison.
+    ///
+    /// # Errors
+    /// As [`CudaStep::new`].
+    pub fn unjoined(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
+        CudaStep::with(tape, device, use_graph, Vec::new())
+    }
+
+    fn with(tape: &Tape, device: Device, use_graph: bool, pairs: Vec<Joining>) -> Result<CudaStep> {
+        let layout = Layout::new(tape, pairs);
         device.load(tape.records().iter().flat_map(|r| r.op.cuda().kernels()))?;
         let block = device.alloc(layout.len)?;
         device.zero(&block, 0, layout.plan.persistent_len)?;
@@ -112,7 +138,7 @@ impl CudaStep {
             ptr: base.offset(layout.plan.span(id).offset),
             twin: layout.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
         };
-        let calls = tape
+        let mut calls: Vec<Call> = tape
             .records()
             .iter()
             .map(|r| Call {
@@ -123,8 +149,15 @@ impl CudaStep {
                 reads: r.reads.iter().map(|&id| span(id)).collect(),
                 writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
                 work: Work::new(tape, r, &layout.storages),
+                next: None,
+                last: None,
             })
             .collect();
+        for (pair, handed) in layout.pairs.iter().zip(&layout.plan.handed) {
+            let handed = base.offset(handed.offset);
+            calls[pair.first].next = Some((pair.second, handed));
+            calls[pair.second].last = Some((pair.first, handed));
+        }
         let slots = (0..SLOTS)
             .map(|_| {
                 Ok(Slot {
@@ -345,6 +378,11 @@ impl CudaStep {
         self.calls.iter().flat_map(|call| call.op.cuda().kernels())
     }
 
+    /// Pairs of records that are joined: the numbers of the first and the second.
+    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.layout.pairs.iter().map(|pair| (pair.first, pair.second))
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         self.calls.len()
@@ -375,9 +413,25 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses.
     pub fn launch(&self, range: Range<usize>) -> Result<()> {
         let work = self.block.ptr().offset(self.layout.plan.workspace.offset);
-        for call in &self.calls[range] {
-            let io =
-                CudaIo { shapes: &call.shapes, reads: &call.reads, writes: &call.writes, work };
+        for Joining { first, second, joint } in &self.layout.pairs {
+            let whole = range.contains(first) == range.contains(second);
+            assert!(whole || joint.elided.is_none(), "calls {first} and {second} run together");
+        }
+        for call in &self.calls[range.clone()] {
+            let joined = |other: Option<(usize, DevPtr)>| {
+                let (at, handed) = other.filter(|(at, _)| range.contains(at))?;
+                let Call { op, shapes, reads, writes, .. } = &self.calls[at];
+                Some(Joined { op, shapes, reads, writes, handed })
+            };
+            let (next, last) = (joined(call.next), joined(call.last));
+            let io = CudaIo {
+                shapes: &call.shapes,
+                reads: &call.reads,
+                writes: &call.writes,
+                work,
+                next,
+                last,
+            };
             let pass = if call.pass == Pass::Forward { "forward" } else { "backward" };
             let _range = ProfilerRange::new(|| format!("{pass} {}", call.name));
             let first = self.queue.timed();

@@ -11,6 +11,12 @@ pub struct Units<'a> {
     pub scratch: &'a dyn Fn(&Record) -> usize,
     /// Every place begins at a multiple of this.
     pub align: usize,
+    /// Further lifetimes of values: used at this record, too.
+    pub uses: &'a [(ValueId, usize)],
+    /// Values that are never written or read in truth.
+    pub elided: &'a [ValueId],
+    /// Memory between two records: first, last, units.
+    pub handed: &'a [(usize, usize, usize)],
 }
 
 /// Where every value lives. Everything is counted in the units it was planned in: elements on the CPU, where all have the
@@ -18,6 +24,8 @@ pub struct Units<'a> {
 #[derive(Clone, Debug)]
 pub struct Plan {
     spans: Vec<Span>,
+    /// Memory between two records, in the order it was asked for.
+    pub handed: Vec<Span>,
     /// Scratch of all calls, one region of the size of the largest.
     pub workspace: Span,
     /// Values written from outside before each run.
@@ -36,7 +44,8 @@ pub struct Plan {
 
 /// A temporary value: its size and the records between which it must survive.
 struct Lifetime {
-    id: ValueId,
+    /// Index of its place.
+    id: usize,
     len: usize,
     first: usize,
     last: usize,
@@ -46,7 +55,15 @@ impl Plan {
     /// Plans the memory of `tape` in elements, each value on a cache line of 16 of them.
     pub fn new(tape: &Tape) -> Self {
         let scratch = |r: &Record| r.op.rule().workspace(r.pass, &r.shapes);
-        Plan::with(tape, &Units { element: &|_| 1, scratch: &scratch, align: 16 })
+        let units = Units {
+            element: &|_| 1,
+            scratch: &scratch,
+            align: 16,
+            uses: &[],
+            elided: &[],
+            handed: &[],
+        };
+        Plan::with(tape, &units)
     }
 
     /// Plans the memory of `tape` in the units given.
@@ -68,7 +85,11 @@ impl Plan {
         let results = lay(&|role| role == Role::Result);
         lay(&|role| matches!(role, Role::Param(_) | Role::State));
         let persistent_len = end;
-        let lifetimes = lifetimes(tape, &len_of);
+        let mut lifetimes = lifetimes(tape, &len_of, units);
+        spans.resize(tape.values.len() + units.handed.len(), Span::default());
+        lifetimes.extend(units.handed.iter().enumerate().map(|(i, &(first, last, len))| {
+            Lifetime { id: tape.values.len() + i, len, first, last }
+        }));
         let unshared_len = lifetimes.iter().map(|l| l.len.next_multiple_of(units.align)).sum();
         let arena_len = place(&lifetimes, persistent_len, units.align, &mut spans);
         let scratch = tape.records.iter().map(units.scratch).max().unwrap_or(0);
@@ -82,10 +103,21 @@ impl Plan {
                 };
             }
         }
+        let handed = spans.split_off(tape.values.len());
         let workspace =
             Span { offset: persistent_len + arena_len, len: scratch.next_multiple_of(units.align) };
         let len = workspace.offset + workspace.len;
-        Plan { spans, workspace, inputs, results, persistent_len, arena_len, unshared_len, len }
+        Plan {
+            spans,
+            handed,
+            workspace,
+            inputs,
+            results,
+            persistent_len,
+            arena_len,
+            unshared_len,
+            len,
+        }
     }
 
     /// Place of `id`.
@@ -95,19 +127,23 @@ impl Plan {
 }
 
 /// First and last use of every temporary value that owns memory; uses of a value that shares it count for the owner.
-fn lifetimes(tape: &Tape, len_of: &dyn Fn(ValueId) -> usize) -> Vec<Lifetime> {
+fn lifetimes(tape: &Tape, len_of: &dyn Fn(ValueId) -> usize, units: &Units<'_>) -> Vec<Lifetime> {
     let mut uses: Vec<Option<(usize, usize)>> = vec![None; tape.values.len()];
+    let mut use_at = |id: ValueId, at: usize| {
+        let slot = &mut uses[tape.root(id).0.index()];
+        *slot = Some(slot.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
+    };
     for (at, record) in tape.records.iter().enumerate() {
         let written = record.writes.iter().flatten().map(|(id, _)| id);
-        for id in record.reads.iter().chain(written) {
-            let slot = &mut uses[tape.root(*id).0.index()];
-            *slot = Some(slot.map_or((at, at), |(first, _)| (first, at)));
-        }
+        record.reads.iter().chain(written).for_each(|&id| use_at(id, at));
     }
+    units.uses.iter().for_each(|&(id, at)| use_at(id, at));
+    units.elided.iter().for_each(|id| uses[id.index()] = None);
     tape.values()
         .filter(|(_, v)| v.alias.is_none() && v.role == Role::Temporary)
         .filter_map(|(id, _)| {
-            uses[id.index()].map(|(first, last)| Lifetime { id, len: len_of(id), first, last })
+            let id_at = id.index();
+            uses[id_at].map(|(first, last)| Lifetime { id: id_at, len: len_of(id), first, last })
         })
         .collect()
 }
@@ -123,7 +159,7 @@ fn place(lifetimes: &[Lifetime], base: usize, align: usize, spans: &mut [Span]) 
         let mut taken: Vec<(usize, usize)> = placed
             .iter()
             .filter(|p| p.first <= life.last && life.first <= p.last)
-            .map(|p| (spans[p.id.index()].offset, p.len.next_multiple_of(align)))
+            .map(|p| (spans[p.id].offset, p.len.next_multiple_of(align)))
             .collect();
         taken.sort_unstable();
         let mut at = base;
@@ -133,7 +169,7 @@ fn place(lifetimes: &[Lifetime], base: usize, align: usize, spans: &mut [Span]) 
             }
             at = at.max(offset + len_taken);
         }
-        spans[life.id.index()] = Span { offset: at, len: life.len };
+        spans[life.id] = Span { offset: at, len: life.len };
         end = end.max(at + len - base);
         placed.push(life);
     }

@@ -17,6 +17,8 @@ mod program;
 #[cfg(test)]
 mod device;
 #[cfg(test)]
+mod joined;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod traffic;
