@@ -1,9 +1,9 @@
 //! AdamW with decoupled weight decay and a clipping factor, in place.
 
-use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, arity, piece_grid, refuse};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, arity, piece_grid, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue};
+use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

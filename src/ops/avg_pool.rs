@@ -1,11 +1,11 @@
 //! Average pool with stride equal to its window, no padding, incomplete windows dropped.
 
 use super::{
-    CpuRule, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, refuse,
+    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, refuse,
 };
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

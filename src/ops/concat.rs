@@ -1,8 +1,8 @@
 //! Concatenation along the batch or the channels.
 
-use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, piece_grid, put_all, refuse};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, piece_grid, put_all, refuse};
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::backend::{Io, MAX_OPERANDS};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;

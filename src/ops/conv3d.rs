@@ -7,10 +7,10 @@ pub(in crate::ops) mod table;
 
 use self::cuda::{Operands, Product};
 use self::filter::FilterOperands;
-use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

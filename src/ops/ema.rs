@@ -1,12 +1,12 @@
 //! Exponential moving average of parameters: `avg += w (p - avg)`.
 
 use super::{
-    CpuRule, CudaRule, Joint, Op, OpRule, PIECE_THREADS, Pair, SCALARS, arity, piece_grid, refuse,
-    scalar,
+    CpuRule, CudaIo, CudaRule, Joint, Op, OpRule, PIECE_THREADS, Pair, SCALARS, arity, piece_grid,
+    refuse, scalar,
 };
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue};
+use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

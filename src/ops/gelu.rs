@@ -2,10 +2,10 @@
 
 use multiversion::multiversion;
 
-use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

@@ -1,9 +1,9 @@
 //! Global gradient norm and the clipping factor that follows from it.
 
-use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, Pass, arity};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, arity};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue};
+use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

@@ -1,9 +1,9 @@
 //! Leaky ReLU: `y = x` where `x > 0`, else `slope x`.
 
-use super::{CpuRule, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

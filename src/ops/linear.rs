@@ -2,9 +2,9 @@
 
 use bytemuck::NoUninit;
 
-use super::{CpuRule, CudaRule, OpRule, Saved, arity, put, refuse};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
 use crate::backend::Io;
-use crate::backend::cuda::{CudaIo, Queue, blocks};
+use crate::backend::cuda::{Queue, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

@@ -1,9 +1,11 @@
 //! Instance norm, with the residual sum and the leaky ReLU that follow it in the encoder.
 
-use super::{CpuRule, CudaRule, OpRule, Pass, Saved, activation, arity, grad_or_null, put, refuse};
+use super::{
+    CpuRule, CudaIo, CudaRule, OpRule, Pass, Saved, activation, arity, grad_or_null, put, refuse,
+};
 use crate::backend::Io;
 use crate::backend::cpu::norm;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

@@ -2,11 +2,12 @@
 
 use super::grad_norm::{sum_blocks, sum_of_squares};
 use super::{
-    CpuRule, CudaRule, OpRule, PIECE_THREADS, Pass, arity, grad_or_null, piece_grid, put_all,
+    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, arity, grad_or_null, piece_grid,
+    put_all,
 };
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

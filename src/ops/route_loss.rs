@@ -4,9 +4,9 @@ use bytemuck::NoUninit;
 
 use super::gap_loss::{LOSS_THREADS, SAVED};
 use super::vector_loss::{smooth_l1, smooth_l1_slope};
-use super::{CpuRule, CudaRule, OpRule, Saved, put, refuse};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put, refuse};
 use crate::backend::Io;
-use crate::backend::cuda::{CudaIo, Queue};
+use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

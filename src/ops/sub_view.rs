@@ -3,10 +3,10 @@
 use bytemuck::NoUninit;
 use rayon::prelude::*;
 
-use super::{CpuRule, CudaRule, OpRule, arity, put_all, refuse};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, arity, put_all, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
-use crate::backend::cuda::{CudaIo, Queue, Storage, blocks};
+use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::scalar::Scalar;

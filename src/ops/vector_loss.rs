@@ -4,9 +4,9 @@ use super::gap_loss::{
     LOSS_THREADS, LossBackwardParams, LossForwardParams, SAVED, infer_loss, loss_backward,
     loss_forward,
 };
-use super::{CpuRule, CudaRule, OpRule, Saved, put};
+use super::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put};
 use crate::backend::Io;
-use crate::backend::cuda::{CudaIo, Queue};
+use crate::backend::cuda::Queue;
 use crate::driver::Kernel;
 use crate::error::Result;
 use crate::scalar::Scalar;

@@ -14,11 +14,11 @@ use super::storage::storages;
 use super::work::Work;
 use super::{Plan, Record, Role, Tape, ValueId};
 use crate::backend::Span;
-use crate::backend::cuda::{CudaIo, DevSpan, Joined, Queue, Storage};
+use crate::backend::cuda::{DevSpan, Queue, Storage};
 use crate::driver::Range as ProfilerRange;
 use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned};
 use crate::error::Result;
-use crate::ops::{Op, Pass};
+use crate::ops::{CudaIo, Joined, Op, Pass};
 use crate::shape::Shape;
 
 /// Every place begins at a multiple of so many bytes.
@@ -108,6 +108,35 @@ impl Layout {
         (self.storages[root.index()] == Storage::Twin)
             .then(|| self.twins[root.index()] + 2 * elements)
     }
+
+    /// All records with their places in the memory at `base`.
+    fn calls(&self, tape: &Tape, base: DevPtr) -> Vec<Call> {
+        let span = |id: ValueId| DevSpan {
+            ptr: base.offset(self.plan.span(id).offset),
+            twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
+        };
+        let mut calls: Vec<Call> = tape
+            .records()
+            .iter()
+            .map(|r| Call {
+                name: r.name.clone(),
+                op: r.op.clone(),
+                pass: r.pass,
+                shapes: r.shapes.clone(),
+                reads: r.reads.iter().map(|&id| span(id)).collect(),
+                writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
+                work: Work::new(tape, r, &self.storages),
+                next: None,
+                last: None,
+            })
+            .collect();
+        for (pair, handed) in self.pairs.iter().zip(&self.plan.handed) {
+            let handed = base.offset(handed.offset);
+            calls[pair.first].next = Some((pair.second, handed));
+            calls[pair.second].last = Some((pair.first, handed));
+        }
+        calls
+    }
 }
 
 impl CudaStep {
@@ -134,30 +163,7 @@ impl CudaStep {
         device.zero(&block, 0, layout.plan.persistent_len)?;
         device.zero(&block, layout.plan.len, layout.len - layout.plan.len)?;
         let base = block.ptr();
-        let span = |id: ValueId| DevSpan {
-            ptr: base.offset(layout.plan.span(id).offset),
-            twin: layout.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
-        };
-        let mut calls: Vec<Call> = tape
-            .records()
-            .iter()
-            .map(|r| Call {
-                name: r.name.clone(),
-                op: r.op.clone(),
-                pass: r.pass,
-                shapes: r.shapes.clone(),
-                reads: r.reads.iter().map(|&id| span(id)).collect(),
-                writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
-                work: Work::new(tape, r, &layout.storages),
-                next: None,
-                last: None,
-            })
-            .collect();
-        for (pair, handed) in layout.pairs.iter().zip(&layout.plan.handed) {
-            let handed = base.offset(handed.offset);
-            calls[pair.first].next = Some((pair.second, handed));
-            calls[pair.second].last = Some((pair.first, handed));
-        }
+        let calls = layout.calls(tape, base);
         let slots = (0..SLOTS)
             .map(|_| {
                 Ok(Slot {

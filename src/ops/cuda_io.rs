@@ -1,0 +1,81 @@
+//! The operands of a call on a CUDA device.
+
+use super::Op;
+use crate::backend::cuda::DevSpan;
+use crate::driver::DevPtr;
+use crate::shape::Shape;
+
+/// The operands of one call.
+#[derive(Clone, Copy)]
+pub struct CudaIo<'a> {
+    /// Shapes of the operation's inputs (of the forward pass, also when it runs backward).
+    pub shapes: &'a [Shape],
+    /// What is read, in the operation's order.
+    pub reads: &'a [DevSpan],
+    /// What is written, in the operation's order, and whether to add to it.
+    pub writes: &'a [Option<(DevSpan, bool)>],
+    /// Scratch of the size the operation asked for, with undefined content.
+    pub work: DevPtr,
+    /// A later call of whose work this call does a part.
+    pub next: Option<Joined<'a>>,
+    /// An earlier call that did a part of this call's work.
+    pub last: Option<Joined<'a>>,
+}
+
+/// The other call of a pair, see [`super::Pair`].
+#[derive(Clone, Copy)]
+pub struct Joined<'a> {
+    /// The operation of the other call.
+    pub op: &'a Op,
+    /// Shapes of its inputs.
+    pub shapes: &'a [Shape],
+    /// What it reads.
+    pub reads: &'a [DevSpan],
+    /// What it writes.
+    pub writes: &'a [Option<(DevSpan, bool)>],
+    /// Memory that the first call writes and the second reads.
+    pub handed: DevPtr,
+}
+
+impl CudaIo<'_> {
+    /// Address of the `i`-th value that is read.
+    pub fn read(&self, i: usize) -> DevPtr {
+        self.reads[i].ptr
+    }
+
+    /// Address of the bf16 copy of the `i`-th value that is read.
+    ///
+    /// # Panics
+    /// If it has none: the operation did not declare [`Storage::Twin`].
+    pub fn twin(&self, i: usize) -> DevPtr {
+        let twin = self.reads[i].twin;
+        assert!(!twin.is_null(), "operand {i} has no bf16 copy");
+        twin
+    }
+
+    /// Address of the `i`-th value that is written.
+    ///
+    /// # Panics
+    /// If it is not bound.
+    pub fn write(&self, i: usize) -> DevPtr {
+        let Some((span, _)) = self.writes[i] else {
+            panic!("operand {i} is not bound for writing")
+        };
+        span.ptr
+    }
+
+    /// Address of the bf16 copy of the `i`-th value that is written, or none.
+    pub fn write_twin(&self, i: usize) -> DevPtr {
+        self.writes[i].map_or(DevPtr::NULL, |(span, _)| span.twin)
+    }
+
+    /// Address of the gradient of input `i` and whether to add to it; `None` if nobody wants it.
+    pub fn grad(&self, i: usize) -> Option<(DevPtr, bool)> {
+        self.writes.get(i).copied().flatten().map(|(span, add)| (span.ptr, add))
+    }
+
+    /// Scratch of the size the operation asked for.
+    pub fn workspace(&self) -> DevPtr {
+        self.work
+    }
+}
