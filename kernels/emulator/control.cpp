@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cache.h"
 #include "driver.h"
 #include "fault.h"
 #include "memory.h"
@@ -50,6 +51,12 @@ EMU_API int emu_set_threads(int n) {
 EMU_API int emu_set_tracking(int on) {
     const auto hold = locked();
     settings().tracking = on != 0;
+    return 0;
+}
+
+EMU_API int emu_set_cache(uint64_t bytes, uint32_t running) {
+    const auto hold = locked();
+    cache().configure(bytes, running);
     return 0;
 }
 
@@ -121,6 +128,15 @@ EMU_API int emu_kernel_stats(const char* name, uint64_t out[EMU_STATS]) {
     out[EMU_BLOCKS] = stats.blocks;
     out[EMU_SECTORS_READ] = stats.counters.sectors_read;
     out[EMU_SECTORS_WRITTEN] = stats.counters.sectors_written;
+    return 0;
+}
+
+EMU_API int emu_kernel_memory(const char* name, uint64_t out[2]) {
+    const auto hold = locked();
+    const Kernel* kernel = find_kernel(name);
+    if (kernel == nullptr) return 1;
+    out[0] = stats_of(kernel).counters.memory_read;
+    out[1] = stats_of(kernel).counters.memory_written;
     return 0;
 }
 

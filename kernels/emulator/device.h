@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #define __device__
 #define __host__
@@ -33,6 +34,7 @@ struct Counters {
     uint64_t mma;                                  // m16n8k16 operations
     uint64_t bank_phases, bank_wavefronts;         // of ldmatrix: equal without bank conflicts
     uint64_t sectors_read, sectors_written;        // distinct 32-byte sectors, when tracking
+    uint64_t memory_read, memory_written;          // bytes between memory and a cache, see cache.h
 };
 
 // What device code reads at once: the state of the OS thread that runs blocks, and of the CUDA thread it is in.
@@ -42,6 +44,7 @@ struct Current {
     unsigned char* arena;    // shared memory of the block
     uint32_t dynamic_bytes;  // its dynamic part, at offset 0
     bool tracking;           // record the 32-byte sectors touched
+    std::vector<uint32_t>* trace;  // the block's accesses in order, for cache.h, or null
 };
 
 // Static TLS: the library is opened by dlopen, and these accesses are everywhere.

@@ -20,6 +20,10 @@ int emu_set_threads(int n);
 // 1: count the distinct 32-byte sectors each launch reads and writes (slower).
 int emu_set_tracking(int on);
 
+// Models a cache of so many bytes in front of device memory, empty at first, with `running` blocks at work at once; 0 bytes: none.
+// See cache.h. Copies do not go through it.
+int emu_set_cache(uint64_t bytes, uint32_t running);
+
 // Text of the last failure (illegal address, deadlock, refused call, ...), empty if none. Returns its length; writes at
 // most len - 1 bytes and a zero.
 size_t emu_last_report(char* buf, size_t len);
@@ -54,6 +58,9 @@ int emu_kernel_stats(const char* name, uint64_t out[EMU_STATS]);  // 0, or 1 if 
 
 // ldmatrix: out[0] phases (8 rows of 16 bytes), out[1] wavefronts; equal if no access conflicts.
 int emu_kernel_banks(const char* name, uint64_t out[2]);
+
+// While a cache is modelled: bytes that launches read from memory into it, and bytes written back.
+int emu_kernel_memory(const char* name, uint64_t out[2]);
 
 // Runs a kernel now, without streams. `shared`: bytes of dynamic shared memory. Returns a CUresult.
 int emu_launch(const char* name, const uint32_t grid[3], uint32_t shared, const void* params);

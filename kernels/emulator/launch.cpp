@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "cache.h"
 #include "fault.h"
 #include "memory.h"
 #include "result.h"
@@ -37,6 +38,7 @@ struct Job {
     Failure failure{0, {}};
     uint64_t failed_at = UINT64_MAX;
     Counters counters{};
+    std::vector<Trace> traces;  // of each block, while a cache is modelled
 
     uint64_t block(uint64_t i) const {
         if (!order.empty()) return order[i];
@@ -65,6 +67,7 @@ void work(Job& job) {
     for (;;) {
         const uint64_t i = job.next.fetch_add(1);
         if (i >= job.limit.load()) break;
+        current.trace = job.traces.empty() ? nullptr : &job.traces[job.block(i)];
         if (worker->run_block(*job.launch, job.block(i), job.schedule)) continue;
         std::lock_guard<std::mutex> hold(job.lock);
         if (i < job.failed_at) {
@@ -174,7 +177,7 @@ Failure run_grid(const Launch& launch) {
     Job job;
     job.launch = &launch;
     job.schedule = schedule();
-    job.tracking = set.tracking;
+    job.tracking = set.tracking || cache().on();
     job.blocks = static_cast<uint64_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
     job.limit.store(job.blocks);
     if (job.schedule.order == Order::kRandom) {
@@ -184,7 +187,8 @@ Failure run_grid(const Launch& launch) {
             std::swap(job.order[i], job.order[mix(job.schedule.seed * 31 + i) % (i + 1)]);
         }
     }
-    if (set.tracking) tracking_start();
+    if (job.tracking) tracking_start();
+    if (cache().on()) job.traces.resize(job.blocks);
     check_launch_start(job.blocks);
 #ifdef EMU_CHECK
     const uint64_t helpers_wanted = 0;  // its shadow memory has no locks, and reports must not depend on chance
@@ -196,6 +200,7 @@ Failure run_grid(const Launch& launch) {
     } else {
         helpers->run(job, static_cast<int>(helpers_wanted));
     }
+    cache().replay(job.traces, job.counters);
     KernelStats& stats = stats_of(launch.kernel);
     stats.calls += 1;
     stats.blocks += job.blocks;

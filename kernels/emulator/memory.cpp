@@ -24,7 +24,6 @@ constexpr size_t kReserve = size_t{1} << 38;
 constexpr size_t kCapacity = size_t{1} << 34;  // what the device says it has
 constexpr size_t kAlign = 256;
 constexpr size_t kFront = 256;  // guard bytes in front, at least
-constexpr size_t kSector = 32;
 constexpr unsigned char kGuard = 0xfd;
 
 size_t round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
@@ -197,6 +196,10 @@ void track(const void* p, unsigned bytes, bool write) {
     if (!heap.in_range(p)) return;
     const uintptr_t at = reinterpret_cast<uintptr_t>(p) - heap.base();
     for (uintptr_t sector = at / kSector; sector <= (at + bytes - 1) / kSector; ++sector) {
+        if (current.trace != nullptr) {
+            const uint32_t entry = static_cast<uint32_t>(sector) << 1 | (write ? 1u : 0u);
+            if (current.trace->empty() || current.trace->back() != entry) current.trace->push_back(entry);
+        }
         unsigned char* byte = sector_map(write) + sector / 8;
         const unsigned char bit = static_cast<unsigned char>(1u << (sector % 8));
         if ((*byte & bit) != 0) continue;

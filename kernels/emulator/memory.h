@@ -53,7 +53,10 @@ Heap& device_heap();
 Heap& pinned_heap();
 std::string describe_address(const void* p);
 
-// Distinct 32-byte sectors touched by the current launch; see emu_set_tracking.
+// What a device moves at least.
+constexpr size_t kSector = 32;
+
+// Distinct sectors touched by the current launch; see emu_set_tracking.
 void tracking_start();
 
 #ifdef EMU_CHECK

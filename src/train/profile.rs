@@ -169,15 +169,7 @@ fn cuda_rows(step: &mut CudaStep, steps: usize) -> Result<Vec<ProfileRow>> {
     }
     for (name, after) in counted(step) {
         let (Some(row), Some(old)) = (rows.get_mut(name), before.get(name)) else { continue };
-        let steps = steps as u64;
-        row.counts = Some(Counts {
-            calls: (after.calls - old.calls) / steps,
-            read: (after.read - old.read) / steps,
-            written: (after.written - old.written) / steps,
-            shared: (after.shared - old.shared) / steps,
-            mma: (after.mma - old.mma) / steps,
-            blocks: (after.blocks - old.blocks) / steps,
-        });
+        row.counts = Some(after.since(old, steps as u64));
     }
     Ok(per_step(rows, steps))
 }

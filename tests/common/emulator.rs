@@ -124,6 +124,17 @@ impl Emulator {
         }
     }
 
+    /// From now on a cache of so many bytes is modelled, with `running` blocks at work at once; 0 bytes: none.
+    pub(crate) fn set_cache(&self, bytes: u64, running: u32) {
+        let Some(library) = &self.library else { return };
+        // SAFETY: the function has this signature.
+        unsafe {
+            library
+                .get::<unsafe extern "C" fn(u64, u32) -> c_int>(b"emu_set_cache\0")
+                .expect("emu_set_cache")(bytes, running);
+        }
+    }
+
     /// A counter by name: launches, allocations, copies, graph_launches, live_bytes, leaks.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let Some(library) = &self.library else { return 0 };

@@ -15,6 +15,8 @@ mod emulator;
 mod program;
 
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod device;
 #[cfg(test)]
 mod joined;

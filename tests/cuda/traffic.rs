@@ -10,9 +10,18 @@ use crate::emulator::alone;
 
 /// Runs forward and backward of an operation once; what each kernel read and wrote.
 fn traffic(op: impl Into<Op>, inputs: &[&[usize]]) -> Vec<(&'static str, Counts)> {
+    traffic_for(op, inputs, |_| true)
+}
+
+/// The same with the gradients of the inputs that are `wanted`.
+pub(crate) fn traffic_for(
+    op: impl Into<Op>,
+    inputs: &[&[usize]],
+    wanted: impl Fn(usize) -> bool,
+) -> Vec<(&'static str, Counts)> {
     let inputs: Vec<Vec<usize>> = inputs.iter().map(|dims| dims.to_vec()).collect();
     let case = Case { name: "traffic".into(), op: op.into(), inputs, real: true };
-    let recorded = Recorded::new(&case, 1, |_| true);
+    let recorded = Recorded::new(&case, 1, wanted);
     let device = Device::open(0, false).unwrap();
     let mut step = CudaStep::new(&recorded.tape, device, false).unwrap();
     let names = case.op.cuda().kernels().iter().map(|kernel| kernel.name);
@@ -20,8 +29,8 @@ fn traffic(op: impl Into<Op>, inputs: &[&[usize]]) -> Vec<(&'static str, Counts)
     step.run_range(0..step.len()).unwrap();
     let used = before.into_iter().filter_map(|(name, old)| {
         let new = counts(name).unwrap();
-        let (read, written) = (new.read - old.read, new.written - old.written);
-        (new.calls > old.calls).then_some((name, Counts { read, written, ..new }))
+        let now = new.since(&old, 1);
+        (now.calls > 0).then_some((name, now))
     });
     used.collect()
 }

@@ -172,6 +172,23 @@ void test_tracking() {
     EXPECT_EQ(stats[EMU_SECTORS_WRITTEN], 2 * 125);
 }
 
+void test_cache() {
+    Buffer<float> x(1000), y(1000);
+    struct Expected {
+        uint64_t bytes, read, written;
+    };
+    // All fits: the second launch finds x, and y is still dirty. Hardly anything does: everything moves twice. Off: nothing counts.
+    for (const Expected& e : {Expected{1 << 16, 4000, 4000}, Expected{1 << 10, 8000, 8000}, Expected{0, 0, 0}}) {
+        emu_reset_counters();
+        emu_set_cache(e.bytes, 4);
+        for (int i = 0; i < 2; ++i) EXPECT_EQ(launch("t_scale", 20, PairParams{x.pointer(), y.pointer(), 1000}), 0);
+        uint64_t memory[2];
+        EXPECT_EQ(emu_kernel_memory("t_scale", memory), 0);
+        EXPECT_EQ(memory[0], e.read);
+        EXPECT_EQ(memory[1], e.written);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -186,6 +203,7 @@ int main() {
     test_mma("t_mma_4x4", 4, 4);
     test_gemm();
     test_tracking();
+    test_cache();
     test_checks();
     test_driver();
     EXPECT_EQ(emu_counter("live_bytes"), 0);
