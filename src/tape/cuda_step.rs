@@ -42,6 +42,19 @@ struct Call {
     last: Option<(usize, DevPtr)>,
 }
 
+impl Call {
+    /// What part of a step it is, for profilers.
+    fn phase(&self) -> &'static str {
+        match (self.pass, &self.op) {
+            (Pass::Backward, _) => "backward",
+            (_, Op::AdamW(_) | Op::Ema(_) | Op::GradNorm(_)) => "optimiser",
+            (_, Op::CosineLoss(_) | Op::GapAxisLoss(_) | Op::GapNormLoss(_))
+            | (_, Op::RouteLoss(_) | Op::VectorLoss(_)) => "loss",
+            _ => "forward",
+        }
+    }
+}
+
 /// Page-locked copies of inputs and results of one step under way.
 struct Slot {
     inputs: Pinned,
@@ -315,6 +328,8 @@ impl CudaStep {
     /// If two steps are under way: collect one first.
     pub fn submit_after(&mut self, make: impl FnOnce(&Queue) -> Result<()>) -> Result<()> {
         assert!(self.has_room(), "a step is collected before a third is submitted");
+        let number = self.submitted;
+        let _range = ProfilerRange::new(|| format!("step {number}"));
         self.send_inputs()?;
         make(&self.queue)?;
         match &self.graph {
@@ -438,8 +453,8 @@ impl CudaStep {
                 next,
                 last,
             };
-            let pass = if call.pass == Pass::Forward { "forward" } else { "backward" };
-            let _range = ProfilerRange::new(|| format!("{pass} {}", call.name));
+            let phase = call.phase();
+            let _range = ProfilerRange::new(|| format!("{phase} {}", call.name));
             let first = self.queue.timed();
             match call.pass {
                 Pass::Forward => call.op.cuda().cuda_forward(&io, &self.queue)?,
