@@ -4,23 +4,28 @@
 //
 // The input gradient is the same product over the filter read transposed. With stride s only every s-th tap meets a
 // given voxel, so the voxels fall into s_z s_y s_x classes, each a dense product over its own taps: a grid dimension.
-// A transposed convolution is this with the roles of input and output exchanged (conv_transpose3d.cu).
+// A transposed convolution is this with the roles of input and output exchanged (conv_transpose3d.cu). Input and output may
+// be channels of a wider tensor (x_stride, y_stride): a transposed convolution writes and reads its part of a concatenation.
 //
 // Small volumes: the taps are cut into `splits` parts, each block writes f32 sums of its part to `part`, and
 // conv3d_sum_rows adds them in order.
+//
+// Where a GELU follows, the forward pass writes it, too, from the rounded output (conv3d_sum_rows does after a split).
 #pragma once
 
 #include "conv3d_tile.cuh"
+#include "gelu.cuh"
 
 struct Conv3dGatherParams {
-    const bf16* x;      // [N, source, in_channels]
+    const bf16* x;      // [N, source, x_stride], channels 0 to in_channels
     const bf16* w;      // forward [out_channels, taps, in_channels]; input gradient [in_channels, taps, out_channels]
     const float* bias;  // [out_channels] or null; not with splits
     bf16* y;            // [N, out, y_stride], channels y_offset to y_offset + out_channels
     float* part;        // [splits, N * out voxels, out_channels] where splits > 1
+    bf16* gelu;         // [N, out, out_channels], GELU of y, or null; forward, not with splits
     int batch, source[3], out[3], filter[3], stride[3], padding[3];
-    int in_channels, out_channels, y_stride, y_offset;
-    int splits, add;
+    int in_channels, out_channels, x_stride, y_stride, y_offset;
+    int splits, add, unused;
 };
 
 // How rows and taps of one axis map to input and output: row j reads input j * mul + offset + direction * tap and
@@ -138,7 +143,7 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
                                 static_cast<unsigned>(x) < static_cast<unsigned>(p.source[2]);
             const int present = inside ? p.in_channels - c - column * 8 : 0;
             const int voxel = ((row.w + z) * p.source[1] + y) * p.source[2] + x;
-            const bf16* from = p.x + (present > 0 ? static_cast<size_t>(voxel) * p.in_channels + c + column * 8 : 0);
+            const bf16* from = p.x + (present > 0 ? static_cast<size_t>(voxel) * p.x_stride + c + column * 8 : 0);
             copy_piece<kAligned>(shared, base + chunk_offset<4>(r, column), from, present);
         }
         const int n0 = static_cast<int>(blockIdx.y) * kN;
@@ -245,6 +250,7 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
             float shift[4][2];
             load_shift<4>(shift, p.bias == nullptr ? nullptr : p.bias + n0, p.out_channels - n0);
             store_tile<4, 4>(acc, stage, shift, p.add != 0, piece);
+            if (!kMirror && p.gelu != nullptr) store_gelu(first_row, n0, stage);
             return;
         }
         const int group = lane_id() >> 2, quad = lane_id() & 3;
@@ -266,9 +272,36 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
                     bf16* to = p.y + static_cast<size_t>(out) * p.y_stride + p.y_offset + n;
                     if (p.bias != nullptr) v += global_load(p.bias + n);
                     if (p.add != 0) v += to_float(global_load(to));
-                    global_store(to, to_bf16(v));
+                    const bf16 rounded = to_bf16(v);
+                    global_store(to, rounded);
+                    if (!kMirror) *staged(stage, half * 8 + group, n - n0) = rounded;
                 }
             }
         }
+        __syncwarp();
+        if (!kMirror && p.gelu != nullptr) store_gelu(first_row, n0, stage);
+    }
+
+    // Where store_tile leaves channel n of row r.
+    __device__ __forceinline__ bf16* staged(unsigned char* stage, int r, int n) const {
+        return reinterpret_cast<bf16*>(stage + chunk_offset<4>(r, n / 8)) + n % 8;
+    }
+
+    // GELU of the rounded output that lies in `stage`.
+    __device__ __forceinline__ void store_gelu(int first_row, int n0, unsigned char* stage) const {
+        constexpr int kW = kAligned ? 8 : 1;
+#pragma unroll 1
+        for (int i = lane_id(); i < 64 * 32 / kW; i += kWarp) {
+            const int out = outs[first_row + i * kW / 32], n = i * kW % 32;
+            if (out < 0 || n0 + n >= p.out_channels) continue;
+            bf16* const to = p.gelu + static_cast<size_t>(out) * p.out_channels + n0 + n;
+            const bf16* const from = staged(stage, i * kW / 32, n);
+            if (kAligned) {
+                global_store(reinterpret_cast<uint4*>(to), gelu_bf16x8(*reinterpret_cast<const uint4*>(from)));
+            } else {
+                global_store(to, gelu(*from));
+            }
+        }
+        __syncwarp();
     }
 };

@@ -7,13 +7,13 @@
 #include "conv3d_gather.cuh"
 
 struct Conv3dGatherWgradParams {
-    const bf16* x;   // [N, source, in_channels]
+    const bf16* x;   // [N, source, x_stride], channels 0 to in_channels
     const bf16* dy;  // [N, out, out_channels]
     float* part;     // [gridDim.z, out_channels, taps, in_channels]
     int batch, source[3], out[3], filter[3], stride[3], padding[3];
     int in_channels, out_channels;
     int steps;  // of 32 voxels, per split
-    int unused;
+    int x_stride;
 };
 
 template <bool kAligned> struct GatherWgrad {
@@ -72,7 +72,7 @@ template <bool kAligned> struct GatherWgrad {
                  static_cast<unsigned>(y) < static_cast<unsigned>(p.source[1]) &&
                  static_cast<unsigned>(x) < static_cast<unsigned>(p.source[2]);
         const int voxel = inside ? ((at.item * p.source[0] + z) * p.source[1] + y) * p.source[2] + x : 0;
-        return p.x + static_cast<size_t>(voxel) * p.in_channels + of.channel;
+        return p.x + static_cast<size_t>(voxel) * p.x_stride + of.channel;
     }
 
     // Eight columns from j on, at one voxel.

@@ -18,11 +18,13 @@ __device__ __forceinline__ float sum_splits(const float* part, long long len, in
     return sum;
 }
 
-// y[row, channel] = or += bias[channel] + sum over splits of part[split, row, channel], rounded once
+// y[row, channel] = or += bias[channel] + sum over splits of part[split, row, channel], rounded once;
+// gelu[row, channel] = GELU of the rounded y
 struct Conv3dSumRowsParams {
     const float* part;  // [splits, rows, channels]
     const float* bias;  // [channels] or null
     bf16* y;            // [rows, y_stride], from y_offset on
+    bf16* gelu;         // [rows, channels] or null
     long long len;      // rows * channels
     int channels, y_stride, y_offset, splits, add, unused;
 };
@@ -33,15 +35,17 @@ __device__ __forceinline__ void sum_rows(const Conv3dSumRowsParams& p, long long
     float v = sum_splits(p.part + i, p.len, p.splits);
     if (p.bias != nullptr) v += global_load(p.bias + channel);
     if (p.add != 0) v += to_float(global_load(y));
-    global_store(y, to_bf16(v));
+    const bf16 rounded = to_bf16(v);
+    global_store(y, rounded);
+    if (p.gelu != nullptr) global_store(p.gelu + i, gelu(rounded));
 }
 
 // part[blockIdx.y, k] = sum of dy[row, k] over the block's rows
 struct Conv3dBiasGradParams {
-    const bf16* dy;  // [rows, channels]
+    const bf16* dy;  // [rows, dy_stride], channels 0 to `channels`
     float* part;     // [gridDim.y, channels]
     long long rows;
-    int channels, rows_per_block;
+    int channels, rows_per_block, dy_stride, unused;
 };
 
 constexpr int kBiasThreads = 256, kBiasChannels = 64, kBiasRows = kBiasThreads / 8;
@@ -52,13 +56,13 @@ __device__ __forceinline__ void bias_grad(const Conv3dBiasGradParams& p, float* 
     const int k = static_cast<int>(blockIdx.x) * kBiasChannels + column;
     const long long begin = static_cast<long long>(blockIdx.y) * p.rows_per_block;
     const long long end = begin + p.rows_per_block < p.rows ? begin + p.rows_per_block : p.rows;
-    const bool aligned = p.channels % 8 == 0;
+    const bool aligned = (p.channels | p.dy_stride) % 8 == 0;
     float sum[8] = {};
     if (k < p.channels) {
 #pragma unroll 4
         for (long long row = begin + line; row < end; row += kBiasRows) {
             float v[8];
-            const bf16* from = p.dy + row * p.channels + k;
+            const bf16* from = p.dy + row * p.dy_stride + k;
             if (aligned) {
                 load_bf16x8(from, v);
             } else {

@@ -1,6 +1,9 @@
 //! Concatenation along the batch or the channels.
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, piece_grid, put_all, refuse};
+use super::{
+    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, PIECE_THREADS, Pair, Pass, piece_grid,
+    put_all, refuse,
+};
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::backend::{Io, MAX_OPERANDS};
@@ -114,34 +117,85 @@ impl<T: Scalar> CpuRule<T> for Concat {
     }
 }
 
+/// `ConcatParams` of `kernels/concat.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct CopyParams {
-    from: DevPtr,
-    to: DevPtr,
+struct Params {
+    whole: DevPtr,
+    part: [DevPtr; MAX_OPERANDS],
+    len: [i64; MAX_OPERANDS],
+    start: [i64; MAX_OPERANDS],
     rows: i64,
-    len: i64,
-    from_first: i64,
-    to_first: i64,
-    from_pitch: i64,
-    to_pitch: i64,
-    add: i32,
+    pitch: i64,
+    add: [i32; MAX_OPERANDS],
+    count: i32,
     reserved: i32,
 }
 
-static KERNELS: [Kernel; 2] = [
-    Kernel::new::<CopyParams>("concat_bf16", PIECE_THREADS),
-    Kernel::new::<CopyParams>("concat_f32", PIECE_THREADS),
+/// Channels, batch; forward, backward.
+static KERNELS: [Kernel; 4] = [
+    Kernel::new::<Params>("concat_fwd_bf16", PIECE_THREADS),
+    Kernel::new::<Params>("concat_bwd_bf16", PIECE_THREADS),
+    Kernel::new::<Params>("concat_fwd_f32", PIECE_THREADS),
+    Kernel::new::<Params>("concat_bwd_f32", PIECE_THREADS),
 ];
 
 impl Concat {
-    fn launch(&self, queue: &Queue, params: &CopyParams) -> Result<()> {
-        let kernel = match self.axis {
-            Axis::Batch => &KERNELS[1],
-            Axis::Channel => &KERNELS[0],
+    /// Copies between `whole`, the output or its gradient, and the parts for which `part` gives an address and whether to add, in
+    /// one launch; in none, if there is nothing to copy.
+    fn copy(
+        &self,
+        queue: &Queue,
+        pass: Pass,
+        (whole, shapes): (DevPtr, &[Shape]),
+        part: impl Fn(usize) -> Option<(DevPtr, bool)>,
+    ) -> Result<()> {
+        let (rows, total) = self.rows(shapes);
+        let mut params = Params {
+            whole,
+            part: [DevPtr::NULL; MAX_OPERANDS],
+            len: [0; MAX_OPERANDS],
+            start: [0; MAX_OPERANDS],
+            rows: (shapes[0].len() / rows[0]) as i64,
+            pitch: total as i64,
+            add: [0; MAX_OPERANDS],
+            count: 0,
+            reserved: 0,
         };
-        queue.launch(kernel, piece_grid((params.rows * params.len) as usize), params)
+        let (mut start, mut copied) = (0, 0);
+        for (i, &len) in rows[..shapes.len()].iter().enumerate() {
+            if let Some((ptr, add)) = part(i) {
+                let at = params.count as usize;
+                let is_new = pass == Pass::Forward || !params.part[..at].contains(&ptr);
+                assert!(is_new, "a value that is joined with itself has no gradient");
+                (params.part[at], params.len[at]) = (ptr, len as i64);
+                (params.start[at], params.add[at]) = (start as i64, add.into());
+                params.count += 1;
+                copied += shapes[i].len();
+            }
+            start += len;
+        }
+        if params.count == 0 {
+            return Ok(());
+        }
+        let first = match self.axis {
+            Axis::Channel => 0,
+            Axis::Batch => 2,
+        };
+        queue.launch(&KERNELS[first + pass as usize], piece_grid(copied), &params)
     }
+
+    /// Whether another operation may write input 0 straight into the output, and read the gradient of input 0 from the output's:
+    /// two inputs that lie side by side in 16-byte pieces.
+    pub(super) fn lends_first(&self, shapes: &[Shape]) -> bool {
+        let in_pieces = shapes.iter().all(|shape| shape.channels().is_multiple_of(8));
+        self.axis == Axis::Channel && shapes.len() == 2 && in_pieces
+    }
+}
+
+/// Whether the other call of a pair works on input 0, or its gradient, in place.
+fn is_in_place(other: Option<Joined<'_>>) -> bool {
+    other.is_some_and(|other| matches!(other.op, Op::ConvTranspose3d(_)))
 }
 
 impl CudaRule for Concat {
@@ -149,49 +203,32 @@ impl CudaRule for Concat {
         &KERNELS
     }
 
-    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let (rows, total) = self.rows(io.shapes);
-        let mut start = 0;
-        for (i, &len) in rows[..io.shapes.len()].iter().enumerate() {
-            let params = CopyParams {
-                from: io.read(i),
-                to: io.write(0),
-                rows: (io.shapes[i].len() / len) as i64,
-                len: len as i64,
-                from_first: 0,
-                to_first: start as i64,
-                from_pitch: len as i64,
-                to_pitch: total as i64,
-                add: 0,
-                reserved: 0,
-            };
-            self.launch(queue, &params)?;
-            start += len;
+    /// The gradient of an upsampled value stays in the gradient of the concatenation: the backward pass of the transposed
+    /// convolution that follows reads it there.
+    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+        let (first, second) = (pair.first, pair.second);
+        let backward = first.pass == Pass::Backward && second.pass == Pass::Backward;
+        let follows = pair.adjacent && matches!(second.op, Op::ConvTranspose3d(_));
+        if !(backward && follows && self.lends_first(first.shapes)) {
+            return None;
         }
-        Ok(())
+        let (up, add) = first.writes[0]?;
+        let is_dy = second.reads.iter().position(|&value| value == up) == Some(2);
+        let whole = !add && is_dy && (pair.sole_reader)(up);
+        whole.then_some(Joint { handed: 0, shares_operands: true, elided: Some(up) })
+    }
+
+    fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
+        let skipped = usize::from(is_in_place(io.last));
+        self.copy(queue, Pass::Forward, (io.write(0), io.shapes), |i| {
+            (i >= skipped).then(|| (io.read(i), false))
+        })
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let (rows, total) = self.rows(io.shapes);
-        let mut start = 0;
-        for (i, &len) in rows[..io.shapes.len()].iter().enumerate() {
-            if let Some((dx, add)) = io.grad(i) {
-                let params = CopyParams {
-                    from: io.read(0),
-                    to: dx,
-                    rows: (io.shapes[i].len() / len) as i64,
-                    len: len as i64,
-                    from_first: start as i64,
-                    to_first: 0,
-                    from_pitch: total as i64,
-                    to_pitch: len as i64,
-                    add: add.into(),
-                    reserved: 0,
-                };
-                self.launch(queue, &params)?;
-            }
-            start += len;
-        }
-        Ok(())
+        let skipped = usize::from(is_in_place(io.next));
+        self.copy(queue, Pass::Backward, (io.read(0), io.shapes), |i| {
+            if i >= skipped { io.grad(i) } else { None }
+        })
     }
 }

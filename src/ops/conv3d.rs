@@ -2,12 +2,15 @@
 
 pub(in crate::ops) mod cuda;
 pub(in crate::ops) mod filter;
+mod gelu;
 pub(in crate::ops) mod params;
 pub(in crate::ops) mod table;
 
-use self::cuda::{Operands, Product};
+use self::cuda::{Beyond, Operands, Product};
 use self::filter::FilterOperands;
-use super::{CpuRule, CudaIo, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
+use super::{
+    CpuRule, CudaIo, CudaRule, Joint, OpRule, Pair, Pass, Saved, activation, arity, refuse,
+};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage};
@@ -146,6 +149,10 @@ impl CudaRule for Conv3d {
             .max(filter::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
     }
 
+    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+        gelu::joins(self, pair)
+    }
+
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let operands = Operands {
             input: io.read(0),
@@ -155,7 +162,8 @@ impl CudaRule for Conv3d {
             add: false,
             work: io.workspace(),
         };
-        cuda::run(queue, &self.bound(io.shapes), Product::Fprop, &operands)
+        let beyond = Beyond { gelu: gelu::output(io), ..Beyond::default() };
+        cuda::run_beyond(queue, &self.bound(io.shapes), Product::Fprop, &operands, &beyond)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {

@@ -2,11 +2,14 @@
 
 use bytemuck::NoUninit;
 
-use super::conv3d::cuda::{self, Operands, Product};
+use super::conv3d::cuda::{self, Beyond, Operands, Product};
 use super::conv3d::filter::{self, FilterOperands};
 use super::conv3d::params::{int, ints};
 use super::conv3d::table;
-use super::{CpuRule, CudaIo, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
+use super::{
+    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, Pair, Pass, Saved, activation, arity,
+    refuse,
+};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage, blocks};
@@ -148,8 +151,9 @@ static KERNELS: [Kernel; 2 + table::KERNELS.len()] = {
     all
 };
 
-/// The forward pass as one product, of up to 512 input channels; channels are multiples of 8.
-fn upsample(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
+/// The forward pass as one product, of up to 512 input channels; channels are multiples of 8. `y_stride` channels lie between one
+/// voxel of the output and the next.
+fn upsample(queue: &Queue, g: &ConvGeometry, o: &Operands, y_stride: usize) -> Result<()> {
     let (c, k) = (g.out_channels, g.in_channels);
     let (kernel, rows_per_block) = if c <= 128 { (&C128, 128) } else { (&C512, 64) };
     let extent = g.output();
@@ -167,16 +171,35 @@ fn upsample(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
         filter: ints(g.filter),
         in_channels: int(c),
         out_channels: int(k),
-        y_stride: int(k),
+        y_stride: int(y_stride),
         y_offset: 0,
         column_tiles: int(each),
     };
     queue.launch(kernel, [blocks(rows, 1), blocks(tiles, each), 1], &params)
 }
 
+/// Channels of a voxel of a concatenation that the other call of a pair is.
+fn concatenated(other: Option<Joined<'_>>) -> Option<(Joined<'_>, usize)> {
+    let other = other.filter(|other| matches!(other.op, Op::Concat(_)))?;
+    Some((other, other.shapes.iter().map(Shape::channels).sum()))
+}
+
 impl CudaRule for ConvTranspose3d {
     fn kernels(&self) -> &'static [Kernel] {
         &KERNELS
+    }
+
+    /// The output is written straight into the concatenation that follows, its only reader.
+    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+        let (first, second) = (pair.first, pair.second);
+        let forward = first.pass == Pass::Forward && second.pass == Pass::Forward;
+        let Op::Concat(concat) = second.op else { return None };
+        if !(forward && pair.adjacent && concat.lends_first(second.shapes)) {
+            return None;
+        }
+        let (up, _) = first.writes[0]?;
+        let once = second.reads[0] == up && second.reads[1] != up && (pair.sole_reader)(up);
+        once.then_some(Joint { handed: 0, shares_operands: true, elided: Some(up) })
     }
 
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
@@ -191,23 +214,32 @@ impl CudaRule for ConvTranspose3d {
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let g = self.bound(io.shapes);
+        let (output, y_stride) = match concatenated(io.next) {
+            Some((concat, channels)) => (concat.writes[0].map(|(span, _)| span.ptr), channels),
+            None => (Some(io.write(0)), g.in_channels),
+        };
         let operands = Operands {
             input: io.read(0),
             filter: io.twin(1),
             bias: if self.bias { io.read(2) } else { DevPtr::NULL },
-            output: io.write(0),
+            output: output.unwrap_or(DevPtr::NULL),
             add: false,
             work: io.workspace(),
         };
         let aligned = g.in_channels.is_multiple_of(8) && g.out_channels.is_multiple_of(8);
         if aligned && g.out_channels <= 512 {
-            return upsample(queue, &g, &operands);
+            return upsample(queue, &g, &operands, y_stride);
         }
-        cuda::run(queue, &g, Product::Dgrad, &operands)
+        let beyond = Beyond { output_stride: Some(y_stride), ..Beyond::default() };
+        cuda::run_beyond(queue, &g, Product::Dgrad, &operands, &beyond)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let (dy, work, g) = (io.read(2), io.workspace(), self.bound(io.shapes));
+        let (work, g) = (io.workspace(), self.bound(io.shapes));
+        let (dy, stride) = match concatenated(io.last) {
+            Some((concat, channels)) => (concat.reads[0].ptr, channels),
+            None => (io.read(2), g.in_channels),
+        };
         if let Some((dx, add)) = io.grad(0) {
             let operands = Operands {
                 input: dy,
@@ -217,15 +249,17 @@ impl CudaRule for ConvTranspose3d {
                 add,
                 work,
             };
-            cuda::run(queue, &g, Product::Fprop, &operands)?;
+            let beyond = Beyond { input_stride: Some(stride), ..Beyond::default() };
+            cuda::run_beyond(queue, &g, Product::Fprop, &operands, &beyond)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             // The convolution's input is our output, and its output our input.
-            filter::wgrad(queue, &g, &FilterOperands { x: dy, dy: io.read(0), dw, add, work })?;
+            let operands = FilterOperands { x: dy, dy: io.read(0), dw, add, work };
+            filter::wgrad_strided(queue, &g, &operands, stride)?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.input_len() / g.in_channels;
-            filter::bias_grad(queue, dy, [rows, g.in_channels], db, work)?;
+            filter::bias_grad_strided(queue, (dy, stride), [rows, g.in_channels], db, work)?;
         }
         Ok(())
     }

@@ -21,6 +21,8 @@ mod device;
 #[cfg(test)]
 mod joined;
 #[cfg(test)]
+mod joined_decoder;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod traffic;

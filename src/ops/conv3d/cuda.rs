@@ -38,6 +38,17 @@ pub(in crate::ops) struct Operands {
     pub(in crate::ops) work: DevPtr,
 }
 
+/// What a product may have beyond its operands, by the gather kernels only.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::ops) struct Beyond {
+    /// Channels from one voxel of the input to the next, of which the first are read; none: those.
+    pub(in crate::ops) input_stride: Option<usize>,
+    /// Channels from one voxel of the output to the next, of which the first are written; none: those.
+    pub(in crate::ops) output_stride: Option<usize>,
+    /// Where the GELU of the output goes, too, or none; for the forward pass.
+    pub(in crate::ops) gelu: DevPtr,
+}
+
 /// Which kernel, by its place in the tables above, and how its work is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
@@ -141,6 +152,11 @@ pub(in crate::ops) fn product_workspace(g: &ConvGeometry, product: Product) -> u
     }
 }
 
+/// Whether a gather kernel runs a product, so that [`Beyond`] is possible.
+pub(in crate::ops) fn is_gathered(g: &ConvGeometry, product: Product) -> bool {
+    matches!(choose(g, product), Choice::Gather(..))
+}
+
 /// Queues the forward pass or the input gradient.
 pub(in crate::ops) fn run(
     queue: &Queue,
@@ -148,14 +164,30 @@ pub(in crate::ops) fn run(
     product: Product,
     o: &Operands,
 ) -> Result<()> {
+    run_beyond(queue, g, product, o, &Beyond::default())
+}
+
+/// The same and what `beyond` says.
+///
+/// # Panics
+/// If that is something, but no gather kernel runs the product.
+pub(in crate::ops) fn run_beyond(
+    queue: &Queue,
+    g: &ConvGeometry,
+    product: Product,
+    o: &Operands,
+    beyond: &Beyond,
+) -> Result<()> {
     let (sum, made, out, _) = roles(g, product);
+    let possible = *beyond == Beyond::default() || is_gathered(g, product);
+    assert!(possible, "only the gather kernels do more than their product");
     match choose(g, product) {
         Choice::Stem => stem(queue, g, o),
         Choice::Walk([wide_sum, wide_made], planes) => {
             walk(queue, g, &WALK[product as usize][wide_sum][wide_made], (out, made), planes, o)
         }
         Choice::Halo(kind) => halo(queue, g, &HALO[product as usize][kind], (out, sum, made), o),
-        Choice::Gather(kind, splits) => gathered(queue, g, product, o, (kind, splits)),
+        Choice::Gather(kind, splits) => gathered(queue, g, product, (o, beyond), (kind, splits)),
     }
 }
 
@@ -216,18 +248,20 @@ fn gathered(
     queue: &Queue,
     g: &ConvGeometry,
     product: Product,
-    o: &Operands,
+    (o, beyond): (&Operands, &Beyond),
     (kind, splits): (usize, usize),
 ) -> Result<()> {
     let tile = &GATHER[product as usize][kind];
     let (sum, made, out, classes) = roles(g, product);
     let split = splits > 1;
+    let y_stride = int(beyond.output_stride.unwrap_or(made));
     let params = GatherParams {
         x: o.input,
         w: o.filter,
         bias: if split { DevPtr::NULL } else { o.bias },
         y: o.output,
         part: o.work,
+        gelu: if split { DevPtr::NULL } else { beyond.gelu },
         batch: int(g.batch),
         source: ints(if product == Product::Fprop { g.input } else { g.output() }),
         out: ints(out),
@@ -236,10 +270,12 @@ fn gathered(
         padding: ints(g.padding),
         in_channels: int(sum),
         out_channels: int(made),
-        y_stride: int(made),
+        x_stride: int(beyond.input_stride.unwrap_or(sum)),
+        y_stride,
         y_offset: 0,
         splits: int(splits),
         add: o.add.into(),
+        unused: 0,
     };
     let grid = [
         blocks(rows(g, product), tile.voxels[2]),
@@ -255,9 +291,10 @@ fn gathered(
         part: o.work,
         bias: o.bias,
         y: o.output,
+        gelu: beyond.gelu,
         len: len as i64,
         channels: int(made),
-        y_stride: int(made),
+        y_stride,
         y_offset: 0,
         splits: int(splits),
         add: o.add.into(),

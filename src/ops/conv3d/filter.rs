@@ -79,8 +79,23 @@ pub(in crate::ops) fn wgrad_workspace(g: &ConvGeometry) -> usize {
 
 /// Queues the filter gradient.
 pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands) -> Result<()> {
+    wgrad_strided(queue, g, o, g.in_channels)
+}
+
+/// The same from an input that is the first channels of `x_stride` ones, which the gather kernel can.
+///
+/// # Panics
+/// If another kernel makes this gradient.
+pub(in crate::ops) fn wgrad_strided(
+    queue: &Queue,
+    g: &ConvGeometry,
+    o: &FilterOperands,
+    x_stride: usize,
+) -> Result<()> {
     let choice = choose_filter(g);
     let (c, k) = (g.in_channels, g.out_channels);
+    let gathers = matches!(choice, FilterChoice::Gather(..));
+    assert!(gathers || x_stride == c, "only the gather kernel reads a part of a wider input");
     match choice {
         FilterChoice::Stem(boxes, per) => {
             let params = StemWgradParams {
@@ -125,7 +140,7 @@ pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands)
                 in_channels: int(c),
                 out_channels: int(k),
                 steps: int(steps),
-                unused: 0,
+                x_stride: int(x_stride),
             };
             let columns = blocks(voxels(g.filter) * c, 64);
             queue.launch(
@@ -166,6 +181,17 @@ pub(in crate::ops) fn bias_grad(
     queue: &Queue,
     dy: DevPtr,
     [rows, channels]: [usize; 2],
+    db: (DevPtr, bool),
+    work: DevPtr,
+) -> Result<()> {
+    bias_grad_strided(queue, (dy, channels), [rows, channels], db, work)
+}
+
+/// The same where `dy` is the first channels of `dy_stride` ones.
+pub(in crate::ops) fn bias_grad_strided(
+    queue: &Queue,
+    (dy, dy_stride): (DevPtr, usize),
+    [rows, channels]: [usize; 2],
     (db, add): (DevPtr, bool),
     work: DevPtr,
 ) -> Result<()> {
@@ -177,6 +203,8 @@ pub(in crate::ops) fn bias_grad(
         rows: rows as i64,
         channels: int(channels),
         rows_per_block: int(each),
+        dy_stride: int(dy_stride),
+        unused: 0,
     };
     queue.launch(&BIAS_GRAD, [blocks(channels, 64), blocks(splits, 1), 1], &params)?;
     sum_splits(queue, work, db, channels, (splits, add))

@@ -76,6 +76,7 @@ pub(super) struct GatherParams {
     pub(super) bias: DevPtr,
     pub(super) y: DevPtr,
     pub(super) part: DevPtr,
+    pub(super) gelu: DevPtr,
     pub(super) batch: i32,
     pub(super) source: [i32; 3],
     pub(super) out: [i32; 3],
@@ -84,10 +85,12 @@ pub(super) struct GatherParams {
     pub(super) padding: [i32; 3],
     pub(super) in_channels: i32,
     pub(super) out_channels: i32,
+    pub(super) x_stride: i32,
     pub(super) y_stride: i32,
     pub(super) y_offset: i32,
     pub(super) splits: i32,
     pub(super) add: i32,
+    pub(super) unused: i32,
 }
 
 /// `Conv3dGatherWgradParams`.
@@ -106,7 +109,7 @@ pub(super) struct GatherWgradParams {
     pub(super) in_channels: i32,
     pub(super) out_channels: i32,
     pub(super) steps: i32,
-    pub(super) unused: i32,
+    pub(super) x_stride: i32,
 }
 
 /// `Conv3dStemParams`.
@@ -156,6 +159,7 @@ pub(super) struct SumRowsParams {
     pub(super) part: DevPtr,
     pub(super) bias: DevPtr,
     pub(super) y: DevPtr,
+    pub(super) gelu: DevPtr,
     pub(super) len: i64,
     pub(super) channels: i32,
     pub(super) y_stride: i32,
@@ -174,4 +178,6 @@ pub(super) struct BiasGradParams {
     pub(super) rows: i64,
     pub(super) channels: i32,
     pub(super) rows_per_block: i32,
+    pub(super) dy_stride: i32,
+    pub(super) unused: i32,
 }

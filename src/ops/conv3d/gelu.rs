@@ -1,0 +1,25 @@
+//! A GELU behind a convolution: the convolution makes it while its sums are in registers.
+
+use super::cuda::{self, Product};
+use super::{Conv3d, CudaIo};
+use crate::driver::DevPtr;
+use crate::ops::{Joint, Op, Pair, Pass};
+
+/// The GELU that follows at once, if the kernel of this convolution can make it. The output is written all the same: the backward
+/// pass of the GELU reads it.
+pub(super) fn joins(op: &Conv3d, pair: &Pair<'_>) -> Option<Joint> {
+    let (first, second) = (pair.first, pair.second);
+    let forward = first.pass == Pass::Forward && second.pass == Pass::Forward;
+    if !(forward && pair.adjacent && matches!(second.op, Op::Gelu(_))) {
+        return None;
+    }
+    let reads = first.writes[0].is_some_and(|(y, _)| second.reads[0] == y);
+    let joint = Joint { shares_operands: true, ..Joint::default() };
+    (reads && cuda::is_gathered(&op.bound(first.shapes), Product::Fprop)).then_some(joint)
+}
+
+/// Where the GELU goes that a forward pass makes, or none.
+pub(super) fn output(io: &CudaIo<'_>) -> DevPtr {
+    let gelu = io.next.filter(|next| matches!(next.op, Op::Gelu(_)));
+    gelu.and_then(|gelu| gelu.writes[0]).map_or(DevPtr::NULL, |(span, _)| span.ptr)
+}
