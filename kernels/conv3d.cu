@@ -31,14 +31,16 @@ WALK(conv3d_walk_dgrad_c32_n32, 32, 2, true)
 HALO(conv3d_halo_fwd_n16, 2, 4, 1, 2, false, 2)
 HALO(conv3d_halo_fwd_n32, 2, 4, 1, 4, false, 2)
 HALO(conv3d_halo_fwd_n64, 1, 4, 2, 4, false, 2)
+HALO(conv3d_halo_fwd_n64_z8, 2, 4, 2, 4, false, 1)
 HALO(conv3d_halo_dgrad_n16, 2, 4, 1, 2, true, 2)
 HALO(conv3d_halo_dgrad_n32, 2, 4, 1, 4, true, 2)
 HALO(conv3d_halo_dgrad_n64, 1, 4, 2, 4, true, 2)
+HALO(conv3d_halo_dgrad_n64_z8, 2, 4, 2, 4, true, 1)
 
 #define HALO_WGRAD(name, kf, cf)                                                                    \
     KERNEL(name, Conv3dHaloWgradParams, (HaloWgrad<kf, cf>::kThreads), 1) {                         \
         EXTERN_SHARED(shared);                                                                      \
-        HaloWgrad<kf, cf>{p, smem_u32(shared)}.run();                                               \
+        HaloWgrad<kf, cf>(p, shared).run();                                                         \
     }
 
 HALO_WGRAD(conv3d_halo_wgrad_16x16, 1, 1)

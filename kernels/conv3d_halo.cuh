@@ -30,7 +30,7 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
     static constexpr int kTap = kN * 32, kStage = 3 * kTap;
     static constexpr int kShared = 2 * kBox + kStages * kStage;
     static_assert(kShared <= 99 * 1024, "what every card has");
-    static_assert(4 * kNF * 256 * kWZ * kWY * kWN <= 2 * kBox, "the epilogue reuses the boxes");
+    static_assert(4 * kNF * 256 * kWZ * kWY * kWN <= kShared, "the epilogue reuses the boxes and the stages");
     // A box must be complete two steps before it is needed, so it is loaded in the first kParts of nine steps.
     static constexpr int kParts = 7, kPart = ceil_div(ceil_div(kBoxZ * kBoxY * kBoxX * 2, kParts), kThreads);
 

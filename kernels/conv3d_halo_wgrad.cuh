@@ -1,11 +1,15 @@
 // conv3d_halo_wgrad.cuh: filter gradient of the 3x3x3 convolution, stride 1, padding 1, channels multiples of 16:
 //   dw[k, t, c] = sum over voxels v of dy[v, k] x[v + t - 1, c]
 //
-// A block owns a tile of 16 kKF output by 16 kCF input channels with all 27 taps and keeps the sums in registers
-// while it walks over boxes of voxels: 4 planes of x, 8 x 8 voxels and their (y, x) halo, and the 6 planes of dy that
-// meet them. Box i + 1 is copied while box i is multiplied. Warps: 3 y taps x kKF x kCF x 4 / (kKF kCF) groups of
-// voxels, twelve in all, 9 taps of 16 x 16 sums each. The sums go to `part` [splits][K][27][C] and are added in order
-// by conv3d_sum_splits, so the result does not depend on timing.
+// Grid: tiles of 16 kKF output by 16 kCF input channels (fastest), then runs of `steps` planes. A block keeps the sums of
+// its tile, all 27 taps, in registers while it walks along z over columns of `rows` x 8 kStrips voxels (y, x): at each
+// step one plane of x with its (y, x) halo meets the dy planes above, level and below it. Two planes of x and four of
+// dy lie in shared memory, one of each being copied, so that along a column both are read once. Padding is the zero
+// fill of cp.async.
+// Warps: 3 z taps x kKF x kCF x kGroups groups of voxels (strips across x, bands along y), twelve in all, 9 taps of
+// 16 x 16 sums each. A warp goes down its strip two rows of dy at a time; the rows of x that the y taps share stay in
+// registers: 4 ldmatrix feed 18 mma. The groups' sums are added in order, then go to `part` [runs][K][27][C] and are
+// added in order by conv3d_sum_splits: neither depends on timing.
 #pragma once
 
 #include "conv3d_tile.cuh"
@@ -13,140 +17,192 @@
 struct Conv3dHaloWgradParams {
     const bf16* x;   // [N, D, H, W, C]
     const bf16* dy;  // [N, D, H, W, K]
-    float* part;     // [gridDim.x * kVoxelGroups, K, 27, C]
-    int batch, depth, height, width, in_channels, out_channels;
-    int boxes, boxes_per_block;
+    float* part;     // [runs, K, 27, C]
+    int depth, height, width, in_channels, out_channels;
+    int rows;           // of a column: a multiple of 2 kBands, at most kRows
+    int planes, steps;  // of all columns of the batch, plane after plane of each; of a block
 };
 
 template <int kKF, int kCF> struct HaloWgrad {
-    static constexpr int kThreads = 12 * kWarp, kVoxelGroups = 4 / (kKF * kCF);
-    static constexpr int kPlanes = 4, kTile = 8, kBox = kTile + 2;  // x planes; extent in y and x without and with halo
-    static constexpr int kXRow = kCF * 32, kDyRow = kKF * 32;       // bytes of one voxel
-    static constexpr int kXPlane = kBox * kBox * kXRow, kDyPlane = kTile * kTile * kDyRow;
-    static constexpr int kDyBase = kPlanes * kXPlane, kBuffer = kDyBase + (kPlanes + 2) * kDyPlane;
-    static constexpr int kShared = 2 * kBuffer;
+    static constexpr int kThreads = 12 * kWarp, kGroups = 4 / (kKF * kCF);
+    static constexpr int kStrips = kGroups > 1 ? 2 : 1, kBands = kGroups / kStrips;
+    static constexpr int kRows = 16, kCols = 8 * kStrips, kBoxX = kCols + 2;  // extent in y and x; in x with halo
+    static constexpr int kXVoxel = kCF * 32, kDyVoxel = kKF * 32, kXRow = kBoxX * kXVoxel;  // bytes
+    static constexpr int kXPlane = (kRows + 2) * kXRow, kDyPlane = kRows * kCols * kDyVoxel;
+    static constexpr int kDyBase = 2 * kXPlane, kShared = kDyBase + 4 * kDyPlane;
+    static constexpr int kGroupWarps = 12 / kGroups, kSums = 3 * 6 * 4;  // of a thread
     static_assert(kShared <= 99 * 1024, "what every card has");
+    static_assert(kGroups == 1 || kGroupWarps * kWarp * kSums * 4 <= kShared, "sums of a group reuse the planes");
+    static_assert(kBoxX % 2 == 0, "the swizzle goes by x alone");
 
     const Conv3dHaloWgradParams& p;
+    unsigned char* const memory;
     const uint32_t shared;
+    int k0, c0;  // first channels of the tile
 
-    struct Corner {
-        int item, z, y, x;
+    // Part of a column: first voxel (y, x), first plane of its batch item.
+    struct Column {
+        int item, y, x;
     };
 
-    __device__ __forceinline__ Corner corner(int box) const {
-        const int boxes_x = ceil_div(p.width, kTile), boxes_y = ceil_div(p.height, kTile);
-        const int boxes_z = ceil_div(p.depth, kPlanes);
-        Corner at;
-        at.x = box % boxes_x * kTile;
-        box /= boxes_x;
-        at.y = box % boxes_y * kTile;
-        box /= boxes_y;
-        at.z = box % boxes_z * kPlanes;
-        at.item = box / boxes_z;
+    __device__ __forceinline__ HaloWgrad(const Conv3dHaloWgradParams& params, unsigned char* at)
+        : p(params), memory(at), shared(smem_u32(at)) {}
+
+    __device__ __forceinline__ Column column(int i) const {
+        const int columns_x = ceil_div(p.width, kCols), columns_y = ceil_div(p.height, p.rows);
+        Column at;
+        at.x = i % columns_x * kCols;
+        i /= columns_x;
+        at.y = i % columns_y * p.rows;
+        at.item = i / columns_y * p.depth;
         return at;
     }
 
-    // One 16-byte piece of a voxel, zeros outside the volume or the channels.
-    __device__ __forceinline__ void copy(uint32_t to, const bf16* from, const Corner& at, int z, int y, int x,
-                                         int channels, int channel) const {
-        const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.depth) &&
-                            static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
-                            static_cast<unsigned>(x) < static_cast<unsigned>(p.width) && channel < channels;
-        const int voxel = ((at.item * p.depth + z) * p.height + y) * p.width + x;
-        cp_async16(to, from + (inside ? static_cast<size_t>(voxel) * channels + channel : 0), inside);
-    }
-
-    __device__ __forceinline__ void load(int box, uint32_t buffer, int k0, int c0) const {
-        const Corner at = corner(box);
-        for (int i = static_cast<int>(threadIdx.x); i < kPlanes * kBox * kBox * kCF * 2; i += kThreads) {
-            const int chunk = i % (kCF * 2), voxel = i / (kCF * 2);
-            const int x = voxel % kBox, y = voxel / kBox % kBox, z = voxel / (kBox * kBox);
-            copy(buffer + voxel * kXRow + ((chunk ^ swizzle<kCF * 2>(x)) << 4), p.x, at, at.z + z, at.y + y - 1,
-                 at.x + x - 1, p.in_channels, c0 + chunk * 8);
-        }
-        for (int i = static_cast<int>(threadIdx.x); i < (kPlanes + 2) * kTile * kTile * kKF * 2; i += kThreads) {
-            const int chunk = i % (kKF * 2), voxel = i / (kKF * 2);
-            const int x = voxel % kTile, y = voxel / kTile % kTile, z = voxel / (kTile * kTile);
-            copy(buffer + kDyBase + voxel * kDyRow + ((chunk ^ swizzle<kKF * 2>(x)) << 4), p.dy, at, at.z + z - 1,
-                 at.y + y, at.x + x, p.out_channels, k0 + chunk * 8);
+    // Plane z of a column, kHalo voxels more on each side: zeros outside the volume or the channels.
+    template <int kChunks, int kHalo>
+    __device__ __forceinline__ void load(const bf16* from, int channels, int channel, const Column& at, int z,
+                                         uint32_t to) const {
+        constexpr int kX = kCols + 2 * kHalo;
+        const int pieces = (p.rows + 2 * kHalo) * kX * kChunks;
+        const bool present = static_cast<unsigned>(z) < static_cast<unsigned>(p.depth);
+#pragma unroll 1  // unrolled, its address arithmetic takes the registers of the sums
+        for (int i = static_cast<int>(threadIdx.x); i < pieces; i += kThreads) {
+            const int chunk = i % kChunks, voxel = i / kChunks, bx = voxel % kX;
+            const int y = at.y + voxel / kX - kHalo, x = at.x + bx - kHalo, c = channel + chunk * 8;
+            const bool inside = present && static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
+                                static_cast<unsigned>(x) < static_cast<unsigned>(p.width) && c < channels;
+            const int voxels = ((at.item + z) * p.height + y) * p.width + x;
+            cp_async16(to + voxel * (kChunks * 16) + ((chunk ^ swizzle<kChunks>(bx)) << 4),
+                       from + (inside ? static_cast<size_t>(voxels) * channels + c : 0), inside);
         }
     }
 
-    // acc[tx][2 - tz]: a plane of x meets the planes of dy one above, level and one below. `group`: 2 y by 8 x voxels.
-    __device__ __forceinline__ void multiply(float (&acc)[3][3][2][4], uint32_t dy_lane, const uint32_t (&x_lane)[3],
-                                             int group) const {
-        uint32_t a[kPlanes + 2][4];
+    __device__ __forceinline__ void load_x(const Column& at, int z, int slot) const {
+        load<kCF * 2, 1>(p.x, p.in_channels, c0, at, z, shared + slot * kXPlane);
+    }
+
+    __device__ __forceinline__ void load_dy(const Column& at, int z, int slot) const {
+        load<kKF * 2, 0>(p.dy, p.out_channels, k0, at, z, shared + kDyBase + slot * kDyPlane);
+    }
+
+    // acc[tx][0][2 ty + half of the channels]: `rows` rows of dy, two at a time, against four of x.
+    __device__ __forceinline__ void multiply(float (&acc)[3][1][6][4], uint32_t dy, uint32_t x,
+                                             const uint32_t (&x_lane)[3], int rows) const {
+        uint32_t low[3][4];  // first half of the channels of two rows, second half
 #pragma unroll
-        for (int plane = 0; plane < kPlanes + 2; ++plane) {
-            ldmatrix_x4_trans(a[plane], dy_lane + group * (2 * kTile * kDyRow) + plane * kDyPlane);
-        }
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane) {
+        for (int tx = 0; tx < 3; ++tx) ldmatrix_x4_trans(low[tx], x + x_lane[tx]);
+#pragma unroll 1
+        for (int y = 0; y < rows; y += 2) {
+            x += 2 * kXRow;
+            uint32_t a[1][4];
+            ldmatrix_x4_trans(a[0], dy);
+            dy += 2 * kCols * kDyVoxel;
 #pragma unroll
             for (int tx = 0; tx < 3; ++tx) {
-                uint32_t b[2][2];
-                load_b_pair(b[0], b[1], x_lane[tx] + group * (2 * kBox * kXRow) + plane * kXPlane, true);
-                mma_bf16<3, 2>(acc[tx], fragments<3>(a, plane), b);
+                uint32_t(&l)[4] = low[tx], h[4];
+                ldmatrix_x4_trans(h, x + x_lane[tx]);
+                const uint32_t b[6][2] = {{l[0], l[1]}, {l[2], l[3]}, {l[1], h[0]},
+                                          {l[3], h[2]}, {h[0], h[1]}, {h[2], h[3]}};
+                mma_bf16<1, 6>(acc[tx], a, b);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) l[i] = h[i];
             }
         }
     }
 
-    __device__ __forceinline__ void run() const {
+    // What a warp works on: z tap, halves of the tile, group of voxels; where its lanes begin in the planes.
+    struct Warp {
+        int tz, k, c, group;
+        uint32_t dy_lane, x_lane[3];
+    };
+
+    __device__ __forceinline__ Warp warp() const {
         const LaneTile lane = lane_tile();
-        const int warp = warp_id(), ty = warp % 3, kh = warp / 3 % kKF, ch = warp / (3 * kKF) % kCF;
-        const int voxels = warp / (3 * kKF * kCF);  // which groups of voxels
-        const int c_tiles = ceil_div(p.in_channels, 16 * kCF);
-        const int k0 = static_cast<int>(blockIdx.y) / c_tiles * 16 * kKF;
-        const int c0 = static_cast<int>(blockIdx.y) % c_tiles * 16 * kCF;
-        uint32_t x_lane[3];
+        const int i = warp_id();
+        Warp w = {i % 3, i / 3 % kKF * 16, i / (3 * kKF) % kCF * 16, i / (3 * kKF * kCF), 0, {}};
+        const int left = w.group % kStrips * 8, top = w.group / kStrips * (p.rows / kBands);
+        w.dy_lane = kDyBase + ((top + lane.high) * kCols + left + lane.row) * kDyVoxel +
+                    (((w.k / 8 + lane.low) ^ swizzle<kKF * 2>(left + lane.row)) << 4);
 #pragma unroll
         for (int tx = 0; tx < 3; ++tx) {
-            const int x = lane.row + tx, row = (lane.low + ty) * kBox + x;
-            x_lane[tx] = row * kXRow + (((ch * 2 + lane.high) ^ swizzle<kCF * 2>(x)) << 4);
+            const int x = left + lane.row + tx;
+            w.x_lane[tx] = (top + lane.low) * kXRow + x * kXVoxel +
+                           (((w.c / 8 + lane.high) ^ swizzle<kCF * 2>(x)) << 4);
         }
-        const uint32_t dy_lane = kDyBase + (lane.high * kTile + lane.row) * kDyRow +
-                                 (((kh * 2 + lane.low) ^ swizzle<kKF * 2>(lane.row)) << 4);
-        float acc[3][3][2][4] = {};
-        const int first = static_cast<int>(blockIdx.x) * p.boxes_per_block;
-        const int last = first + p.boxes_per_block < p.boxes ? first + p.boxes_per_block : p.boxes;
-        uint32_t buffer = shared, other = shared + kBuffer;
-        if (first < last) load(first, buffer, k0, c0);
-        cp_async_commit();
-        for (int box = first; box < last; ++box) {
-            cp_async_wait<0>();
-            __syncthreads();
-            if (box + 1 < last) load(box + 1, other, k0, c0);
-            cp_async_commit();
-            const uint32_t x_now[3] = {buffer + x_lane[0], buffer + x_lane[1], buffer + x_lane[2]};
-#pragma unroll 1
-            for (int group = voxels; group < 4; group += kVoxelGroups) multiply(acc, buffer + dy_lane, x_now, group);
-            const uint32_t swap = buffer;
-            buffer = other;
-            other = swap;
-        }
-        store(acc, ty, k0 + kh * 16, c0 + ch * 16, voxels);
+        return w;
     }
 
-    __device__ __forceinline__ void store(const float (&acc)[3][3][2][4], int ty, int k0, int c0, int voxels) const {
+    // Planes z to z + count - 1 of a column. Plane z + j of x lies in slot j % 2, plane z - 1 + j of dy in slot j % 4.
+    __device__ __forceinline__ void walk(float (&acc)[3][1][6][4], const Warp& w, const Column& at, int z,
+                                         int count) const {
+        __syncthreads();  // the planes of the column before are read
+        load_x(at, z, 0);
+        for (int j = 0; j < 3; ++j) load_dy(at, z - 1 + j, j);
+        cp_async_commit();
+        for (int j = 0; j < count; ++j) {
+            cp_async_wait<0>();
+            __syncthreads();
+            if (j + 1 < count) {
+                load_x(at, z + j + 1, (j + 1) & 1);
+                load_dy(at, z + j + 2, (j + 3) & 3);
+            }
+            cp_async_commit();
+            const int above = j + 2 - w.tz;  // z tap 0 takes x one plane below dy
+            multiply(acc, shared + w.dy_lane + (above & 3) * kDyPlane, shared + (j & 1) * kXPlane, w.x_lane,
+                     p.rows / kBands);
+        }
+    }
+
+    // The groups' sums into those of group 0, in order.
+    __device__ __forceinline__ void add_groups(float (&acc)[3][1][6][4], int group) const {
+        float* sums = reinterpret_cast<float*>(memory) + warp_id() % kGroupWarps * (kSums * kWarp) + lane_id();
+        float(&own)[kSums] = reinterpret_cast<float(&)[kSums]>(acc);
+#pragma unroll 1
+        for (int g = 1; g < kGroups; ++g) {
+            __syncthreads();  // planes, or the sums of the group before, are read
+            if (group == g) {
+#pragma unroll
+                for (int i = 0; i < kSums; ++i) sums[i * kWarp] = own[i];
+            }
+            __syncthreads();
+            if (group == 0) {
+#pragma unroll
+                for (int i = 0; i < kSums; ++i) own[i] += sums[i * kWarp];
+            }
+        }
+    }
+
+    __device__ __forceinline__ void run() {
+        const int c_tiles = ceil_div(p.in_channels, 16 * kCF), tiles = ceil_div(p.out_channels, 16 * kKF) * c_tiles;
+        const int tile = static_cast<int>(blockIdx.x) % tiles, split = static_cast<int>(blockIdx.x) / tiles;
+        k0 = tile / c_tiles * 16 * kKF;
+        c0 = tile % c_tiles * 16 * kCF;
+        const Warp w = warp();
+        float acc[3][1][6][4] = {};
+        int plane = split * p.steps;
+        const int last = plane + p.steps < p.planes ? plane + p.steps : p.planes;
+        while (plane < last) {
+            const int z = plane % p.depth;
+            const int count = p.depth - z < last - plane ? p.depth - z : last - plane;
+            walk(acc, w, column(plane / p.depth), z, count);
+            plane += count;
+        }
+        add_groups(acc, w.group);
+        if (w.group == 0) store(acc, w.tz, k0 + w.k, c0 + w.c, split);
+    }
+
+    __device__ __forceinline__ void store(const float (&acc)[3][1][6][4], int tz, int k, int c, int split) const {
         const int group = lane_id() >> 2, quad = lane_id() & 3;
-        const int split = static_cast<int>(blockIdx.x) * kVoxelGroups + voxels;
-        if (k0 >= p.out_channels || c0 >= p.in_channels) return;
+        if (k >= p.out_channels || c >= p.in_channels) return;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int k = k0 + half * 8 + group;
-            float* row = p.part + (static_cast<size_t>(split) * p.out_channels + k) * 27 * p.in_channels + c0 + quad * 2;
+            const size_t row = static_cast<size_t>(split) * p.out_channels + k + half * 8 + group;
+            float* from = p.part + (row * 27 + tz * 9) * p.in_channels + c + quad * 2;
 #pragma unroll
-            for (int tz = 0; tz < 3; ++tz) {
-#pragma unroll
-                for (int tx = 0; tx < 3; ++tx) {
-                    float* tap = row + (tz * 9 + ty * 3 + tx) * p.in_channels;
-#pragma unroll
-                    for (int n = 0; n < 2; ++n) {
-                        const float(&v)[4] = acc[tx][2 - tz][n];
-                        global_store(reinterpret_cast<float2*>(tap + n * 8), make_float2(v[half * 2], v[half * 2 + 1]));
-                    }
-                }
+            for (int i = 0; i < 18; ++i) {  // tap (i / 6, i / 2 % 3), half i % 2 of the channels
+                const float(&v)[4] = acc[i / 2 % 3][0][i / 6 * 2 + i % 2];
+                global_store(reinterpret_cast<float2*>(from + i / 2 * p.in_channels + i % 2 * 8),
+                             make_float2(v[half * 2], v[half * 2 + 1]));
             }
         }
     }

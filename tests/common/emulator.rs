@@ -147,6 +147,49 @@ impl Emulator {
         }
     }
 
+    /// Whether launches from now on count the distinct sectors they touch, which takes time.
+    pub(crate) fn track(&self, on: bool) {
+        let Some(library) = &self.library else { return };
+        // SAFETY: the function has this signature.
+        unsafe {
+            library
+                .get::<unsafe extern "C" fn(c_int) -> c_int>(b"emu_set_tracking\0")
+                .expect("emu_set_tracking")(c_int::from(on));
+        }
+    }
+
+    /// Distinct bytes, in sectors of 32, that the launches of a kernel read and wrote while they were tracked.
+    pub(crate) fn distinct(&self, kernel: &str) -> [u64; 2] {
+        let Some(library) = &self.library else { return [0; 2] };
+        let (name, mut all) = (CString::new(kernel).expect("a name without zeros"), [0u64; 8]);
+        // SAFETY: the function has this signature and writes 8 numbers.
+        let failed = unsafe {
+            library
+                .get::<unsafe extern "C" fn(*const c_char, *mut u64) -> c_int>(
+                    b"emu_kernel_stats\0",
+                )
+                .expect("emu_kernel_stats")(name.as_ptr(), all.as_mut_ptr())
+        };
+        assert_eq!(failed, 0, "no kernel is called {kernel}");
+        [32 * all[6], 32 * all[7]]
+    }
+
+    /// `ldmatrix` of a kernel so far: phases, and the accesses of shared memory they took. More accesses are bank conflicts.
+    pub(crate) fn banks(&self, kernel: &str) -> [u64; 2] {
+        let Some(library) = &self.library else { return [0; 2] };
+        let (name, mut all) = (CString::new(kernel).expect("a name without zeros"), [0u64; 2]);
+        // SAFETY: the function has this signature and writes 2 numbers.
+        let failed = unsafe {
+            library
+                .get::<unsafe extern "C" fn(*const c_char, *mut u64) -> c_int>(
+                    b"emu_kernel_banks\0",
+                )
+                .expect("emu_kernel_banks")(name.as_ptr(), all.as_mut_ptr())
+        };
+        assert_eq!(failed, 0, "no kernel is called {kernel}");
+        all
+    }
+
     /// What went wrong last, in words.
     pub(crate) fn last_report(&self) -> String {
         self.text(b"emu_last_report\0")

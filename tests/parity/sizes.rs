@@ -55,6 +55,22 @@ pub(crate) fn convolutions() -> Vec<Case> {
     wide.inputs[0][0] = 2;
     all.push(wide);
     all.push(conv([29, 31, 32], (48, 16), 3, 1, 1));
+    // Enough for boxes of eight planes, which end inside of the last box on all axes, as do the channels.
+    for (c, k) in [(48, 336), (336, 48)] {
+        let mut high = conv([13, 15, 13], (c, k), 3, 1, 1);
+        high.inputs[0][0] = 2;
+        all.push(high);
+    }
+    // Filter gradients whose blocks walk over several planes and from one column to the next, to a last run that is shorter: tiles
+    // of 16 x 16 channels in several blocks, of 32 x 32, 32 x 16 and 16 x 32 in one; columns and bands of full and odd heights.
+    all.push(conv([7, 15, 17], (96, 64), 3, 1, 1));
+    all.push(conv([35, 17, 16], (32, 32), 3, 1, 1));
+    all.push(conv([33, 33, 17], (16, 16), 3, 1, 1));
+    all.push(conv([3, 17, 8], (224, 320), 3, 1, 1));
+    all.push(conv([4, 8, 9], (224, 320), 3, 1, 1));
+    all.push(conv([3, 17, 16], (112, 320), 3, 1, 1));
+    all.push(conv([4, 8, 17], (320, 112), 3, 1, 1));
+    all.push(conv([4, 16, 15], (320, 112), 3, 1, 1));
     // A sum cut into parts that are not equal; several boxes of the one-channel kernels.
     all.push(conv([3, 5, 4], (320, 320), 3, 1, 1));
     all.push(conv([9, 10, 17], (1, 24), 3, 1, 1));

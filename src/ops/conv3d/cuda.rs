@@ -55,7 +55,7 @@ enum Choice {
     Stem,
     /// Kernel by summed channels and by channels made; output planes of a block.
     Walk([usize; 2], usize),
-    /// Kernel by channels made.
+    /// Kernel by channels and planes made.
     Halo(usize),
     /// Kernel; parts the summed index is cut into.
     Gather(usize, usize),
@@ -107,6 +107,19 @@ fn walk_planes(g: &ConvGeometry, out: [usize; 3], tile: &Tile) -> usize {
     }
 }
 
+/// Which boxes with halo make `out` voxels of `made` channels. A block reads the whole filter, so boxes of twice the planes halve
+/// what is asked for of it; where they are too few to fill a card, or hold more padding, the smaller ones are used.
+fn halo_kind(g: &ConvGeometry, product: Product, out: [usize; 3], made: usize) -> usize {
+    if made <= 32 {
+        return usize::from(made > 16);
+    }
+    let [low, high] = [2, 3].map(|kind| &HALO[product as usize][kind]);
+    let padded = |tile: &Tile| tiles(out, tile.voxels) * voxels(tile.voxels);
+    let blocks = g.batch * tiles(out, high.voxels) * made.div_ceil(high.channels);
+    let pays = blocks >= TARGET_BLOCKS * 3 / 4 && 8 * padded(high) <= 9 * padded(low);
+    if pays { 3 } else { 2 }
+}
+
 fn choose(g: &ConvGeometry, product: Product) -> Choice {
     let (sum, made, out, classes) = roles(g, product);
     if is_same_k3(g) && g.in_channels == 1 && made.is_multiple_of(8) && product == Product::Fprop {
@@ -119,13 +132,13 @@ fn choose(g: &ConvGeometry, product: Product) -> Choice {
             return Choice::Walk(kind, walk_planes(g, out, tile));
         }
     }
-    let channels = if made > 32 { 2 } else { usize::from(made > 16) };
     if is_same_k3(g) && sum.is_multiple_of(16) && made.is_multiple_of(16) {
-        let tile = &HALO[product as usize][channels];
+        let kind = halo_kind(g, product, out, made);
+        let tile = &HALO[product as usize][kind];
         let blocks = g.batch * tiles(out, tile.voxels) * made.div_ceil(tile.channels);
         // A block is one long sum: few blocks do not pay.
         if boxes_pay(out, tile.voxels) && blocks >= TARGET_BLOCKS / 2 {
-            return Choice::Halo(channels);
+            return Choice::Halo(kind);
         }
     }
     let kind = match (sum % 8, made % 8) {
@@ -344,8 +357,13 @@ mod tests {
         assert_eq!(choice(2, 32, [16, 16], Dgrad), Choice::Walk([0, 0], 4));
         assert_eq!(choice(1, 64, [64, 32], Fprop), Choice::Halo(1));
         assert_eq!(choice(1, 64, [64, 32], Dgrad), Choice::Walk([1, 1], 16));
-        assert_eq!(choice(2, 48, [64, 64], Fprop), Choice::Halo(2));
-        assert_eq!(choice(2, 24, [128, 128], Dgrad), Choice::Halo(2));
+        assert_eq!(choice(2, 48, [64, 64], Fprop), Choice::Halo(3));
+        assert_eq!(choice(2, 24, [128, 128], Dgrad), Choice::Halo(3));
+        // Too few boxes of eight planes, or too much padding in them.
+        assert_eq!(choice(1, 24, [128, 128], Dgrad), Choice::Halo(2));
+        assert_eq!(choice(2, 32, [64, 64], Fprop), Choice::Halo(3));
+        assert_eq!(choice(1, 32, [64, 64], Fprop), Choice::Halo(2));
+        assert_eq!(choice(4, 20, [128, 128], Fprop), Choice::Halo(2));
         // Small volumes: exact rows, and the sum cut so that enough blocks work.
         assert_eq!(choice(1, 8, [256, 256], Fprop), Choice::Gather(1, 8));
         assert_eq!(choice(2, 4, [128, 128], Fprop), Choice::Gather(1, 13));

@@ -59,12 +59,12 @@ pub(super) struct HaloWgradParams {
     pub(super) x: DevPtr,
     pub(super) dy: DevPtr,
     pub(super) part: DevPtr,
-    pub(super) batch: i32,
     pub(super) extent: [i32; 3],
     pub(super) in_channels: i32,
     pub(super) out_channels: i32,
-    pub(super) boxes: i32,
-    pub(super) boxes_per_block: i32,
+    pub(super) rows: i32,
+    pub(super) planes: i32,
+    pub(super) steps: i32,
 }
 
 /// `Conv3dGatherParams`.

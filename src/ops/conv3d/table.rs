@@ -21,8 +21,9 @@ const fn walk(name: &'static str, sum: usize, channels: usize) -> Tile {
     Tile { kernel, voxels: [1, 16, 8], channels }
 }
 
-const fn halo(name: &'static str, z: usize, channels: usize, shared: u32) -> Tile {
-    let kernel = Kernel::new::<HaloParams>(name, 256).with_shared(shared);
+const fn halo(name: &'static str, z: usize, channels: usize, threads: u32) -> Tile {
+    let shared = 2 * (z + 2) * 10 * 10 * 32 + 3 * 3 * channels * 32;
+    let kernel = Kernel::new::<HaloParams>(name, threads).with_shared(shared as u32);
     Tile { kernel, voxels: [z, 8, 8], channels }
 }
 
@@ -32,8 +33,10 @@ const fn gather(name: &'static str, rows: usize, channels: usize) -> Tile {
     Tile { kernel, voxels: [1, 1, rows], channels }
 }
 
-const fn halo_wgrad(name: &'static str, shared: u32) -> Kernel {
-    Kernel::new::<HaloWgradParams>(name, 384).with_shared(shared)
+const fn halo_wgrad(name: &'static str, k: usize, c: usize) -> Kernel {
+    let width = if k + c == 64 { 8 } else { 16 };
+    let shared = 2 * 18 * (width + 2) * 2 * c + 4 * 16 * width * 2 * k;
+    Kernel::new::<HaloWgradParams>(name, 384).with_shared(shared as u32)
 }
 
 const fn gather_wgrad(name: &'static str) -> Kernel {
@@ -51,17 +54,19 @@ pub(super) static WALK: [[[Tile; 2]; 2]; 2] = [
         [walk("conv3d_walk_dgrad_c32_n16", 32, 16), walk("conv3d_walk_dgrad_c32_n32", 32, 32)],
     ],
 ];
-/// Forward, input gradient; 16, 32, 64 output channels a block.
-pub(super) static HALO: [[Tile; 3]; 2] = [
+/// Forward, input gradient; 16, 32, 64 output channels a block, 64 of twice the planes.
+pub(super) static HALO: [[Tile; 4]; 2] = [
     [
-        halo("conv3d_halo_fwd_n16", 8, 16, 68_608),
-        halo("conv3d_halo_fwd_n32", 8, 32, 73_216),
-        halo("conv3d_halo_fwd_n64", 4, 64, 56_832),
+        halo("conv3d_halo_fwd_n16", 8, 16, 256),
+        halo("conv3d_halo_fwd_n32", 8, 32, 256),
+        halo("conv3d_halo_fwd_n64", 4, 64, 256),
+        halo("conv3d_halo_fwd_n64_z8", 8, 64, 512),
     ],
     [
-        halo("conv3d_halo_dgrad_n16", 8, 16, 68_608),
-        halo("conv3d_halo_dgrad_n32", 8, 32, 73_216),
-        halo("conv3d_halo_dgrad_n64", 4, 64, 56_832),
+        halo("conv3d_halo_dgrad_n16", 8, 16, 256),
+        halo("conv3d_halo_dgrad_n32", 8, 32, 256),
+        halo("conv3d_halo_dgrad_n64", 4, 64, 256),
+        halo("conv3d_halo_dgrad_n64_z8", 8, 64, 512),
     ],
 ];
 /// Forward, input gradient; 32, 64 output channels a block, any number of channels.
@@ -79,8 +84,8 @@ pub(super) static GATHER: [[Tile; 3]; 2] = [
 ];
 /// By 16 or 32 output channels, then 16 or 32 input channels.
 pub(super) static HALO_WGRAD: [[Kernel; 2]; 2] = [
-    [halo_wgrad("conv3d_halo_wgrad_16x16", 50_176), halo_wgrad("conv3d_halo_wgrad_16x32", 75_776)],
-    [halo_wgrad("conv3d_halo_wgrad_32x16", 74_752), halo_wgrad("conv3d_halo_wgrad_32x32", 100_352)],
+    [halo_wgrad("conv3d_halo_wgrad_16x16", 16, 16), halo_wgrad("conv3d_halo_wgrad_16x32", 16, 32)],
+    [halo_wgrad("conv3d_halo_wgrad_32x16", 32, 16), halo_wgrad("conv3d_halo_wgrad_32x32", 32, 32)],
 ];
 /// Channels multiples of 8, any number of channels.
 pub(super) static GATHER_WGRAD: [Kernel; 2] =
@@ -94,7 +99,7 @@ pub(super) static SUM_ROWS: Kernel = Kernel::new::<SumRowsParams>("conv3d_sum_ro
 pub(super) static BIAS_GRAD: Kernel = Kernel::new::<BiasGradParams>("conv3d_bias_grad", 256);
 
 /// All of them.
-pub(in crate::ops) static KERNELS: [Kernel; 31] = [
+pub(in crate::ops) static KERNELS: [Kernel; 33] = [
     WALK[0][0][0].kernel,
     WALK[0][0][1].kernel,
     WALK[0][1][0].kernel,
@@ -106,9 +111,11 @@ pub(in crate::ops) static KERNELS: [Kernel; 31] = [
     HALO[0][0].kernel,
     HALO[0][1].kernel,
     HALO[0][2].kernel,
+    HALO[0][3].kernel,
     HALO[1][0].kernel,
     HALO[1][1].kernel,
     HALO[1][2].kernel,
+    HALO[1][3].kernel,
     GATHER[0][0].kernel,
     GATHER[0][1].kernel,
     GATHER[0][2].kernel,
