@@ -115,7 +115,7 @@ impl Recorded {
 /// What the upsampled value meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meets {
-    /// `[up, skip]`, `[skip, up]`, `[up, skip, another]`, `[up, up]`.
+    /// `[up, skip]`, `[skip, up]`, `[up, skip, another]` with another reader of `skip`, `[up, up]`.
     Skip,
     SkipBefore,
     TwoSkips,
@@ -186,6 +186,9 @@ impl Upsampling {
                 read(&mut r, up);
             }
             read(&mut r, concat);
+            if self.meets == Meets::TwoSkips {
+                read(&mut r, skip);
+            }
             if self.meets == Meets::ReaderOutside {
                 r.read.push(up);
             }
@@ -283,7 +286,8 @@ fn a_concatenation_copies_in_one_launch_and_only_what_is_elsewhere() {
     let three = Upsampling { meets: Meets::TwoSkips, ..case }.record();
     let all = voxels * (16 + skip + 32);
     assert_eq!(moved(&three, "concat_fwd_bf16"), [1, all, all]);
-    assert_eq!(moved(&three, "concat_bwd_bf16"), [1, all, all]);
+    // The gradient of one skip is added to.
+    assert_eq!(moved(&three, "concat_bwd_bf16"), [1, all + voxels * skip, all]);
 }
 
 /// A convolution and a GELU of its output, or of its input.
@@ -315,7 +319,11 @@ fn a_convolution_makes_the_gelu_behind_it() {
         ([2, 2, 2, 2, 96], 320, conv(2, true), 4),
         ([2, 33, 17, 16, 8], 40, conv(1, false), 3),
         ([1, 19, 17, 15, 5], 7, conv(1, false), 3),
+        // Sums that are not split, of a few rows and of several blocks of them.
         ([1, 4, 3, 2, 7], 9, conv(1, true), 2),
+        ([2, 9, 7, 8, 5], 7, conv(1, true), 2),
+        ([2, 9, 7, 8, 8], 24, conv(1, true), 2),
+        ([1, 9, 7, 8, 8], 72, conv(1, false), 2),
     ];
     for (i, (x, made, conv, kernel)) in cases.iter().enumerate() {
         emulator().set_order([Order::Ascending, Order::Descending, Order::Random(i as u64)][i % 3]);
