@@ -42,7 +42,7 @@ __device__ __forceinline__ void sum_rows(const Conv3dSumRowsParams& p, long long
 
 // part[blockIdx.y, k] = sum of dy[row, k] over the block's rows
 struct Conv3dBiasGradParams {
-    const bf16* dy;  // [rows, dy_stride], channels 0 to `channels`
+    const bf16* dy;  // [rows, dy_stride], channels 0 to `channels`; both counts multiples of 8, or neither
     float* part;     // [gridDim.y, channels]
     long long rows;
     int channels, rows_per_block, dy_stride, unused;
@@ -56,7 +56,7 @@ __device__ __forceinline__ void bias_grad(const Conv3dBiasGradParams& p, float* 
     const int k = static_cast<int>(blockIdx.x) * kBiasChannels + column;
     const long long begin = static_cast<long long>(blockIdx.y) * p.rows_per_block;
     const long long end = begin + p.rows_per_block < p.rows ? begin + p.rows_per_block : p.rows;
-    const bool aligned = (p.channels | p.dy_stride) % 8 == 0;
+    const bool aligned = p.channels % 8 == 0;
     float sum[8] = {};
     if (k < p.channels) {
 #pragma unroll 4

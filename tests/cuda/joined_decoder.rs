@@ -115,7 +115,7 @@ impl Recorded {
 /// What the upsampled value meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meets {
-    /// `[up, skip]`, `[skip, up]`, `[up, skip, another]`, `[up, up]`.
+    /// `[up, skip]`, `[skip, up]`, `[up, skip, another]` with another reader of `skip`, `[up, up]`.
     Skip,
     SkipBefore,
     TwoSkips,
@@ -186,6 +186,9 @@ impl Upsampling {
                 read(&mut r, up);
             }
             read(&mut r, concat);
+            if self.meets == Meets::TwoSkips {
+                read(&mut r, skip);
+            }
             if self.meets == Meets::ReaderOutside {
                 r.read.push(up);
             }
@@ -215,8 +218,9 @@ fn upsampled_channels_are_written_and_read_in_the_concatenation() {
         plain([2, 1, 2, 1, 96], 320, 16),
         // Several blocks of voxels, and of columns.
         plain([1, 7, 6, 5, 48], 96, 8),
-        // Without the kernel for upsampling: many channels, of which the sum is split, and odd ones.
+        // Without the kernel for upsampling: many channels, of which the sum is split or not, and odd ones.
         plain([2, 3, 2, 3, 520], 16, 8),
+        Upsampling { filter: [4, 4, 5], ..plain([1, 2, 1, 3, 520], 8, 16) },
         plain([1, 2, 3, 2, 12], 8, 16),
         plain([1, 2, 3, 2, 5], 16, 8),
         Upsampling { filter: [1, 2, 2], ..plain([1, 3, 5, 3, 16], 8, 16) },
@@ -283,7 +287,22 @@ fn a_concatenation_copies_in_one_launch_and_only_what_is_elsewhere() {
     let three = Upsampling { meets: Meets::TwoSkips, ..case }.record();
     let all = voxels * (16 + skip + 32);
     assert_eq!(moved(&three, "concat_fwd_bf16"), [1, all, all]);
-    assert_eq!(moved(&three, "concat_bwd_bf16"), [1, all, all]);
+    // The gradient of one skip is added to.
+    assert_eq!(moved(&three, "concat_bwd_bf16"), [1, all + voxels * skip, all]);
+}
+
+#[test]
+fn a_part_of_a_concatenation_may_begin_anywhere() {
+    let _alone = alone();
+    for channels in [[12, 8, 12], [8, 8, 16], [3, 5, 8]] {
+        let mut r = Recorded::default();
+        let parts: Vec<_> = (0..3).map(|i| r.give(&[2, 3, 1, 2, channels[i]], i == 1)).collect();
+        let op = Concat { axis: Axis::Channel };
+        let concat = r.tape.record("concat", op, &parts).unwrap();
+        let y = r.tape.record("act", LeakyRelu { slope: 2.0 }, &[concat]).unwrap();
+        r.backward(&[y]);
+        r.same_as_cpu(&format!("{channels:?}"), 0);
+    }
 }
 
 /// A convolution and a GELU of its output, or of its input.
@@ -312,10 +331,14 @@ fn a_convolution_makes_the_gelu_behind_it() {
         ([1, 2, 2, 2, 4], 2, conv(2, true), 3),
         ([3, 16, 16, 16, 8], 48, conv(2, true), 4),
         ([2, 8, 8, 8, 64], 128, conv(2, true), 4),
-        ([2, 2, 2, 2, 96], 320, conv(2, true), 4),
+        ([2, 2, 2, 2, 96], 320, conv(2, true), 3),
         ([2, 33, 17, 16, 8], 40, conv(1, false), 3),
         ([1, 19, 17, 15, 5], 7, conv(1, false), 3),
+        // Sums that are not split, of a few rows and of several blocks of them.
         ([1, 4, 3, 2, 7], 9, conv(1, true), 2),
+        ([2, 9, 7, 8, 5], 7, conv(1, true), 2),
+        ([2, 9, 7, 8, 8], 24, conv(1, true), 2),
+        ([1, 9, 7, 8, 8], 72, conv(1, false), 2),
     ];
     for (i, (x, made, conv, kernel)) in cases.iter().enumerate() {
         emulator().set_order([Order::Ascending, Order::Descending, Order::Random(i as u64)][i % 3]);
@@ -364,7 +387,7 @@ fn whole_steps_keep_their_bits_and_need_no_more_memory() {
     let _alone = alone();
     for (views, features, size) in [
         (GradientViews::First, [8, 16, 24], [16, 16, 20]),
-        (GradientViews::All, [16, 8, 32], [16, 20, 16]),
+        (GradientViews::All, [8, 24, 16], [16, 20, 16]),
     ] {
         let options =
             ProgramOptions { gradient_views: views, ..options(&features, &[1, 1, 1], size, 2) };
