@@ -215,6 +215,7 @@ int Queue::run(const Node& node) {
         report = "copy or memset of " + std::to_string(node.bytes) + " bytes: " + describe_address(p);
         return false;
     };
+    if (node.work == Work::kToDevice || node.work == Work::kToHost) counters().host_bytes += node.bytes;
     switch (node.work) {
         case Work::kMarker: return kSuccess;
         case Work::kLaunch: {

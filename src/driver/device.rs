@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytemuck::NoUninit;
@@ -329,10 +330,10 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
     pub fn upload_later(&self, to: &Block, offset: usize, from: &Pinned, len: usize) -> Result<()> {
-        self.upload_on(Stream::Main, to, offset, from, len)
+        self.upload_on(Stream::Main, to, offset, from, 0..len)
     }
 
-    /// The same on the stream given. On the second stream nothing orders it with the kernels that use `to`, before or after, but
+    /// The same of a range of bytes, on the stream given. On the second stream nothing orders it with the kernels that use `to`, before or after, but
     /// events: [`Device::wait_for`].
     ///
     /// # Errors
@@ -343,11 +344,11 @@ impl Device {
         to: &Block,
         offset: usize,
         from: &Pinned,
-        len: usize,
+        range: Range<usize>,
     ) -> Result<()> {
-        let (bytes, stream) = (&from.bytes()[..len], self.context.handle(stream));
+        let (bytes, stream) = (&from.bytes()[range], self.context.handle(stream));
         // SAFETY: both ranges exist; page-locked memory lives until the streams are done with it (its drop waits).
-        unsafe { result::memcpy_htod_async(to.range(offset, len), bytes, stream) }
+        unsafe { result::memcpy_htod_async(to.range(offset, bytes.len()), bytes, stream) }
             .map_err(|e| failed("cuMemcpyHtoDAsync", e))
     }
 

@@ -177,6 +177,7 @@ void test_refill(Fixture& f) {
             EXPECT_EQ(cuEventSynchronize(read), 0);
             EXPECT_EQ(emu_counter("waits"), 1);
             EXPECT_EQ(cuCtxSynchronize(), 0);
+            EXPECT_EQ(emu_counter("host_bytes"), 512);
             first.download();
             second.download();
             wrong[missing] |= first.host[63] != 2.0f || second.host[63] != 4.0f;
