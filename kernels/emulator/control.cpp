@@ -80,6 +80,8 @@ EMU_API uint64_t emu_counter(const char* name) {
     if (strcmp(name, "allocations") == 0) return c.allocations;
     if (strcmp(name, "copies") == 0) return c.copies;
     if (strcmp(name, "graph_launches") == 0) return c.graph_launches;
+    if (strcmp(name, "host_bytes") == 0) return c.host_bytes;
+    if (strcmp(name, "waits") == 0) return c.waits;
     if (strcmp(name, "leaks") == 0) return c.leaks;
     if (strcmp(name, "live_bytes") == 0) return device_heap().live_bytes();
     if (strcmp(name, "reports") == 0) return check_report_count();

@@ -31,8 +31,8 @@ size_t emu_last_report(char* buf, size_t len);
 // Forgets a sticky error (a failed kernel), queued work and the last report, as a new process would.
 int emu_reset(void);
 
-// "launches", "allocations", "copies", "graph_launches", "live_bytes", "leaks" (allocations alive when the context was
-// released), "reports" (check build). Unknown names give UINT64_MAX.
+// "launches", "allocations", "copies", "graph_launches", "live_bytes", "host_bytes" (copied to and from the device), "waits" (calls in which
+// the host waited for work that was not done), "leaks" (allocations alive when the context was released), "reports" (check build). Unknown names give UINT64_MAX.
 uint64_t emu_counter(const char* name);
 int emu_reset_counters(void);  // all of them but live_bytes, and the statistics of kernels
 

@@ -167,12 +167,13 @@ int Queue::run_one(const Done& target) {
 }
 
 int Queue::run_until(const Done& target) {
-    for (;;) {
+    for (bool waits = false;; waits = true) {
         if (target && target->done) return kSuccess;
         if (!target) {
             const std::vector<Stream*> list = all();
             if (std::all_of(list.begin(), list.end(), [](const Stream* one) { return one->queue.empty(); })) return kSuccess;
         }
+        if (!waits) ++counters().waits;
         const int code = run_one(target);
         if (code != kSuccess) return code;
     }
@@ -214,6 +215,7 @@ int Queue::run(const Node& node) {
         report = "copy or memset of " + std::to_string(node.bytes) + " bytes: " + describe_address(p);
         return false;
     };
+    if (node.work == Work::kToDevice || node.work == Work::kToHost) counters().host_bytes += node.bytes;
     switch (node.work) {
         case Work::kMarker: return kSuccess;
         case Work::kLaunch: {

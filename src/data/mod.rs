@@ -32,7 +32,7 @@ pub use doctor::{DoctorSummary, FileReport, FileStatus, check_files};
 pub use nifti_read::{Geometry as ImageGeometry, Image, read_geometry, read_nifti};
 pub use normalize::Normalize;
 pub use orient::Orientation;
-pub use prefetch::{Prefetch, PrefetchOptions, VolumeSource};
+pub use prefetch::{Prefetch, PrefetchOptions, Upcoming, VolumeSource};
 pub use prepare::{PrepareOptions, prepare};
 pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};

@@ -41,6 +41,17 @@ pub struct PrefetchOptions {
     pub plans_only: bool,
 }
 
+/// A volume that a batch to come needs.
+#[derive(Clone, Debug)]
+pub struct Upcoming {
+    /// The step of the batch.
+    pub step: u64,
+    /// The volume's number in the list of training volumes.
+    pub number: usize,
+    /// The volume.
+    pub volume: Arc<Volume>,
+}
+
 /// A running supply of batches in the order of the steps. Dropping it ends its threads.
 pub struct Prefetch {
     shared: Arc<Shared>,
@@ -142,6 +153,22 @@ impl Prefetch {
         self.shared.room.notify_one();
         self.wait_ms = asked.elapsed().as_secs_f64() * 1e3;
         batch
+    }
+
+    /// Volumes of the batches without views that are ready now, in order. How many there are depends on time.
+    pub fn upcoming(&self) -> Vec<Upcoming> {
+        let state = self.shared.lock();
+        let ready = (state.wanted..).map_while(|step| state.done.get(&step)).flatten();
+        ready
+            .flat_map(|batch| {
+                let pairs = batch.samples.iter().zip(&batch.volumes);
+                pairs.map(|(plan, volume)| Upcoming {
+                    step: batch.step,
+                    number: plan.volume,
+                    volume: Arc::clone(volume),
+                })
+            })
+            .collect()
     }
 
     /// Gives back a used batch, so that its memory serves another.
@@ -356,6 +383,35 @@ mod tests {
             assert_eq!(plan.volumes.iter().map(|v| (**v).clone()).collect::<Vec<_>>(), volumes);
         }
         assert_ne!(batches(PrefetchOptions { seed: 43, ..options(1, 0) }, 1), one[..1]);
+    }
+
+    #[test]
+    fn volumes_of_batches_to_come_are_those_of_the_next_batches() {
+        let failing: VolumeSource = Arc::new(|number| match number {
+            4 => Err(Error::data("scan-4.nii.gz", "truncated")),
+            _ => Ok(Arc::new(volume(number))),
+        });
+        let plans = PrefetchOptions { plans_only: true, ..options(3, 0) };
+        let mut prefetch = Prefetch::start(failing, plans).unwrap();
+        for step in 0..8u64 {
+            // All that may be made ahead is made.
+            while prefetch.shared.lock().done.len() < 4 {
+                std::thread::yield_now();
+            }
+            let upcoming = prefetch.upcoming();
+            assert!(upcoming.iter().all(|u| *u.volume == volume(u.number)));
+            let mut order = VolumeOrder::new(42, 7);
+            let mut pair = |s: u64| [2 * s, 2 * s + 1].map(|n| (s, order.volume(u128::from(n))));
+            let steps = (step..step + 4).map(&mut pair);
+            let good = steps.filter(|two| two.iter().all(|(_, number)| *number != 4));
+            assert!(upcoming.iter().map(|u| (u.step, u.number)).eq(good.flatten()), "{step}");
+            let _ = prefetch.next_batch();
+        }
+        let whole = Prefetch::start(source(), options(1, 0)).unwrap();
+        while whole.shared.lock().done.len() < 4 {
+            std::thread::yield_now();
+        }
+        assert!(whole.upcoming().is_empty(), "views are there: nobody needs the volumes");
     }
 
     #[test]

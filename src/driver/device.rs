@@ -3,21 +3,23 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::ops::Range;
 use std::rc::Rc;
 
 use bytemuck::NoUninit;
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUstreamCaptureMode};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute};
 use cudarc::driver::{DriverError, result};
 
 use super::image::images;
-use super::{Block, Event, Graph, Kernel, Launch, Pinned, failed, has_device_code};
+use super::{Block, Kernel, Launch, Pinned, Stream, failed, has_device_code};
 use crate::error::{Error, Result};
 
-/// A device's context and its one stream. It belongs to the thread that made it.
+/// A device's context and its two streams. It belongs to the thread that made it.
 pub(super) struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    copies: sys::CUstream,
     /// The last launch since the stream was last known to be empty of errors.
     last: Cell<Option<Launch>>,
 }
@@ -29,11 +31,14 @@ impl Context {
         // SAFETY: the device exists.
         let context = unsafe { result::primary_ctx::retain(device) }
             .map_err(|e| failed("cuDevicePrimaryCtxRetain", e))?;
+        let none = std::ptr::null_mut();
         let mut made =
-            Context { device, context, stream: std::ptr::null_mut(), last: Cell::new(None) };
+            Context { device, context, stream: none, copies: none, last: Cell::new(None) };
         made.bind().map_err(|e| failed("cuCtxSetCurrent", e))?;
-        made.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(|e| failed("cuStreamCreate", e))?;
+        for stream in [&mut made.stream, &mut made.copies] {
+            *stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+                .map_err(|e| failed("cuStreamCreate", e))?;
+        }
         Ok(made)
     }
 
@@ -43,11 +48,25 @@ impl Context {
         unsafe { result::ctx::set_current(self.context) }
     }
 
-    /// Waits for everything that was queued.
-    pub(super) fn finish(&self) -> std::result::Result<(), DriverError> {
+    /// The driver's handle of a stream, which exists until drop.
+    pub(super) fn handle(&self, stream: Stream) -> sys::CUstream {
+        match stream {
+            Stream::Main => self.stream,
+            Stream::Copies => self.copies,
+        }
+    }
+
+    /// Waits for everything that was queued on a stream.
+    fn finish_one(&self, stream: Stream) -> std::result::Result<(), DriverError> {
         self.bind()?;
         // SAFETY: the stream exists until drop.
-        unsafe { result::stream::synchronize(self.stream) }
+        unsafe { result::stream::synchronize(self.handle(stream)) }
+    }
+
+    /// Waits for everything that was queued on either stream: nothing uses any memory then.
+    pub(super) fn finish(&self) -> std::result::Result<(), DriverError> {
+        self.finish_one(Stream::Main)?;
+        self.finish_one(Stream::Copies)
     }
 
     /// The error for a fault found while waiting, which some launch before caused.
@@ -68,20 +87,20 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let _ = self.bind();
-        // SAFETY: nothing uses stream and context any more: blocks, events and graphs hold this object.
+        // SAFETY: nothing uses streams and context any more: blocks, events and graphs hold this object.
         unsafe {
-            if !self.stream.is_null() {
-                let _ = result::stream::synchronize(self.stream);
-                let _ = result::stream::destroy(self.stream);
+            for stream in [self.stream, self.copies].into_iter().filter(|s| !s.is_null()) {
+                let _ = result::stream::synchronize(stream);
+                let _ = result::stream::destroy(stream);
             }
             let _ = result::primary_ctx::release(self.device);
         }
     }
 }
 
-/// A GPU with one stream, on which everything runs in order.
+/// A GPU with a main stream, on which everything runs in order unless it says otherwise, and a second one for copies beside it.
 pub struct Device {
-    context: Rc<Context>,
+    pub(super) context: Rc<Context>,
     modules: Vec<sys::CUmodule>,
     functions: RefCell<HashMap<&'static str, sys::CUfunction>>,
     /// Waits after each launch, so that a fault is blamed on its kernel.
@@ -292,14 +311,6 @@ impl Device {
         Pinned::new(&self.context, len)
     }
 
-    /// A new event; a timed one costs a little more.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the driver refuses.
-    pub fn event(&self, timed: bool) -> Result<Event> {
-        Event::new(&self.context, timed)
-    }
-
     /// Queues zeros over a range of bytes.
     ///
     /// # Errors
@@ -319,9 +330,25 @@ impl Device {
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
     pub fn upload_later(&self, to: &Block, offset: usize, from: &Pinned, len: usize) -> Result<()> {
-        let bytes = &from.bytes()[..len];
-        // SAFETY: both ranges exist; page-locked memory lives until the stream is done with it (its drop waits).
-        unsafe { result::memcpy_htod_async(to.range(offset, len), bytes, self.context.stream) }
+        self.upload_on(Stream::Main, to, offset, from, 0..len)
+    }
+
+    /// The same of a range of bytes, on the stream given. On the second stream nothing orders it with the kernels that use `to`, before or after, but
+    /// events: [`Device::wait_for`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn upload_on(
+        &self,
+        stream: Stream,
+        to: &Block,
+        offset: usize,
+        from: &Pinned,
+        range: Range<usize>,
+    ) -> Result<()> {
+        let (bytes, stream) = (&from.bytes()[range], self.context.handle(stream));
+        // SAFETY: both ranges exist; page-locked memory lives until the streams are done with it (its drop waits).
+        unsafe { result::memcpy_htod_async(to.range(offset, bytes.len()), bytes, stream) }
             .map_err(|e| failed("cuMemcpyHtoDAsync", e))
     }
 
@@ -368,51 +395,16 @@ impl Device {
         self.sync()
     }
 
-    /// Records `event` behind everything queued.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the driver refuses.
-    pub fn record(&self, event: &Event) -> Result<()> {
-        // SAFETY: event and stream exist.
-        unsafe { result::event::record(event.handle, self.context.stream) }
-            .map_err(|e| failed("cuEventRecord", e))
-    }
-
-    /// Waits for everything queued.
+    /// Waits for everything queued on the main stream.
     ///
     /// # Errors
     /// [`Error::Device`] if any of it failed.
     pub fn sync(&self) -> Result<()> {
-        self.context.finish().map_err(|e| self.context.lost("cuStreamSynchronize", e))?;
+        self.context
+            .finish_one(Stream::Main)
+            .map_err(|e| self.context.lost("cuStreamSynchronize", e))?;
         self.context.last.set(None);
         Ok(())
-    }
-
-    /// Captures what `queue` queues instead of running it.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if something in it cannot be captured.
-    pub fn capture(&self, queue: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        let (stream, mode) =
-            (self.context.stream, CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-        // SAFETY: the stream exists and is not being captured.
-        unsafe { result::stream::begin_capture(stream, mode) }
-            .map_err(|e| failed("cuStreamBeginCapture", e))?;
-        let queued = queue();
-        // SAFETY: begun above; ends the capture in any case.
-        let graph = unsafe { result::stream::end_capture(stream) };
-        queued?;
-        Graph::new(&self.context, graph.map_err(|e| failed("cuStreamEndCapture", e))?)
-    }
-
-    /// Queues a captured sequence.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the driver refuses.
-    pub fn replay(&self, graph: &Graph) -> Result<()> {
-        // SAFETY: graph and stream exist; what the graph touches outlives it (the step owns both).
-        unsafe { result::graph::launch(graph.exec, self.context.stream) }
-            .map_err(|e| failed("cuGraphLaunch", e))
     }
 
     /// Tells an attached profiler (nsys, ncu with `--profile-from-start off`) to begin or to end.

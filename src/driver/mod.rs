@@ -1,4 +1,4 @@
-//! A thin, safe layer over the CUDA driver: one device, one stream, blocks of memory, kernels, graphs.
+//! A thin, safe layer over the CUDA driver: one device, two streams, blocks of memory, kernels, graphs.
 //!
 //! Besides the inner loops of the CPU convolutions this is the only unsafe code of the library. `cudarc` loads the driver when
 //! it is first asked for, so one binary serves machines with and without a GPU.
@@ -14,7 +14,7 @@ mod nvtx;
 
 pub use counts::{Counts, counts};
 pub use device::{Device, count, driver_version, names};
-pub use graph::{Event, Graph};
+pub use graph::{Event, Graph, Stream};
 pub use image::{architectures, has_device_code};
 pub use kernel::{Kernel, Launch};
 pub use memory::{Block, DevPtr, Pinned};

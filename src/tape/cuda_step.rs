@@ -1,7 +1,8 @@
 //! A planned tape in the memory of a CUDA device: what runs there.
 //!
 //! One allocation holds everything. A step is: one copy of all inputs from page-locked memory, the launches (after two eager steps
-//! captured into a graph and replayed), one copy of all results back. Nothing is allocated or read back in between, and the host
+//! captured into a graph and replayed), one copy of all results back. Inputs that are made on the device are made by launches
+//! at the head of the step, captured with the others, and not copied. Nothing is allocated or read back in between, and the host
 //! may prepare the next step while one runs.
 
 use std::ops::Range;
@@ -16,7 +17,7 @@ use super::{Plan, Record, Role, Tape, ValueId};
 use crate::backend::Span;
 use crate::backend::cuda::{DevSpan, Queue, Storage};
 use crate::driver::Range as ProfilerRange;
-use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned};
+use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned, Stream};
 use crate::error::Result;
 use crate::ops::{CudaIo, Joined, Op, Pass};
 use crate::shape::Shape;
@@ -85,6 +86,8 @@ pub struct CudaStep {
     /// Role, storage and root of every value, for copies.
     values: Vec<(Role, ValueId, usize)>,
     use_graph: bool,
+    /// Bytes at the start of the inputs that are made on the device.
+    made: usize,
     submitted: u64,
     collected: u64,
 }
@@ -207,6 +210,7 @@ impl CudaStep {
             layout,
             values,
             use_graph,
+            made: 0,
             submitted,
             collected,
         };
@@ -314,32 +318,51 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses.
     ///
     /// # Panics
-    /// If two steps are under way: collect one first.
+    /// If two steps are under way: collect one first. If inputs are made on the device.
     pub fn submit(&mut self) -> Result<()> {
-        self.submit_after(|_| Ok(()))
+        assert_eq!(self.made, 0, "inputs are made on the device: by submit_making");
+        self.submit_making(|_| Ok(()))
     }
 
-    /// The same, with what `make` queues between the copy of the inputs and the records: inputs that are made on the device.
+    /// From now on steps make these inputs, the first of the tape, on the device, and copy only the others.
+    ///
+    /// # Panics
+    /// If they are not the first, or a step was submitted.
+    pub fn make_on_device(&mut self, ids: &[ValueId]) {
+        assert_eq!(self.submitted, 0, "what is made on the device is said before the first step");
+        let begin = self.layout.plan.inputs.offset;
+        for &id in ids {
+            let span = self.layout.plan.span(id);
+            assert_eq!(span.offset, begin + self.made, "inputs made on the device come first");
+            self.made += span.len.next_multiple_of(ALIGN);
+        }
+    }
+
+    /// The same as [`CudaStep::submit`] with inputs that are made on the device by the launches that `make` queues, the same for every
+    /// step: they are captured with the records. What they read is in device memory, or on its way by what was queued before.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses, or what `make` returns.
     ///
     /// # Panics
     /// If two steps are under way: collect one first.
-    pub fn submit_after(&mut self, make: impl FnOnce(&Queue) -> Result<()>) -> Result<()> {
+    pub fn submit_making(&mut self, make: impl FnOnce(&Queue) -> Result<()>) -> Result<()> {
         assert!(self.has_room(), "a step is collected before a third is submitted");
         let number = self.submitted;
         let _range = ProfilerRange::new(|| format!("step {number}"));
-        self.send_inputs()?;
-        make(&self.queue)?;
+        self.send_inputs(self.made)?;
+        let launch = || {
+            make(&self.queue)?;
+            self.launch(0..self.calls.len())
+        };
         match &self.graph {
             Some(graph) => self.queue.device.replay(graph)?,
             None if self.use_graph && self.submitted >= EAGER => {
-                let graph = self.queue.device.capture(|| self.launch(0..self.calls.len()))?;
+                let graph = self.queue.device.capture(launch)?;
                 self.queue.device.replay(&graph)?;
                 self.graph = Some(graph);
             }
-            None => self.launch(0..self.calls.len())?,
+            None => launch()?,
         }
         let at = (self.submitted % SLOTS as u64) as usize;
         let Span { offset, len } = self.layout.plan.results;
@@ -379,7 +402,7 @@ impl CudaStep {
         decode(&slot.results.bytes()[at..at + span.len], self.storage(id))
     }
 
-    /// Copies the inputs and runs the records of a range, one launch at a time, and waits: for validation and tests.
+    /// Copies the inputs, all of them from the host, and runs the records of a range, one launch at a time, and waits: for validation and tests.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if something fails on the device.
@@ -388,7 +411,7 @@ impl CudaStep {
     /// If steps are under way.
     pub fn run_range(&mut self, range: Range<usize>) -> Result<()> {
         assert_eq!(self.under_way(), 0, "steps under way are collected first");
-        self.send_inputs()?;
+        self.send_inputs(0)?;
         self.queue.begin_run()?;
         self.launch(range)?;
         self.queue.device.sync()
@@ -419,13 +442,15 @@ impl CudaStep {
         self.graph.as_ref().map(|graph| graph.nodes)
     }
 
-    fn send_inputs(&self) -> Result<()> {
+    /// Queues the copy of the inputs behind their first `from` bytes.
+    fn send_inputs(&self, from: usize) -> Result<()> {
         let Span { offset, len } = self.layout.plan.inputs;
-        if len == 0 {
+        if from == len {
             return Ok(());
         }
         let slot = &self.slots[(self.submitted % SLOTS as u64) as usize];
-        self.queue.device.upload_later(&self.block, offset, &slot.inputs, len)
+        let (device, at) = (&self.queue.device, offset + from);
+        device.upload_on(Stream::Main, &self.block, at, &slot.inputs, from..len)
     }
 
     /// Queues the records of a range, one launch at a time, and nothing else: neither copies nor waits. For measurements.

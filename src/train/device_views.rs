@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::{Queue, blocks};
 use crate::data::philox::Purpose;
-use crate::data::{SamplePlan, Sampling, Volume};
+use crate::data::{SamplePlan, Sampling};
 use crate::driver::{Block, DevPtr, Device, Kernel, Pinned};
 use crate::error::Result;
 
@@ -82,33 +82,14 @@ static RESTORE: Kernel = kernel("view_restore_f32");
 static STORE: Kernel = kernel("view_store_bf16");
 
 /// A volume in device memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeviceVolume {
-    voxels: Block,
-    extent: [usize; 3],
-    fill: f32,
-}
-
-impl DeviceVolume {
-    /// Copies a volume to the device.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if there is not enough memory.
-    pub fn new(device: &Device, volume: &Volume) -> Result<DeviceVolume> {
-        let bytes = bytemuck::cast_slice(&volume.voxels);
-        let voxels = device.alloc(bytes.len())?;
-        device.upload(&voxels, 0, bytes)?;
-        Ok(DeviceVolume { voxels, extent: volume.extent, fill: volume.fill })
-    }
-
-    /// Bytes of device memory.
-    pub fn len(&self) -> usize {
-        self.voxels.len()
-    }
-
-    /// Whether it has no voxel.
-    pub fn is_empty(&self) -> bool {
-        self.voxels.is_empty()
-    }
+    /// Address of its voxels, f16, x fastest. They stay there as long as views are cut from them.
+    pub voxels: DevPtr,
+    /// Extent in voxels, (z, y, x).
+    pub extent: [usize; 3],
+    /// The value outside.
+    pub fill: f32,
 }
 
 /// Memory for the views of a batch, and their plans.
@@ -147,7 +128,7 @@ impl DeviceViews {
         })
     }
 
-    /// Takes the plan of sample `n` of the next batch, of `batch` samples. The batch before the last queued must have been
+    /// Takes the plan of sample `n` of the next batch, of `batch` samples. The batch before the last sent must have been
     /// made: wait for an event recorded behind it.
     ///
     /// # Panics
@@ -166,7 +147,7 @@ impl DeviceViews {
         // Beyond a billion voxels all is fill, and sums of two such numbers do not overflow.
         let int = |n: i64| n.clamp(-1_000_000_000, 1_000_000_000) as i32;
         let mut one = ViewPlan {
-            voxels: volume.voxels.ptr(),
+            voxels: volume.voxels,
             extent: volume.extent.map(|n| n as i32),
             fill: volume.fill,
             ..ViewPlan::zeroed()
@@ -207,7 +188,7 @@ impl DeviceViews {
         one
     }
 
-    /// The voxels of a view of the last batch queued, in f32, before their rounding; waits for them.
+    /// The voxels of a view of the last batch sent, in f32, before their rounding; waits for them.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if something queued failed.
@@ -225,15 +206,23 @@ impl DeviceViews {
         Ok(voxels)
     }
 
-    /// Queues what makes all views of the batch and writes them, bf16, `[view, z, y, x]`, to the places `outs`, so many views to
-    /// each, all of them in order: one copy, and launches that are the same for every batch.
+    /// Queues the copy of the plans taken to the device, behind the batch before.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub fn send(&mut self, device: &Device) -> Result<()> {
+        let staged = &self.staged[self.turn];
+        device.upload_later(&self.plans, 0, staged, staged.bytes().len())?;
+        self.turn = 1 - self.turn;
+        Ok(())
+    }
+
+    /// Queues what makes all views by the plans sent last and writes them, bf16, `[view, z, y, x]`, to the places `outs`, so many
+    /// views to each, all of them in order: launches that are the same for every batch, and may be captured.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if a launch fails.
-    pub fn queue(&mut self, queue: &Queue, outs: &[(DevPtr, usize)]) -> Result<()> {
-        let staged = &self.staged[self.turn];
-        queue.device.upload_later(&self.plans, 0, staged, staged.bytes().len())?;
-        self.turn = 1 - self.turn;
+    pub fn launch(&self, queue: &Queue, outs: &[(DevPtr, usize)]) -> Result<()> {
         let params = ViewParams {
             plans: self.plans.ptr(),
             buffers: self.buffers.ptr(),

@@ -24,6 +24,7 @@ mod trainer;
 mod ui;
 mod validate;
 mod view_maker;
+mod volume_pool;
 
 pub use config::{Config, DataConfig, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig};
 pub use config_model::{ModelConfig, Preset, StagePlan};
@@ -35,6 +36,7 @@ pub use run::{RunOptions, run};
 pub use session::{Target, program_options};
 pub use ui::Ui;
 pub use view_maker::ViewMaker;
+pub use volume_pool::PoolOptions;
 
 /// File of the step rows in a run folder.
 pub const METRICS: &str = "metrics.jsonl";

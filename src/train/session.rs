@@ -8,7 +8,7 @@ use super::program::{Program, ProgramOptions};
 use super::state;
 use super::ui::Ui;
 use super::view_maker::ViewMaker;
-use crate::data::{Batch, DataSet, PrepareOptions, Spacing, ViewOptions, Volume};
+use crate::data::{Batch, DataSet, Prefetch, PrepareOptions, Spacing, ViewOptions, Volume};
 use crate::driver::Device;
 use crate::error::{Error, Result, escape};
 use crate::model::{ResEncUNet, Stage, starts};
@@ -170,11 +170,16 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Device`] if memory does not suffice.
-    pub(super) fn cut_on_device(&mut self, config: &Config) -> Result<bool> {
-        if let (Executor::Cuda(step), true) = (&self.step, config.data.views_on_device) {
-            let views = &config.views;
-            let device = &step.queue().device;
-            self.maker = Some(ViewMaker::new(device, views.count * views.batch, views.size)?);
+    pub(super) fn cut_on_device(
+        &mut self,
+        config: &Config,
+        data: &RunData,
+        views: &ViewOptions,
+    ) -> Result<bool> {
+        if let (Executor::Cuda(step), true) = (&mut self.step, config.data.views_on_device) {
+            let extents: Vec<_> = data.train.iter().map(|&i| data.set.cases[i].extent).collect();
+            self.maker = Some(ViewMaker::new(&step.queue().device, views, &extents)?);
+            step.make_on_device(&self.program.images);
         }
         Ok(self.maker.is_some())
     }
@@ -209,19 +214,35 @@ impl Model {
 }
 
 impl Model {
-    /// Submits a step on the batch fed last, cutting its views first if it came without.
+    /// Submits a step on the batch fed last; of a batch without views, they are cut at its head.
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails.
     pub(super) fn submit(&mut self) -> Result<()> {
         let Model { program, step, maker } = self;
         match (step, maker) {
-            (Executor::Cuda(step), Some(maker)) if maker.is_planned() => {
+            (Executor::Cuda(step), Some(maker)) => {
+                assert!(maker.is_planned(), "a batch is fed before each step");
                 let place = |&id| (step.half_address(id), program.tape.shape(id).dims()[0]);
                 let places: Vec<_> = program.images.iter().map(place).collect();
-                step.submit_after(|queue| maker.queue(queue, &places))
+                maker.send(&step.queue().device)?;
+                step.submit_making(|queue| maker.launch(queue, &places))?;
+                maker.mark(&step.queue().device)
             }
             (step, _) => step.submit(),
+        }
+    }
+
+    /// Begins to copy the volumes of batches to come to the device, if views are cut there.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub(super) fn look_ahead(&mut self, prefetch: &Prefetch) -> Result<()> {
+        match (&self.step, &mut self.maker) {
+            (Executor::Cuda(step), Some(maker)) => {
+                maker.look_ahead(&step.queue().device, &prefetch.upcoming())
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -125,7 +125,7 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step, a signal, or the end of the time.
     pub(super) fn train(mut self, stop: &StopFlag) -> Result<()> {
         let (begun, limit) = (Instant::now(), self.config.run.max_minutes);
-        let plans_only = self.model.cut_on_device(self.config)?;
+        let plans_only = self.model.cut_on_device(self.config, self.data, &self.views)?;
         if plans_only {
             self.ui.note("training views are cut on the device");
         }
@@ -174,6 +174,12 @@ impl<'a> Trainer<'a> {
         }
         drop(prefetch);
         self.ui.finish();
+        if let Some(maker) = &self.model.maker {
+            let (copied, awaited) = maker.copied();
+            self.ui.note(&format!(
+                "{copied} volumes were copied to the device, {awaited} of them only when a step asked for them"
+            ));
+        }
         self.conclude(saved)
     }
 
@@ -216,6 +222,8 @@ impl<'a> Trainer<'a> {
                 self.submit(number, &batch, &mut row)?;
                 self.pending.push_back(row);
                 prefetch.recycle(batch);
+                // While the device works on the step.
+                self.model.look_ahead(prefetch)?;
             }
             Err(error) if self.config.data.on_bad_file == OnBadFile::Stop => {
                 self.done = number;

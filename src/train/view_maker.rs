@@ -1,127 +1,117 @@
-//! Training views cut on the device: volumes stay in its memory for as long as it lasts.
+//! Training views cut on the device: volumes stay in its memory while there is room, and are copied there ahead of need.
 
-use std::collections::HashMap;
-
-use super::device_views::{DeviceViews, DeviceVolume};
+use super::device_views::DeviceViews;
+use super::volume_pool::{PoolOptions, VolumePool};
 use crate::backend::cuda::Queue;
-use crate::data::{Batch, Volume};
+use crate::data::{Batch, Upcoming, ViewOptions};
 use crate::driver::{DevPtr, Device};
 use crate::error::Result;
 
 /// Share of the memory left by the program that volumes may take.
 const SHARE: f64 = 0.8;
+/// The page-locked ring: chunks long enough for the bus, enough of them that the host fills some while others are copied.
+const CHUNK_LEN: usize = 4 << 20;
+const CHUNKS: usize = 8;
 
-/// Cuts the views of batches of plans and volumes.
+/// Cuts the views of batches of plans and volumes. For each batch: [`ViewMaker::plan`], [`ViewMaker::send`],
+/// [`ViewMaker::launch`], and, when the step that reads the views is queued, [`ViewMaker::mark`].
 pub struct ViewMaker {
     views: DeviceViews,
-    volumes: Resident,
+    pool: VolumePool,
     planned: bool,
 }
 
 impl ViewMaker {
-    /// For batches of `views` views of `size` voxels, with most of the free memory for volumes.
+    /// For batches of views as `options` says, of volumes of these extents, with most of the free memory for volumes.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if memory does not suffice.
-    pub fn new(device: &Device, views: usize, size: [usize; 3]) -> Result<ViewMaker> {
-        let mut maker = ViewMaker::with_room(device, views, size, 0)?;
-        maker.volumes.room = (device.memory_free()? as f64 * SHARE) as usize;
-        Ok(maker)
-    }
-
-    /// The same with `room` bytes for volumes. Those of one batch are kept together even if they take more.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if memory does not suffice.
-    pub fn with_room(
+    pub fn new(
         device: &Device,
-        views: usize,
-        size: [usize; 3],
-        room: usize,
+        options: &ViewOptions,
+        extents: &[[usize; 3]],
     ) -> Result<ViewMaker> {
-        let views = DeviceViews::new(device, views, size)?;
-        Ok(ViewMaker { views, volumes: Resident::new(room), planned: false })
+        let room = (device.memory_free()? as f64 * SHARE) as usize;
+        let pool = PoolOptions { room, chunk_len: CHUNK_LEN, chunks: CHUNKS };
+        ViewMaker::with(device, options, extents, &pool)
     }
 
-    /// Bytes that volumes take now.
-    pub fn resident_len(&self) -> usize {
-        self.volumes.taken
+    /// The same with other memory for volumes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if memory does not suffice.
+    pub fn with(
+        device: &Device,
+        options: &ViewOptions,
+        extents: &[[usize; 3]],
+        pool: &PoolOptions,
+    ) -> Result<ViewMaker> {
+        let views = DeviceViews::new(device, options.count * options.batch, options.size)?;
+        let pool = VolumePool::new(device, extents, options.batch, pool)?;
+        Ok(ViewMaker { views, pool, planned: false })
     }
 
-    /// Takes the plans of a batch, and sees that its volumes are on the device. A volume that is not yet there is copied
-    /// behind everything queued, and waited for.
+    /// Bytes of device memory kept for volumes.
+    pub fn pool_len(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Volumes copied to the device so far, and how many of them only when a step asked for them.
+    pub fn copied(&self) -> (u64, u64) {
+        (self.pool.copied(), self.pool.awaited())
+    }
+
+    /// Takes the plans of a batch, whose step number is larger than any before, and lets the main stream wait for its volumes.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.
     pub fn plan(&mut self, device: &Device, batch: &Batch) -> Result<()> {
-        self.volumes.batch += 1;
-        for (n, (plan, volume)) in batch.samples.iter().zip(&batch.volumes).enumerate() {
-            let volume = self.volumes.get(device, plan.volume, volume)?;
+        let numbers = batch.samples.iter().map(|plan| plan.volume);
+        let volumes: Vec<_> = numbers.zip(&batch.volumes).collect();
+        let volumes = self.pool.need(device, batch.step, &volumes)?;
+        for (n, (plan, volume)) in batch.samples.iter().zip(&volumes).enumerate() {
             self.views.plan(n, batch.samples.len(), plan, volume);
         }
         self.planned = true;
         Ok(())
     }
 
-    /// Whether plans were taken and not queued.
+    /// Whether plans were taken and not sent.
     pub fn is_planned(&self) -> bool {
         self.planned
     }
 
-    /// Queues the views of the plans taken, into `places`, so many views to each.
+    /// Queues the copy of the plans taken.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub fn send(&mut self, device: &Device) -> Result<()> {
+        self.planned = false;
+        self.views.send(device)
+    }
+
+    /// Queues the launches that make the views of the plans sent last, into `places`, so many views to each: the same launches for
+    /// every batch.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.
-    pub fn queue(&mut self, queue: &Queue, places: &[(DevPtr, usize)]) -> Result<()> {
-        self.planned = false;
-        self.views.queue(queue, places)
-    }
-}
-
-/// Volumes in device memory, by their number among the training volumes.
-struct Resident {
-    /// Bytes they may take.
-    room: usize,
-    taken: usize,
-    /// Number of the batch being planned.
-    batch: u64,
-    /// Each volume with the last batch that used it.
-    held: HashMap<usize, (DeviceVolume, u64)>,
-}
-
-impl Resident {
-    fn new(room: usize) -> Resident {
-        Resident { room, taken: 0, batch: 0, held: HashMap::new() }
+    pub fn launch(&self, queue: &Queue, places: &[(DevPtr, usize)]) -> Result<()> {
+        self.views.launch(queue, places)
     }
 
-    /// The volume of this number, copied to the device if it is not there. Others make room for it, those unused for longest
-    /// first; those of the batch being planned stay.
-    fn get(&mut self, device: &Device, number: usize, volume: &Volume) -> Result<&DeviceVolume> {
-        if !self.held.contains_key(&number) {
-            let len = size_of_val(&volume.voxels[..]);
-            self.make_room(device, len)?;
-            self.held.insert(number, (DeviceVolume::new(device, volume)?, self.batch));
-            self.taken += len;
-        }
-        let Some((volume, used)) = self.held.get_mut(&number) else {
-            panic!("volume {number} was put there")
-        };
-        *used = self.batch;
-        Ok(volume)
+    /// Records that the views of the batch planned last are queued: from then on its volumes may give way to others.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub fn mark(&mut self, device: &Device) -> Result<()> {
+        self.pool.mark(device)
     }
 
-    fn make_room(&mut self, device: &Device, len: usize) -> Result<()> {
-        while self.taken + len > self.room {
-            let old = self.held.iter().filter(|(_, (_, used))| *used < self.batch);
-            let Some((&number, _)) = old.min_by_key(|(number, (_, used))| (*used, **number)) else {
-                return Ok(());
-            };
-            // A step under way may still read it.
-            device.sync()?;
-            if let Some((volume, _)) = self.held.remove(&number) {
-                self.taken -= volume.len();
-            }
-        }
-        Ok(())
+    /// Begins to copy the volumes of batches to come, given in the order of the steps, as far as goes without waiting.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device fails.
+    pub fn look_ahead(&mut self, device: &Device, upcoming: &[Upcoming]) -> Result<()> {
+        self.pool.look_ahead(device, upcoming)
     }
 }

@@ -135,7 +135,8 @@ impl Emulator {
         }
     }
 
-    /// A counter by name: launches, allocations, copies, graph_launches, live_bytes, leaks.
+    /// A counter by name: launches, allocations, copies, graph_launches, live_bytes,
+    /// host_bytes, waits, leaks.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let Some(library) = &self.library else { return 0 };
         let name = CString::new(name).expect("a name without zeros");

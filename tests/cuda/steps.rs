@@ -13,7 +13,7 @@ use crate::emulator::{Order, alone, emulator, left_out};
 use crate::program::{inputs, options};
 
 /// Small, for the emulated driver: channels of both convolution paths, sizes of which none is a tile's.
-fn small(gradient_views: GradientViews) -> ProgramOptions {
+pub(super) fn small(gradient_views: GradientViews) -> ProgramOptions {
     ProgramOptions { gradient_views, ..options(&[8, 16], &[1, 1], [16, 16, 18], 1) }
 }
 
@@ -27,7 +27,7 @@ struct Trained {
 }
 
 /// The program on the device with its start values.
-fn open(options: &ProgramOptions, graph: bool) -> (Program, CudaStep) {
+pub(super) fn open(options: &ProgramOptions, graph: bool) -> (Program, CudaStep) {
     let program = Program::new(options).unwrap();
     let mut step = CudaStep::new(&program.tape, Device::open(0, false).unwrap(), graph).unwrap();
     for (id, values) in starts(&program.tape, 7) {
@@ -41,7 +41,7 @@ fn open(options: &ProgramOptions, graph: bool) -> (Program, CudaStep) {
     (program, step)
 }
 
-fn narrow(values: &[f64]) -> Vec<f32> {
+pub(super) fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&x| x as f32).collect()
 }
 

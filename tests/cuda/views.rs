@@ -5,21 +5,19 @@
 //! times and rounds thrice: 16 u m. Gamma raises an error of e of the range to the power of the exponent, 0.7 or more, near the
 //! bottom of the range, twice if both are drawn; its own mean and scale add no more than contrast's.
 
-use std::sync::Arc;
-
 use half::{bf16, f16};
 use spatialssl::backend::cuda::Queue;
 use spatialssl::data::philox::{Purpose, SampleKey};
 use spatialssl::data::{
     AugmentOptions, Axis, Batch, BatchScratch, SamplePlan, ViewOptions, Volume,
 };
-use spatialssl::driver::Device;
+use spatialssl::driver::{Block, Device};
 use spatialssl::task::geometry::OffsetRule;
-use spatialssl::train::{DeviceViews, DeviceVolume, ViewMaker};
+use spatialssl::train::{DeviceViews, DeviceVolume};
 
-use crate::emulator::{Order, emulator};
+use crate::emulator::{Order, alone, emulator};
 
-fn options(size: [usize; 3]) -> ViewOptions {
+pub(super) fn options(size: [usize; 3]) -> ViewOptions {
     ViewOptions {
         count: 3,
         size,
@@ -30,7 +28,7 @@ fn options(size: [usize; 3]) -> ViewOptions {
     }
 }
 
-fn volume(extent: [usize; 3], seed: u64) -> Volume {
+pub(super) fn volume(extent: [usize; 3], seed: u64) -> Volume {
     let stream = SampleKey { seed, step: 0, sample: 0 }.shared(Purpose::Weights);
     let voxels = (0..extent.iter().product::<usize>())
         .map(|i| f16::from_f32(0.3 * stream.normal_at(i as u32) + (i as f32 * 0.01).sin()));
@@ -38,7 +36,7 @@ fn volume(extent: [usize; 3], seed: u64) -> Volume {
 }
 
 /// No change at all; tests switch on what they look at.
-fn none() -> AugmentOptions {
+pub(super) fn none() -> AugmentOptions {
     AugmentOptions {
         rotation_p: 0.0,
         scaling_p: 0.0,
@@ -53,6 +51,15 @@ fn none() -> AugmentOptions {
     }
 }
 
+/// A volume in an allocation of its own.
+fn there(device: &Device, volume: &Volume) -> (Block, DeviceVolume) {
+    let bytes = bytemuck::cast_slice(&volume.voxels);
+    let block = device.alloc(bytes.len()).unwrap();
+    device.upload(&block, 0, bytes).unwrap();
+    let voxels = block.ptr();
+    (block, DeviceVolume { voxels, extent: volume.extent, fill: volume.fill })
+}
+
 /// Views of one batch: on the CPU, and on the device.
 fn both(options: &ViewOptions, augment: &AugmentOptions, step: u64) -> (Vec<f32>, Vec<f32>) {
     emulator();
@@ -65,9 +72,9 @@ fn both(options: &ViewOptions, augment: &AugmentOptions, step: u64) -> (Vec<f32>
     for (n, scan) in volumes.iter().enumerate() {
         let key = SampleKey { seed: 9, step, sample: n as u32 };
         let plan = SamplePlan::training(key, n, scan, options, augment);
-        let there = DeviceVolume::new(&queue.device, scan).unwrap();
-        views.plan(n, 2, &plan, &there);
-        resident.push(there);
+        let (block, volume) = there(&queue.device, scan);
+        views.plan(n, 2, &plan, &volume);
+        resident.push(block);
         batch.push(plan, scan, options, &mut BatchScratch::default()).unwrap();
     }
     let len = 2 * batch.views.len();
@@ -75,7 +82,8 @@ fn both(options: &ViewOptions, augment: &AugmentOptions, step: u64) -> (Vec<f32>
     queue.device.upload(&out, 0, &vec![0xff; len]).unwrap();
     // Two places, as a network with a gradient through the first view has.
     let rest = out.ptr().offset(2 * 2 * options.view_len());
-    views.queue(&queue, &[(out.ptr(), 2), (rest, 4)]).unwrap();
+    views.send(&queue.device).unwrap();
+    views.launch(&queue, &[(out.ptr(), 2), (rest, 4)]).unwrap();
     let mut bytes = vec![0u8; len];
     let read = queue.device.download(&out, 0, &mut bytes);
     read.unwrap_or_else(|e| panic!("{e}\n{}", emulator().last_report()));
@@ -121,7 +129,7 @@ fn close(what: &str, options: &ViewOptions, augment: &AugmentOptions, gammas: i3
     println!("{what}: worst error {worst:.3} of the bound");
 }
 
-fn each_exact() -> Vec<(&'static str, AugmentOptions)> {
+pub(super) fn each_exact() -> Vec<(&'static str, AugmentOptions)> {
     let turned = AugmentOptions { rotation_p: 1.0, ..none() };
     let all = AugmentOptions {
         scaling_p: 1.0,
@@ -153,6 +161,7 @@ fn each_exact() -> Vec<(&'static str, AugmentOptions)> {
 
 #[test]
 fn views_have_the_bits_of_the_cpu() {
+    let _alone = alone();
     for size in [[4, 6, 8], [5, 7, 9], [12, 20, 22]] {
         for (what, augment) in each_exact() {
             exact(what, &options(size), &augment);
@@ -162,6 +171,7 @@ fn views_have_the_bits_of_the_cpu() {
 
 #[test]
 fn contrast_and_gamma_are_the_cpus_within_rounding() {
+    let _alone = alone();
     let everything = AugmentOptions {
         contrast_p: 1.0,
         gamma_inverted_p: 1.0,
@@ -180,6 +190,7 @@ fn contrast_and_gamma_are_the_cpus_within_rounding() {
 
 #[test]
 fn the_order_of_blocks_does_not_matter() {
+    let _alone = alone();
     let options = options([5, 20, 22]);
     let augment = AugmentOptions { contrast_p: 1.0, gamma_p: 1.0, ..each_exact().pop().unwrap().1 };
     emulator().set_order(Order::Ascending);
@@ -194,12 +205,12 @@ fn the_order_of_blocks_does_not_matter() {
 /// Replayed from a graph, other plans give other views: nothing of a plan is in the launches.
 #[test]
 fn a_captured_batch_serves_other_plans() {
-    emulator();
+    let _alone = alone();
     let options = options([5, 7, 9]);
     let augment = AugmentOptions { contrast_p: 1.0, gamma_p: 1.0, ..each_exact().pop().unwrap().1 };
     let scan = volume([11, 13, 9], 1);
     let queue = Queue::new(Device::open(0, false).unwrap());
-    let there = DeviceVolume::new(&queue.device, &scan).unwrap();
+    let (_block, there) = there(&queue.device, &scan);
     let mut views = DeviceViews::new(&queue.device, 6, options.size).unwrap();
     let len = 2 * 6 * options.view_len();
     let out = queue.device.alloc(len).unwrap();
@@ -216,59 +227,19 @@ fn a_captured_batch_serves_other_plans() {
     };
     let outs = [(out.ptr(), 6)];
     let mut eager = Vec::new();
-    for step in 0..2 {
+    for step in 0..3 {
         plan(&mut views, step);
-        views.queue(&queue, &outs).unwrap();
+        views.send(&queue.device).unwrap();
+        views.launch(&queue, &outs).unwrap();
         eager.push(bytes());
     }
-    assert_ne!(eager[0], eager[1]);
-    // The graph reads the memory of this turn: every second batch.
-    let graph = queue.device.capture(|| views.queue(&queue, &outs)).unwrap();
-    plan(&mut views, 3);
-    views.queue(&queue, &outs).unwrap();
+    assert!(eager[0] != eager[1] && eager[1] != eager[2]);
+    let graph = queue.device.capture(|| views.launch(&queue, &outs)).unwrap();
     for (step, want) in eager.iter().enumerate() {
         plan(&mut views, step as u64);
         queue.device.upload(&out, 0, &vec![0xff; len]).unwrap();
+        views.send(&queue.device).unwrap();
         queue.device.replay(&graph).unwrap();
         assert_eq!(&bytes(), want, "step {step}");
     }
-}
-
-/// With room for two of five volumes, views are those of a device that keeps all of them.
-#[test]
-fn volumes_that_do_not_fit_come_and_go() {
-    emulator();
-    let options = options([5, 7, 9]);
-    let queue = Queue::new(Device::open(0, false).unwrap());
-    let scans: Vec<Arc<Volume>> =
-        (0..5).map(|k| Arc::new(volume([9, 8 + k, 11], k as u64))).collect();
-    let bytes = |k: usize| 2 * scans[k].voxels.len();
-    let room = bytes(3) + bytes(4);
-    let mut small = ViewMaker::with_room(&queue.device, 6, options.size, room).unwrap();
-    let mut large = ViewMaker::new(&queue.device, 6, options.size).unwrap();
-    let len = 2 * 6 * options.view_len();
-    let out = queue.device.alloc(len).unwrap();
-    let cut = |maker: &mut ViewMaker, step: u64, numbers: [usize; 2]| {
-        let mut batch = Batch::default();
-        batch.begin(step, &options);
-        for (n, number) in numbers.into_iter().enumerate() {
-            let key = SampleKey { seed: 9, step, sample: n as u32 };
-            let scan = &scans[number];
-            let plan =
-                SamplePlan::training(key, number, scan, &options, &AugmentOptions::default());
-            batch.push_plan(plan, Arc::clone(scan), &options).unwrap();
-        }
-        maker.plan(&queue.device, &batch).unwrap();
-        maker.queue(&queue, &[(out.ptr(), 6)]).unwrap();
-        let mut bytes = vec![0u8; len];
-        queue.device.download(&out, 0, &mut bytes).unwrap();
-        bytes
-    };
-    let batches = [[0, 1], [1, 2], [3, 4], [4, 0], [2, 2], [0, 3], [1, 1], [4, 3]];
-    for (step, numbers) in batches.into_iter().enumerate() {
-        let [got, want] = [&mut small, &mut large].map(|maker| cut(maker, step as u64, numbers));
-        assert_eq!(got, want, "step {step}");
-        assert!(small.resident_len() <= room, "{} bytes", small.resident_len());
-    }
-    assert_eq!(large.resident_len(), (0..5).map(bytes).sum::<usize>());
 }

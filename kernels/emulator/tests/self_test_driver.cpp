@@ -147,6 +147,52 @@ void test_events(Fixture& f) {
     EXPECT_EQ(cuStreamDestroy_v2(other), 0);
 }
 
+// Memory that a second stream fills again between two kernels of the first. An order of work finds either event missing: that
+// the kernel is behind the copy, that the next copy is behind the kernel. The host waits once.
+void test_refill(Fixture& f) {
+    void *copies = nullptr, *arrived = nullptr, *read = nullptr;
+    EXPECT_EQ(cuStreamCreate(&copies, 1), 0);
+    EXPECT_EQ(cuEventCreate(&arrived, 2), 0);
+    EXPECT_EQ(cuEventCreate(&read, 2), 0);
+    float* pinned = nullptr;
+    EXPECT_EQ(cuMemHostAlloc(reinterpret_cast<void**>(&pinned), 512, 0), 0);
+    for (int i = 0; i < 128; ++i) pinned[i] = i < 64 ? 1.0f : 2.0f;
+    bool wrong[3] = {};
+    for (int order = 0; order < 8; ++order) {
+        emu_set_order(order < 2 ? order : 2, static_cast<uint64_t>(order));
+        for (int missing = 0; missing < 3; ++missing) {  // none, arrived, read
+            Buffer<float> x(64, 0.0f), first(64), second(64);
+            float* results[2] = {first.pointer(), second.pointer()};
+            emu_reset_counters();
+            for (int turn = 0; turn < 2; ++turn) {
+                EXPECT_EQ(cuMemcpyHtoDAsync_v2(x.device, pinned + 64 * turn, 256, copies), 0);
+                EXPECT_EQ(cuEventRecord(arrived, copies), 0);
+                if (missing != 1) EXPECT_EQ(cuStreamWaitEvent(f.stream, arrived, 0), 0);
+                EXPECT_EQ(f.launch(f.scale, f.stream, x.pointer(), results[turn]), 0);
+                EXPECT_EQ(cuEventRecord(read, f.stream), 0);
+                if (missing != 2) EXPECT_EQ(cuStreamWaitEvent(copies, read, 0), 0);
+            }
+            EXPECT_EQ(emu_counter("waits"), 0);
+            EXPECT_EQ(cuEventSynchronize(read), 0);
+            EXPECT_EQ(cuEventSynchronize(read), 0);
+            EXPECT_EQ(emu_counter("waits"), 1);
+            EXPECT_EQ(cuCtxSynchronize(), 0);
+            EXPECT_EQ(emu_counter("host_bytes"), 512);
+            first.download();
+            second.download();
+            wrong[missing] |= first.host[63] != 2.0f || second.host[63] != 4.0f;
+        }
+    }
+    emu_set_order(0, 0);
+    EXPECT(!wrong[0]);
+    EXPECT(wrong[1]);
+    EXPECT(wrong[2]);
+    EXPECT_EQ(cuMemFreeHost(pinned), 0);
+    EXPECT_EQ(cuEventDestroy_v2(arrived), 0);
+    EXPECT_EQ(cuEventDestroy_v2(read), 0);
+    EXPECT_EQ(cuStreamDestroy_v2(copies), 0);
+}
+
 void test_capture(Fixture& f) {
     void *other = nullptr, *event = nullptr, *back = nullptr, *graph = nullptr, *exec = nullptr;
     EXPECT_EQ(cuStreamCreate(&other, 1), 0);
@@ -300,6 +346,7 @@ void test_driver() {
     test_memory();
     test_lazy(f);
     test_events(f);
+    test_refill(f);
     test_capture(f);
 #ifndef EMU_SANITIZED
     test_sticky(f);
