@@ -4,7 +4,7 @@
 // A block makes a box of kTileZ x kTileY x 8 output voxels by kN channels. The input box with its halo lies in
 // shared memory, 16 channels at a time in two buffers, so that each input element is read about twice per block
 // column and not 27 times; padding is the zero fill of cp.async. The filter streams through a ring of three stages,
-// each the three z taps of one (y, x) tap.
+// each the three z taps of one (y, x) tap; every block reads all of it, so twice the voxels (`_z8`) halve that.
 // A warp makes 4 planes (z) of 16 voxels (2 y x 8 x). Six input planes serve all three z taps: 6 ldmatrix of the
 // input and 3 * kNF / 2 of the filter feed 12 * kNF mma.
 #pragma once
