@@ -126,8 +126,11 @@ impl<'a> Trainer<'a> {
     pub(super) fn train(mut self, stop: &StopFlag) -> Result<()> {
         let (begun, limit) = (Instant::now(), self.config.run.max_minutes);
         let plans_only = self.model.cut_on_device(self.config, self.data, &self.views)?;
-        if plans_only {
-            self.ui.note("training views are cut on the device");
+        if let Some(maker) = &self.model.maker {
+            let mib = maker.pool_len().div_ceil(1 << 20);
+            self.ui.note(&format!(
+                "training views are cut on the device; {mib} MiB of its memory are for volumes"
+            ));
         }
         let mut prefetch = self.prefetch(plans_only)?;
         self.ui.start(self.config.run.steps);
