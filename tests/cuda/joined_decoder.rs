@@ -31,6 +31,11 @@ impl Recorded {
         id
     }
 
+    /// Another value than `value`, so that the memory of that one may be anywhere.
+    fn act(&mut self, value: ValueId) -> ValueId {
+        self.tape.record("act", LeakyRelu { slope: 2.0 }, &[value]).unwrap()
+    }
+
     /// Backward from `outputs`; keeps them and all gradients.
     fn backward(&mut self, outputs: &[ValueId]) {
         let losses: Vec<_> = outputs
@@ -124,6 +129,8 @@ enum Meets {
     ReaderBefore,
     ReaderAfter,
     ReaderOutside,
+    /// `[skip, another]`, and another reader.
+    Nothing,
 }
 
 /// A transposed convolution and a concatenation, `times` times with the same inputs.
@@ -154,10 +161,8 @@ impl Upsampling {
     fn record(&self) -> Recorded {
         let mut r = Recorded::default();
         let ([n, d, h, w, c], [t, p, q]) = (self.x, self.filter);
-        let mut inputs = vec![
-            r.give(&self.x, self.trained[0]),
-            r.give(&[c, t, p, q, self.made], self.trained[1]),
-        ];
+        let x = r.give(&self.x, self.trained[0]);
+        let mut inputs = vec![r.act(x), r.give(&[c, t, p, q, self.made], self.trained[1])];
         if self.bias {
             inputs.push(r.give(&[self.made], self.trained[1]));
         }
@@ -167,10 +172,7 @@ impl Upsampling {
         for _ in 0..self.times {
             let op = ConvTranspose3d { bias: self.bias };
             let up = r.tape.record("up", op, &inputs).unwrap();
-            let mut read = |r: &mut Recorded, value| {
-                // Another value than the one it reads, so that that one may be anywhere.
-                outputs.push(r.tape.record("act", LeakyRelu { slope: 2.0 }, &[value]).unwrap());
-            };
+            let mut read = |r: &mut Recorded, value| outputs.push(r.act(value));
             if self.meets == Meets::ReaderBefore {
                 read(&mut r, up);
             }
@@ -178,11 +180,12 @@ impl Upsampling {
                 Meets::SkipBefore => vec![skip, up],
                 Meets::TwoSkips => vec![up, skip, another],
                 Meets::Itself => vec![up, up],
+                Meets::Nothing => vec![skip, another],
                 _ => vec![up, skip],
             };
             let op = Concat { axis: Axis::Channel };
             let concat = r.tape.record("concat", op, &joined).unwrap();
-            if self.meets == Meets::ReaderAfter {
+            if matches!(self.meets, Meets::ReaderAfter | Meets::Nothing) {
                 read(&mut r, up);
             }
             read(&mut r, concat);
@@ -237,6 +240,8 @@ fn upsampled_channels_are_written_and_read_in_the_concatenation() {
     Upsampling { trained: [true, true, false], ..case }.check(2);
     Upsampling { trained: [false, true, true], ..case }.check(2);
     Upsampling { trained: [true, false, true], ..case }.check(2);
+    // Memory of the input is free for others where nothing is trained.
+    Upsampling { trained: [false; 3], ..plain([1, 7, 6, 5, 48], 96, 8) }.check(1);
     // No gradient of what is upsampled.
     Upsampling { trained: [false, false, true], ..case }.check(1);
 }
@@ -253,7 +258,7 @@ fn what_cannot_stay_in_the_concatenation_is_copied() {
         Upsampling { meets, ..case }.check(0);
         Upsampling { meets, times: 2, ..case }.check(0);
     }
-    for meets in [Meets::ReaderBefore, Meets::ReaderAfter] {
+    for meets in [Meets::ReaderBefore, Meets::ReaderAfter, Meets::Nothing] {
         Upsampling { meets, ..case }.check(0);
     }
     // Such a value has no gradient.
@@ -299,22 +304,49 @@ fn a_part_of_a_concatenation_may_begin_anywhere() {
         let parts: Vec<_> = (0..3).map(|i| r.give(&[2, 3, 1, 2, channels[i]], i == 1)).collect();
         let op = Concat { axis: Axis::Channel };
         let concat = r.tape.record("concat", op, &parts).unwrap();
-        let y = r.tape.record("act", LeakyRelu { slope: 2.0 }, &[concat]).unwrap();
+        let y = r.act(concat);
         r.backward(&[y]);
         r.same_as_cpu(&format!("{channels:?}"), 0);
     }
 }
 
-/// A convolution and a GELU of its output, or of its input.
-fn activated(x: [usize; 5], made: usize, conv: &Conv3d, kernel: usize, of_input: bool) -> Recorded {
+/// What a GELU beside a convolution follows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// The convolution; the same where nothing is trained; the same with another call in between.
+    Output,
+    Untrained,
+    Later,
+    /// The input of the convolution.
+    Input,
+}
+
+/// A convolution and a GELU, between temporary values.
+fn activated(
+    dims: [usize; 5],
+    made: usize,
+    conv: &Conv3d,
+    kernel: usize,
+    follows: Follows,
+) -> Recorded {
     let mut r = Recorded::default();
-    let mut inputs = vec![r.give(&x, true), r.give(&[made, kernel, kernel, kernel, x[4]], true)];
+    let trained = follows != Follows::Untrained;
+    let x = r.give(&dims, trained);
+    let mut inputs = vec![r.act(x), r.give(&[made, kernel, kernel, kernel, dims[4]], trained)];
     if conv.bias {
-        inputs.push(r.give(&[made], true));
+        inputs.push(r.give(&[made], trained));
     }
     let y = r.tape.record("conv", conv.clone(), &inputs).unwrap();
-    let z = r.tape.record("gelu", Gelu, &[if of_input { inputs[0] } else { y }]).unwrap();
-    let outputs = if of_input { vec![z, y] } else { vec![z] };
+    let mut outputs = Vec::new();
+    if follows == Follows::Later {
+        outputs.push(r.act(x));
+    }
+    let of = if follows == Follows::Input { inputs[0] } else { y };
+    let z = r.tape.record("gelu", Gelu, &[of]).unwrap();
+    outputs.push(r.act(z));
+    if follows == Follows::Input {
+        outputs.push(r.act(y));
+    }
     r.backward(&outputs);
     r
 }
@@ -343,7 +375,7 @@ fn a_convolution_makes_the_gelu_behind_it() {
     for (i, (x, made, conv, kernel)) in cases.iter().enumerate() {
         emulator().set_order([Order::Ascending, Order::Descending, Order::Random(i as u64)][i % 3]);
         let name = format!("{x:?} to {made} by {kernel}");
-        let recorded = activated(*x, *made, conv, *kernel, false);
+        let recorded = activated(*x, *made, conv, *kernel, Follows::Output);
         recorded.same_bits(&name, 1, Recorded::fractions);
         if !left_out("GELUs that are launched") {
             assert_eq!(moved(&recorded, "gelu_fwd_bf16"), [0; 3], "{name}");
@@ -352,9 +384,14 @@ fn a_convolution_makes_the_gelu_behind_it() {
     emulator().set_order(Order::Ascending);
     // Kernels that do not, and a GELU of something else.
     let same = conv(1, true);
-    activated([1, 8, 8, 8, 16], 16, &same, 3, false).same_bits("walk", 0, Recorded::fractions);
-    activated([1, 8, 8, 8, 1], 16, &same, 3, false).same_bits("stem", 0, Recorded::fractions);
-    activated([1, 5, 5, 5, 8], 8, &same, 3, true).same_bits("apart", 0, Recorded::fractions);
+    let (output, fractions) = (Follows::Output, Recorded::fractions);
+    activated([1, 8, 8, 8, 16], 16, &same, 3, output).same_bits("walk", 0, fractions);
+    activated([1, 8, 8, 8, 1], 16, &same, 3, output).same_bits("stem", 0, fractions);
+    activated([1, 5, 5, 5, 8], 8, &same, 3, Follows::Input).same_bits("input", 0, fractions);
+    activated([1, 5, 5, 5, 8], 8, &same, 3, Follows::Later).same_bits("later", 0, fractions);
+    // The input has its memory for itself until both are done.
+    let untrained = activated([2, 9, 7, 8, 8], 72, &same, 2, Follows::Untrained);
+    untrained.same_bits("untrained", 1, fractions);
 }
 
 /// Two steps of training; the bits of all that is kept, and the length of the plan.
