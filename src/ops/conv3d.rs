@@ -2,6 +2,7 @@
 
 pub(in crate::ops) mod cuda;
 pub(in crate::ops) mod filter;
+pub(in crate::ops) mod joint;
 pub(in crate::ops) mod params;
 pub(in crate::ops) mod table;
 

@@ -14,6 +14,9 @@ use crate::error::Result;
 /// because results must not depend on the card.
 pub(super) const TARGET_BLOCKS: usize = 128;
 
+/// Voxels of a block of the kernel for one input channel.
+const STEM_BOX: [usize; 3] = [16, 8, 8];
+
 /// Forward or input gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum Product {
@@ -139,6 +142,29 @@ pub(in crate::ops) fn product_workspace(g: &ConvGeometry, product: Product) -> u
         Choice::Gather(_, splits) if splits > 1 => 4 * splits * g.batch * voxels(out) * made,
         _ => 0,
     }
+}
+
+/// Parts of a batch item of which the kernel can leave partial results for a norm, one for each of its blocks along the voxels;
+/// none if it cannot.
+pub(super) fn parts(g: &ConvGeometry, product: Product) -> Option<usize> {
+    let (_, _, out, classes) = roles(g, product);
+    match choose(g, product) {
+        Choice::Stem => Some(tiles(out, STEM_BOX)),
+        Choice::Walk([wide_sum, wide_made], planes) => {
+            let [_, y, x] = WALK[product as usize][wide_sum][wide_made].voxels;
+            Some(tiles(out, [planes, y, x]))
+        }
+        Choice::Halo(kind) => Some(tiles(out, HALO[product as usize][kind].voxels)),
+        Choice::Gather(kind, 1) if kind < 2 => {
+            Some(classes * item_tiles(g, product, &GATHER[product as usize][kind]))
+        }
+        Choice::Gather(..) => None,
+    }
+}
+
+/// Tiles of rows that cover a class of one batch item.
+fn item_tiles(g: &ConvGeometry, product: Product, tile: &Tile) -> usize {
+    (rows(g, product) / g.batch).div_ceil(tile.voxels[2])
 }
 
 /// Queues the forward pass or the input gradient.
@@ -278,7 +304,7 @@ fn stem(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
         out_channels: int(g.out_channels),
         unused: 0,
     };
-    let boxes = g.batch * tiles(g.input, [16, 8, 8]);
+    let boxes = g.batch * tiles(g.input, STEM_BOX);
     queue.launch(&STEM, [blocks(boxes, 1), blocks(g.out_channels, 32), 1], &params)
 }
 
