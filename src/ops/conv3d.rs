@@ -8,7 +8,10 @@ pub(in crate::ops) mod table;
 
 use self::cuda::{Operands, Product};
 use self::filter::FilterOperands;
-use super::{CpuRule, CudaIo, CudaRule, OpRule, Pass, Saved, activation, arity, refuse};
+use self::joint::NormPart;
+use super::{
+    CpuRule, CudaIo, CudaRule, Joint, OpRule, Pair, Pass, Saved, activation, arity, refuse,
+};
 use crate::backend::Io;
 use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage};
@@ -147,6 +150,10 @@ impl CudaRule for Conv3d {
             .max(filter::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
     }
 
+    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+        joint::joins(self, pair)
+    }
+
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let operands = Operands {
             input: io.read(0),
@@ -156,7 +163,8 @@ impl CudaRule for Conv3d {
             add: false,
             work: io.workspace(),
         };
-        cuda::run(queue, &self.bound(io.shapes), Product::Fprop, &operands)
+        let norm = NormPart::of(io, self, Pass::Forward);
+        cuda::run_with(queue, &self.bound(io.shapes), Product::Fprop, &operands, norm)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -170,7 +178,8 @@ impl CudaRule for Conv3d {
                 add,
                 work,
             };
-            cuda::run(queue, &g, Product::Dgrad, &operands)?;
+            let norm = NormPart::of(io, self, Pass::Backward);
+            cuda::run_with(queue, &g, Product::Dgrad, &operands, norm)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             filter::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;

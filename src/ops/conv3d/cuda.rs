@@ -3,6 +3,7 @@
 //!
 //! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the table.
 
+use super::joint::NormPart;
 use super::params::{GatherParams, HaloParams, StemParams, SumRowsParams, WalkParams, int, ints};
 use super::table::{GATHER, HALO, STEM, SUM_ROWS, Tile, WALK};
 use crate::backend::cpu::conv::ConvGeometry;
@@ -174,14 +175,26 @@ pub(in crate::ops) fn run(
     product: Product,
     o: &Operands,
 ) -> Result<()> {
+    run_with(queue, g, product, o, NormPart::NONE)
+}
+
+/// The same, with a part of the work of the norm beside it: the kernel must have [`parts`].
+pub(super) fn run_with(
+    queue: &Queue,
+    g: &ConvGeometry,
+    product: Product,
+    o: &Operands,
+    norm: NormPart,
+) -> Result<()> {
     let (sum, made, out, _) = roles(g, product);
+    let work = (o, norm);
     match choose(g, product) {
-        Choice::Stem => stem(queue, g, o),
+        Choice::Stem => stem(queue, g, work),
         Choice::Walk([wide_sum, wide_made], planes) => {
-            walk(queue, g, &WALK[product as usize][wide_sum][wide_made], (out, made), planes, o)
+            walk(queue, g, &WALK[product as usize][wide_sum][wide_made], (out, made), planes, work)
         }
-        Choice::Halo(kind) => halo(queue, g, &HALO[product as usize][kind], (out, sum, made), o),
-        Choice::Gather(kind, splits) => gathered(queue, g, product, o, (kind, splits)),
+        Choice::Halo(kind) => halo(queue, g, &HALO[product as usize][kind], (out, sum, made), work),
+        Choice::Gather(kind, splits) => gathered(queue, g, product, work, (kind, splits)),
     }
 }
 
@@ -191,7 +204,7 @@ fn walk(
     tile: &'static Tile,
     (out, made): ([usize; 3], usize),
     planes: usize,
-    o: &Operands,
+    (o, norm): (&Operands, NormPart),
 ) -> Result<()> {
     let (segments, columns) = (out[0].div_ceil(planes), made.div_ceil(tile.channels));
     let params = WalkParams {
@@ -205,6 +218,7 @@ fn walk(
         segments: int(segments),
         column_tiles: int(columns),
         add: o.add.into(),
+        norm,
     };
     let grid = [
         blocks(out[2], tile.voxels[2]),
@@ -219,7 +233,7 @@ fn halo(
     g: &ConvGeometry,
     tile: &'static Tile,
     (out, sum, made): ([usize; 3], usize, usize),
-    o: &Operands,
+    (o, norm): (&Operands, NormPart),
 ) -> Result<()> {
     let params = HaloParams {
         x: o.input,
@@ -232,6 +246,7 @@ fn halo(
         tiles_y: int(out[1].div_ceil(tile.voxels[1])),
         tiles_x: int(out[2].div_ceil(tile.voxels[2])),
         add: o.add.into(),
+        norm,
     };
     let grid =
         [blocks(tiles(out, tile.voxels), 1), blocks(made, tile.channels), blocks(g.batch, 1)];
@@ -242,7 +257,7 @@ fn gathered(
     queue: &Queue,
     g: &ConvGeometry,
     product: Product,
-    o: &Operands,
+    (o, norm): (&Operands, NormPart),
     (kind, splits): (usize, usize),
 ) -> Result<()> {
     let tile = &GATHER[product as usize][kind];
@@ -266,9 +281,16 @@ fn gathered(
         y_offset: 0,
         splits: int(splits),
         add: o.add.into(),
+        norm,
+    };
+    assert!(!(split && norm.is_some()), "only whole sums have moments");
+    let row_tiles = if norm.is_some() {
+        g.batch * item_tiles(g, product, tile)
+    } else {
+        rows(g, product).div_ceil(tile.voxels[2])
     };
     let grid = [
-        blocks(rows(g, product), tile.voxels[2]),
+        blocks(row_tiles, 1),
         blocks(made, tile.channels),
         blocks(classes * splits, 1),
     ];
@@ -292,7 +314,7 @@ fn gathered(
     queue.launch(&SUM_ROWS, [blocks(len, 256), 1, 1], &params)
 }
 
-fn stem(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
+fn stem(queue: &Queue, g: &ConvGeometry, (o, norm): (&Operands, NormPart)) -> Result<()> {
     assert!(!o.add, "an output has one writer");
     let params = StemParams {
         x: o.input,
@@ -303,6 +325,7 @@ fn stem(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
         extent: ints(g.input),
         out_channels: int(g.out_channels),
         unused: 0,
+        norm,
     };
     let boxes = g.batch * tiles(g.input, STEM_BOX);
     queue.launch(&STEM, [blocks(boxes, 1), blocks(g.out_channels, 32), 1], &params)
