@@ -69,21 +69,34 @@ template <int kFirst, int kV> __device__ __forceinline__ void unfold(float folde
     for (int i = 0; i < kV; ++i) v[i] = __shfl_sync(kFullMask, folded, lane_id() % kFirst + fold_lane<kFirst, kV>(i));
 }
 
-// Mean, scale and shift of the norm's channels first to first + kV - 1, as norm_grad.cu has them.
-template <int kV> struct NormSide {
-    float mean[kV], scale[kV], shift[kV];
+// Mean, scale and shift of one channel of the norm, as norm_grad.cu has them, and how a voxel uses them.
+struct NormSide {
+    float mean, scale, shift;
 
-    __device__ __forceinline__ void load(const Conv3dNorm& norm, int at, size_t item_first, int channel) {
+    // Each lane loads those of one channel, which others get from it: far fewer accesses than every lane for all its own.
+    __device__ __forceinline__ static NormSide load(const Conv3dNorm& norm, size_t item_first, int channel) {
         const float2 stats = global_load(reinterpret_cast<const float2*>(norm.stats) + item_first + channel);
-        mean[at] = stats.x;
-        scale[at] = stats.y * global_load(norm.gamma + channel);
-        shift[at] = norm.beta != nullptr ? global_load(norm.beta + channel) : 0.0f;
+        NormSide side = {stats.x, 0.0f, 0.0f};
+        if (norm.beta != nullptr) {
+            side.scale = stats.y * global_load(norm.gamma + channel);
+            side.shift = global_load(norm.beta + channel);
+        }
+        return side;
+    }
+
+    __device__ __forceinline__ NormSide of_lane(const Conv3dNorm& norm, int lane) const {
+        NormSide side = {__shfl_sync(kFullMask, mean, lane), 0.0f, 0.0f};
+        if (norm.beta != nullptr) {
+            side.scale = __shfl_sync(kFullMask, scale, lane);
+            side.shift = __shfl_sync(kFullMask, shift, lane);
+        }
+        return side;
     }
 
     // From x: x - mean in its place, and g in the place of dy, if the side of the activation is to be told from x.
-    __device__ __forceinline__ void gate(const Conv3dNorm& norm, int at, float& dy, float& x) const {
-        x -= mean[at];
-        if (norm.beta != nullptr) dy *= fmaf(x, scale[at], shift[at]) > 0.0f ? 1.0f : norm.slope;
+    __device__ __forceinline__ void gate(const Conv3dNorm& norm, float& dy, float& x) const {
+        x -= mean;
+        if (norm.beta != nullptr) dy *= fmaf(x, scale, shift) > 0.0f ? 1.0f : norm.slope;
     }
 };
 
@@ -136,12 +149,12 @@ __device__ __forceinline__ float2 copy_with_sums(const Conv3dNorm& norm, const u
     constexpr int kPieces = kM * 16 * kN / kWarp, kAtOnce = 2;
     const int lane = lane_id(), n = lane % kN;
     const size_t item_first = static_cast<size_t>(item) * channels;
-    NormSide<8> side = {};
-    const bool present = first + n * 8 < channels;
-    if (present) {
+    const int channel = first + n * 8 + folded<kN, 8>();
+    const bool present = channel < channels;
+    const NormSide mine = present ? NormSide::load(norm, item_first, channel) : NormSide{};
+    NormSide side[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) side.load(norm, i, item_first, first + n * 8 + i);
-    }
+    for (int i = 0; i < 8; ++i) side[i] = mine.of_lane(norm, n + fold_lane<kN, 8>(i));
     float sum_g[8] = {}, sum_gx[8] = {};
 #pragma unroll
     for (int j = 0; j < kPieces; j += kAtOnce) {
@@ -171,7 +184,7 @@ __device__ __forceinline__ float2 copy_with_sums(const Conv3dNorm& norm, const u
             }
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
-                side.gate(norm, i, g[i], x[i]);
+                side[i].gate(norm, g[i], x[i]);
                 sum_g[i] += g[i];
                 sum_gx[i] = fmaf(g[i], x[i], sum_gx[i]);
             }
@@ -179,7 +192,7 @@ __device__ __forceinline__ float2 copy_with_sums(const Conv3dNorm& norm, const u
         }
     }
     const float g = fold<kN>(sum_g), gx = fold<kN>(sum_gx);
-    return make_float2(g, present ? gx * norm_rstd(norm, item_first, first + n * 8 + folded<kN, 8>()) : 0.0f);
+    return make_float2(g, present ? gx * norm_rstd(norm, item_first, channel) : 0.0f);
 }
 
 // The block's result from those of its warps, of which kWN stand side by side with kWidth channels each: `mine` of channel

@@ -283,15 +283,16 @@ template <int kC, int kWN, bool kMirror> struct Walk {
 
     // Adds a plane's sums of g, in the first 16 lanes, and g (x - mean), in the others.
     __device__ __forceinline__ void add_sums(const Plane& plane, int z, const Spot& at, float& part) const {
+        const int channel = at.first_channel + lane_channel();
+        const size_t item_first = static_cast<size_t>(item / p.depth) * p.out_channels;
+        const bool loads = at.lane < 16 && channel < p.out_channels;
+        const NormSide mine = loads ? NormSide::load(p.norm, item_first, channel) : NormSide{};
         float sum_g[4] = {}, sum_gx[4] = {};
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            const int channel = at.first_channel + n * 8 + at.lane % 4 * 2;
             if (at.first_channel + n * 8 >= p.out_channels) continue;
-            const size_t item_first = static_cast<size_t>(item / p.depth) * p.out_channels;
-            NormSide<2> side;
-            side.load(p.norm, 0, item_first, channel);
-            side.load(p.norm, 1, item_first, channel + 1);
+            const NormSide side[2] = {mine.of_lane(p.norm, at.lane % 4 + fold_lane<4, 4>(n * 2)),
+                                      mine.of_lane(p.norm, at.lane % 4 + fold_lane<4, 4>(n * 2 + 1))};
             uint32_t raw[2 * kM];
 #pragma unroll
             for (int half = 0; half < 2 * kM; ++half) {
@@ -305,7 +306,7 @@ template <int kC, int kWN, bool kMirror> struct Walk {
                 unpack_bf16(plane[half][n], g[0], g[1]);
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {  // outside, dy is 0, and with it g
-                    side.gate(p.norm, i, g[i], x[i]);
+                    side[i].gate(p.norm, g[i], x[i]);
                     sum_g[n * 2 + i] += g[i];
                     sum_gx[n * 2 + i] = fmaf(g[i], x[i], sum_gx[n * 2 + i]);
                 }

@@ -19,6 +19,8 @@ mod device;
 #[cfg(test)]
 mod joined;
 #[cfg(test)]
+mod joined_norm;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod traffic;

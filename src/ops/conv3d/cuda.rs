@@ -289,11 +289,7 @@ fn gathered(
     } else {
         rows(g, product).div_ceil(tile.voxels[2])
     };
-    let grid = [
-        blocks(row_tiles, 1),
-        blocks(made, tile.channels),
-        blocks(classes * splits, 1),
-    ];
+    let grid = [blocks(row_tiles, 1), blocks(made, tile.channels), blocks(classes * splits, 1)];
     queue.launch(&tile.kernel, grid, &params)?;
     if !split {
         return Ok(());

@@ -53,11 +53,7 @@ impl NormPart {
             return NormPart { partial, counts, ..NormPart::NONE };
         }
         let from = rule.sources(norm.reads);
-        let g = if rule.is_gated() {
-            gradient_place(norm.writes, from.dy)
-        } else {
-            DevPtr::NULL
-        };
+        let g = if rule.is_gated() { gradient_place(norm.writes, from.dy) } else { DevPtr::NULL };
         NormPart {
             partial,
             counts: DevPtr::NULL,
@@ -101,11 +97,7 @@ fn product(pass: Pass) -> Product {
 fn made(op: &Conv3d, shapes: &[Shape], pass: Pass) -> Shape {
     let g = op.bound(shapes);
     let [z, y, x] = g.output();
-    if pass == Pass::Forward {
-        Shape::new(&[g.batch, z, y, x, g.out_channels])
-    } else {
-        shapes[0]
-    }
+    if pass == Pass::Forward { Shape::new(&[g.batch, z, y, x, g.out_channels]) } else { shapes[0] }
 }
 
 fn parts_at(op: &Conv3d, shapes: &[Shape], pass: Pass, memory: DevPtr) -> Option<Parts> {

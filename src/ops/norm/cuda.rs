@@ -257,12 +257,8 @@ impl InstanceNorm {
         }
         let (shape, grid) = NormShape::new(io.shapes[0]);
         let parts = Parts::at(io.workspace(), io.shapes[0], shape.slices as usize);
-        let params = NormStatsParams {
-            x: io.read(0),
-            partial: parts.partial,
-            counts: parts.counts,
-            shape,
-        };
+        let params =
+            NormStatsParams { x: io.read(0), partial: parts.partial, counts: parts.counts, shape };
         queue.launch(&KERNELS[STATS], grid, &params)?;
         Ok(parts)
     }
@@ -280,11 +276,7 @@ impl Backward<'_> {
     fn stats(&mut self, early: bool) -> Result<()> {
         let params = self.params;
         let dres = if early { params.dres } else { DevPtr::NULL };
-        self.queue.launch(
-            &KERNELS[GRAD_STATS],
-            self.grid,
-            &NormGradParams { dres, ..params },
-        )?;
+        self.queue.launch(&KERNELS[GRAD_STATS], self.grid, &NormGradParams { dres, ..params })?;
         if early {
             self.passed(dres);
         }
@@ -331,8 +323,7 @@ impl CudaRule for InstanceNorm {
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
         let (shape, _) = NormShape::new(shapes[0]);
         let sums = 8 * shapes[0].dims()[0] * shapes[0].channels();
-        Parts::len(shapes[0], shape.slices as usize)
-            + if pass == Pass::Backward { sums } else { 0 }
+        Parts::len(shapes[0], shape.slices as usize) + if pass == Pass::Backward { sums } else { 0 }
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
