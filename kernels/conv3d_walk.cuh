@@ -284,29 +284,29 @@ template <int kC, int kWN, bool kMirror> struct Walk {
     // Adds a plane's sums of g, in the first 16 lanes, and g (x - mean), in the others.
     __device__ __forceinline__ void add_sums(const Plane& plane, int z, const Spot& at, float& part) const {
         const int channel = at.first_channel + lane_channel();
-        const size_t item_first = static_cast<size_t>(item / p.depth) * p.out_channels;
+        const size_t item_first = static_cast<size_t>(block_z_anew() / (p.column_tiles * p.segments)) * p.out_channels;
         const bool loads = at.lane < 16 && channel < p.out_channels;
         const NormSide mine = loads ? NormSide::load(p.norm, item_first, channel) : NormSide{};
+        const bf16* first = p.norm.x + place(z, at, 0);
         float sum_g[4] = {}, sum_gx[4] = {};
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
             if (at.first_channel + n * 8 >= p.out_channels) continue;
-            const NormSide side[2] = {mine.of_lane(p.norm, at.lane % 4 + fold_lane<4, 4>(n * 2)),
-                                      mine.of_lane(p.norm, at.lane % 4 + fold_lane<4, 4>(n * 2 + 1))};
             uint32_t raw[2 * kM];
 #pragma unroll
             for (int half = 0; half < 2 * kM; ++half) {
-                const bf16* from = p.norm.x + place(z, at, half) + n * 8;
+                const bf16* from = first + (n * 8 + half * p.width * p.out_channels);
                 raw[half] = is_inside(at, half) ? global_load(reinterpret_cast<const uint32_t*>(from)) : 0;
             }
 #pragma unroll
-            for (int half = 0; half < 2 * kM; ++half) {
-                float x[2], g[2];
-                unpack_bf16(raw[half], x[0], x[1]);
-                unpack_bf16(plane[half][n], g[0], g[1]);
+            for (int i = 0; i < 2; ++i) {  // one channel at a time: registers are scarce
+                const NormSide side = mine.of_lane(p.norm, at.lane % 4 + fold_lane<4, 4>(n * 2 + i));
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {  // outside, dy is 0, and with it g
-                    side[i].gate(p.norm, g[i], x[i]);
+                for (int half = 0; half < 2 * kM; ++half) {  // outside, dy is 0, and with it g
+                    float x[2], g[2];
+                    unpack_bf16(raw[half], x[0], x[1]);
+                    unpack_bf16(plane[half][n], g[0], g[1]);
+                    side.gate(p.norm, g[i], x[i]);
                     sum_g[n * 2 + i] += g[i];
                     sum_gx[n * 2 + i] = fmaf(g[i], x[i], sum_gx[n * 2 + i]);
                 }

@@ -141,8 +141,10 @@ fn norms_beside_convolutions_read_their_input_less_often() {
     let (mut joined, mut alone) = (open(true).unwrap(), open(false).unwrap());
     assert_eq!(joined.pairs().count(), 8, "{:?}", joined.pairs().collect::<Vec<_>>());
     let activation = (2 * extent.pow(3) * channels) as f64;
+    // 5 and 9 passes, and backward the norm's coefficients, which each warp of a convolution reads again for each plane: 0.4 of a
+    // pass in bytes asked for, of a few hundred different ones.
     for (what, range, most, before) in
-        [("forward", 0..forward, 5.0, 7.0), ("backward", forward..tape.records().len(), 9.0, 12.0)]
+        [("forward", 0..forward, 5.0, 7.0), ("backward", forward..tape.records().len(), 9.4, 12.0)]
     {
         let [norms, products] = norms_and_products(&mut joined, range.clone());
         let [norms_alone, products_alone] = norms_and_products(&mut alone, range);
