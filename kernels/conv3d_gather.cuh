@@ -13,7 +13,7 @@
 // Where a GELU follows, the forward pass writes it, too, from the rounded output (conv3d_sum_rows does after a split).
 #pragma once
 
-#include "conv3d_tile.cuh"
+#include "conv3d_epilogue.cuh"
 #include "gelu.cuh"
 
 struct Conv3dGatherParams {
@@ -26,6 +26,7 @@ struct Conv3dGatherParams {
     int batch, source[3], out[3], filter[3], stride[3], padding[3];
     int in_channels, out_channels, x_stride, y_stride, y_offset;
     int splits, add, unused;
+    Conv3dNorm norm;  // not with splits; blocks then have rows of one item each
 };
 
 // How rows and taps of one axis map to input and output: row j reads input j * mul + offset + direction * tap and
@@ -75,7 +76,7 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
     static constexpr int kA = kM * kK * 2, kB = kN * kK * 2, kStage = kA + kB;
     static constexpr int kTable = kStages * kStage, kShared = kTable + kM * 20 + 3 * 36;
     static_assert(kM * 4 % kThreads == 0 && kN * 4 % kThreads == 0, "pieces divide evenly");
-    static_assert(kWM * kWN * 4096 <= kTable, "the epilogue reuses the stages");
+    static_assert(kWM * kWN * (4096 + 8 * 32 + 4) <= kTable, "the epilogue reuses the stages");
 
     const Conv3dGatherParams& p;
     unsigned char* const shared;
@@ -96,6 +97,12 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
 
     __device__ __forceinline__ int chunks() const { return ceil_div(p.in_channels, kK); }
 
+    // Blocks along the rows, of all items or of each; the block's item, of all the first.
+    __device__ __forceinline__ int tiles() const {
+        return static_cast<int>(gridDim.x) / (p.norm.partial == nullptr ? 1 : p.batch);
+    }
+    __device__ __forceinline__ int item() const { return static_cast<int>(blockIdx.x) / tiles(); }
+
     // Which class, its axes, and the rows of this block.
     __device__ __forceinline__ void prepare() const {
         if (threadIdx.x < 3) {
@@ -107,9 +114,11 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
         }
         __syncthreads();
         for (int r = static_cast<int>(threadIdx.x); r < kM; r += kThreads) {
-            int row = static_cast<int>(blockIdx.x) * kM + r;
             const GatherAxis z = axes[0], y = axes[1], x = axes[2];
-            const bool inside = row < p.batch * z.count * y.count * x.count;
+            const int volume = z.count * y.count * x.count, tile = static_cast<int>(blockIdx.x) % tiles();
+            int row = tile * kM + r;
+            const bool inside = row < (p.norm.partial == nullptr ? p.batch * volume : volume);
+            row += item() * volume;
             if (!inside) {
                 rows[r] = make_int4(-(1 << 30), 0, 0, 0);
                 outs[r] = -1;
@@ -249,8 +258,16 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
             };
             float shift[4][2];
             load_shift<4>(shift, p.bias == nullptr ? nullptr : p.bias + n0, p.out_channels - n0);
-            store_tile<4, 4>(acc, stage, shift, p.add != 0, piece);
+            float rows = 0.0f;
+            const float2 part = store_tile_for_norm<kMirror, 4, 4>(p.norm, acc, stage, shift, p.add != 0, piece, p.y, item(),
+                                                                   n0, p.out_channels, rows);
             if (!kMirror && p.gelu != nullptr) store_gelu(first_row, n0, stage);
+            if (p.norm.partial == nullptr) return;
+            const int at = item() * tiles() * static_cast<int>(gridDim.z) + static_cast<int>(blockIdx.z) * tiles() +
+                           static_cast<int>(blockIdx.x) % tiles();
+            put_part<kWM * kWN, kWN, 32, !kMirror>(p.norm, shared + kWM * kWN * 4096, part, rows, true,
+                                                   lane_id() % 4 * 8 + folded<4, 8>(), at,
+                                                   static_cast<int>(blockIdx.y) * kN, p.out_channels);
             return;
         }
         const int group = lane_id() >> 2, quad = lane_id() & 3;

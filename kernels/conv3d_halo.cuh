@@ -9,7 +9,7 @@
 // input and 3 * kNF / 2 of the filter feed 12 * kNF mma.
 #pragma once
 
-#include "conv3d_tile.cuh"
+#include "conv3d_epilogue.cuh"
 
 struct Conv3dHaloParams {
     const bf16* x;      // [N, D, H, W, in_channels]
@@ -19,6 +19,7 @@ struct Conv3dHaloParams {
     int depth, height, width, in_channels, out_channels;
     int tiles_y, tiles_x;
     int add;  // y += instead of y =
+    Conv3dNorm norm;
 };
 
 template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
@@ -30,7 +31,10 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
     static constexpr int kTap = kN * 32, kStage = 3 * kTap;
     static constexpr int kShared = 2 * kBox + kStages * kStage;
     static_assert(kShared <= 99 * 1024, "what every card has");
-    static_assert(4 * kNF * 256 * kWZ * kWY * kWN <= kShared, "the epilogue reuses the boxes and the stages");
+    // The epilogue reuses the boxes and the stages: tiles of the warps, behind them what they leave for a norm.
+    static constexpr int kWarps = kThreads / kWarp, kTiles = 4 * kNF * 256 * kWarps;
+    static constexpr int kNormPlace = kTiles > 2 * kBox ? kTiles : 2 * kBox;
+    static_assert(kNormPlace + kWarps * (8 * kNF * 8 + 4) <= kShared, "room for the epilogue");
     // A box must be complete two steps before it is needed, so it is loaded in the first kParts of nine steps.
     static constexpr int kParts = 7, kPart = ceil_div(ceil_div(kBoxZ * kBoxY * kBoxX * 2, kParts), kThreads);
 
@@ -177,10 +181,11 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
         }
         cp_async_wait<0>();
         __syncthreads();
-        store(acc, warp, wz, wy, wn);
+        store(acc);
     }
 
-    __device__ __forceinline__ void store(const float (&acc)[4][kNF][4], int warp, int wz, int wy, int wn) const {
+    __device__ __forceinline__ void store(const float (&acc)[4][kNF][4]) const {
+        const int warp = thread_anew() / kWarp, wn = warp % kWN, wy = warp / kWN % kWY, wz = warp / (kWN * kWY);
         const int first = first_channel() + wn * kNF * 8;
         auto piece = [&](int r, int n) -> bf16* {
             const int z = place[0] + wz * 4 + r / 16, y = place[1] + wy * 2 + r / 8 % 2, x = place[2] + r % 8;
@@ -190,6 +195,14 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
         };
         float shift[kNF][2];
         load_shift<kNF>(shift, p.bias == nullptr ? nullptr : p.bias + first, p.out_channels - first);
-        store_tile<4, kNF>(acc, shared + warp * (4 * kNF * 256), shift, p.add != 0, piece);
+        float rows = 0.0f;
+        const float2 part =
+            store_tile_for_norm<kMirror, 4, kNF>(p.norm, acc, shared + warp * (4 * kNF * 256), shift, p.add != 0, piece, p.y,
+                                                 static_cast<int>(blockIdx.z), first, p.out_channels, rows);
+        if (p.norm.partial == nullptr) return;
+        const int lane = lane_id(), channel = lane % kNF * 8 + folded<kNF, 8>();
+        put_part<kWarps, kWN, kNF * 8, !kMirror>(p.norm, shared + kNormPlace, part, rows, lane < kNF * 8, channel,
+                                                           static_cast<long long>(blockIdx.z) * gridDim.x + blockIdx.x,
+                                                           first_channel(), p.out_channels);
     }
 };

@@ -4,7 +4,7 @@
 // side, 2 K bytes a voxel, once.
 #pragma once
 
-#include "conv3d_tile.cuh"
+#include "conv3d_epilogue.cuh"
 
 struct Conv3dStemParams {
     const bf16* x;      // [N, D, H, W, 1]
@@ -12,6 +12,7 @@ struct Conv3dStemParams {
     const float* bias;  // [K] or null
     bf16* y;            // [N, D, H, W, K]
     int batch, depth, height, width, out_channels, unused;
+    Conv3dNorm norm;
 };
 
 struct Conv3dStemWgradParams {
@@ -94,9 +95,8 @@ struct StemForward {
         int tap[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) tap[i] = stem_tap(i / 2 * 8 + quad * 2 + i % 2);
-        float shift[4][2];
-        load_shift<4>(shift, p.bias == nullptr ? nullptr : p.bias + n0, p.out_channels - n0);
         __syncthreads();
+        Moments<1> moments = {};
 #pragma unroll 1
         for (int part = 0; part < 4; ++part) {
             const int first = wz * 8 + part * 2;  // plane
@@ -118,8 +118,19 @@ struct StemForward {
                 const size_t voxel = static_cast<size_t>((at.item * p.depth + z) * p.height + y) * p.width + x;
                 return p.y + voxel * p.out_channels + n0 + n * 8;
             };
-            store_tile<2, 4>(acc, shared + warp * 2048, shift, false, piece);
+            float shift[4][2];
+            load_shift<4>(shift, p.bias == nullptr ? nullptr : p.bias + n0, p.out_channels - n0);
+            Moments<1> planes = {};
+            const float2 mine = store_tile_for_norm<false, 2, 4>(p.norm, acc, shared + warp * 2048, shift, false, piece, p.y,
+                                                                 at.item, n0, p.out_channels, planes[2]);
+            planes[0] = mine.x;
+            planes[1] = mine.y;
+            Merge{}(moments, planes);
         }
+        if (p.norm.partial == nullptr) return;
+        __syncthreads();
+        put_part<8, 1, 32, true>(p.norm, shared, make_float2(moments[0], moments[1]), moments[2], true,
+                                 lane_id() % 4 * 8 + folded<4, 8>(), blockIdx.x, n0, p.out_channels);
     }
 };
 

@@ -79,11 +79,11 @@ __device__ __forceinline__ void load_shift(float (&shift)[kN][2], const float* b
     }
 }
 
-// Writes a warp's sums, kM x 16 rows of kN x 8 channels, as bf16 in 16-byte pieces through `stage` (kM * kN * 256
-// bytes of shared memory of this warp alone). `piece(r, n)` points at channels 8 n to 8 n + 7 of row r, or is null if
-// they are not stored. With `add` the old value is added before the one rounding.
+// Lays a warp's sums, kM x 16 rows of kN x 8 channels, as bf16 into `stage` (kM * kN * 256 bytes of shared memory of this
+// warp alone). `piece(r, n)` points at channels 8 n to 8 n + 7 of row r, or is null if they are not stored. With `add` the
+// old value is added before the one rounding.
 template <int kM, int kN, class Piece>
-__device__ __forceinline__ void store_tile(const float (&acc)[kM][kN][4], unsigned char* stage,
+__device__ __forceinline__ void stage_tile(const float (&acc)[kM][kN][4], unsigned char* stage,
                                            const float (&shift)[kN][2], bool add, Piece piece) {
     const int lane = lane_id(), group = lane >> 2, quad = lane & 3;
 #pragma unroll
@@ -101,8 +101,13 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kM][kN][4], unsign
         }
     }
     __syncwarp();
+}
+
+// From there to memory, in 16-byte pieces.
+template <int kM, int kN, class Piece>
+__device__ __forceinline__ void copy_tile(const unsigned char* stage, Piece piece) {
 #pragma unroll
-    for (int i = lane; i < kM * 16 * kN; i += kWarp) {
+    for (int i = lane_id(); i < kM * 16 * kN; i += kWarp) {
         const int r = i / kN, n = i % kN;
         bf16* out = piece(r, n);
         if (out != nullptr) {
@@ -111,4 +116,11 @@ __device__ __forceinline__ void store_tile(const float (&acc)[kM][kN][4], unsign
         }
     }
     __syncwarp();  // the stage may be written again
+}
+
+template <int kM, int kN, class Piece>
+__device__ __forceinline__ void store_tile(const float (&acc)[kM][kN][4], unsigned char* stage,
+                                           const float (&shift)[kN][2], bool add, Piece piece) {
+    stage_tile<kM, kN>(acc, stage, shift, add, piece);
+    copy_tile<kM, kN>(stage, piece);
 }

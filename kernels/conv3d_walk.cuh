@@ -10,7 +10,7 @@
 // 12 kWN mma.
 #pragma once
 
-#include "conv3d_tile.cuh"
+#include "conv3d_epilogue.cuh"
 
 struct Conv3dWalkParams {
     const bf16* x;      // [N, D, H, W, in_channels]
@@ -21,6 +21,7 @@ struct Conv3dWalkParams {
     int planes, segments;  // output planes of a block; blocks along z
     int column_tiles;      // blocks along the output channels
     int add;               // y += instead of y =
+    Conv3dNorm norm;
 };
 
 template <int kC, int kWN, bool kMirror> struct Walk {
@@ -47,6 +48,8 @@ template <int kC, int kWN, bool kMirror> struct Walk {
     __device__ __forceinline__ int x0() const { return static_cast<int>(blockIdx.x) * kTileX; }
     __device__ __forceinline__ int y0() const { return static_cast<int>(blockIdx.y) * kTileY; }
     __device__ __forceinline__ uint32_t plane(int slot) const { return shared + kFilter + slot * kPlane; }
+
+    __device__ __forceinline__ uint32_t other(uint32_t pair) const { return plane(0) + plane(2) - pair; }
 
     __device__ __forceinline__ void load_filter() const {
         constexpr int kRow = kMirror ? kN / 8 : kChunks, kRows = kMirror ? kC : kN;
@@ -143,52 +146,195 @@ template <int kC, int kWN, bool kMirror> struct Walk {
         load_planes(z0 - 1, plane(0));
         cp_async_commit();
         float acc[4 * kM][2][4] = {};
-        uint32_t now = plane(0), next = plane(2);
+        float part = 0.0f;
+        uint32_t now = plane(0);
         int z = z0 - 1;  // input planes z and z + 1 are being multiplied
         cp_async_wait<0>();
         __syncthreads();
-        load_planes(z + 2, next);
+        load_planes(z + 2, plane(2));
         cp_async_commit();
         multiply<2, 3>(acc, at, now);
         for (z += 2; z <= z1; z += 2) {
             move_down(acc);
-            const uint32_t swap = now;
-            now = next;
-            next = swap;
+            now = other(now);
             cp_async_wait<0>();
             __syncthreads();
-            if (z + 2 <= z1) load_planes(z + 2, next);
+            if (z + 2 <= z1) load_planes(z + 2, other(now));
             cp_async_commit();
             if (z + 1 < z1) {
                 multiply<0, 3>(acc, at, now);
             } else {
                 multiply<0, 1>(acc, at, now);
             }
-            store(sums<kM>(acc, 0), z - 1, wm, n0 + wn * 16);
-            if (z < z1) store(sums<kM>(acc, kM), z, wm, n0 + wn * 16);
+            store(sums<kM>(acc, 0), z - 1, part);
+            if (z < z1) store(sums<kM>(acc, kM), z, part);
         }
         cp_async_wait<0>();
+        if (p.norm.partial != nullptr) finish_part(part);
     }
 
+    // Of a finished plane, what a lane has: rows y to y + 2 kM - 1 of column x, channels lane % 4 * 2 and the next of the 8 from
+    // first_channel on, and of the 8 behind them. Found anew for each plane: registers are scarce.
+    struct Spot {
+        int lane, y, x, first_channel;
+    };
+
+    __device__ __forceinline__ Spot spot() const {
+        const int thread = thread_anew(), lane = thread % kWarp, warp = thread / kWarp;
+        const int n = block_z_anew() % p.column_tiles * kN;
+        return {lane, y0() + warp / kWN * kM * 2, x0() + lane / 4, n + warp % kWN * 16};
+    }
+
+    using Plane = uint32_t[2 * kM][2];  // by row and group of 8 channels: two channels as they are stored, zeros outside
+
     // One output plane, straight from the registers: 4 bytes a lane, 16 bytes of each voxel at a time.
-    __device__ __forceinline__ void store(const float (&acc)[kM][2][4], int z, int wm, int first_channel) const {
+    __device__ __forceinline__ void store(const float (&acc)[kM][2][4], int z, float& part) const {
+        const Spot at = spot();
         float shift[2][2];
-        load_shift<2>(shift, p.bias == nullptr ? nullptr : p.bias + first_channel, p.out_channels - first_channel);
-        const int group = lane_id() >> 2, quad = lane_id() & 3, x = x0() + group;
+        load_shift<2>(shift, p.bias == nullptr ? nullptr : p.bias + at.first_channel, p.out_channels - at.first_channel);
+        Plane plane = {};
 #pragma unroll
         for (int half = 0; half < 2 * kM; ++half) {
-            const int y = y0() + wm * kM * 2 + half;
-            if (y >= p.height || x >= p.width) continue;
-            const size_t voxel = static_cast<size_t>((item + z) * p.height + y) * p.width + x;
-            bf16* out = p.y + voxel * p.out_channels + first_channel + quad * 2;
+            if (!is_inside(at, half)) continue;
+            bf16* out = p.y + place(z, at, half);
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                if (first_channel + n * 8 >= p.out_channels) continue;
+                if (at.first_channel + n * 8 >= p.out_channels) continue;
                 float lo = acc[half / 2][n][half % 2 * 2] + shift[n][0];
                 float hi = acc[half / 2][n][half % 2 * 2 + 1] + shift[n][1];
                 if (p.add != 0) add_bf16x2(lo, hi, out + n * 8);
-                global_store(reinterpret_cast<uint32_t*>(out + n * 8), pack_bf16(lo, hi));
+                plane[half][n] = pack_bf16(lo, hi);
+                if (kMirror && p.norm.y != nullptr) continue;  // gate writes
+                global_store(reinterpret_cast<uint32_t*>(out + n * 8), plane[half][n]);
             }
         }
+        if (p.norm.partial == nullptr) return;
+        if (kMirror) {
+            if (p.norm.y != nullptr) gate(plane, z, at);
+            add_sums(plane, z, at, part);
+        } else {
+            add_moments(plane, z, at, part);
+        }
+    }
+
+    __device__ __forceinline__ bool is_inside(const Spot& at, int half) const {
+        return at.y + half < p.height && at.x < p.width;
+    }
+    __device__ __forceinline__ size_t place(int z, const Spot& at, int half) const {
+        const size_t voxel = static_cast<size_t>((item + z) * p.height + at.y + half) * p.width + at.x;
+        return voxel * p.out_channels + at.first_channel + at.lane % 4 * 2;
+    }
+
+    // Voxels of a warp's plane.
+    __device__ __forceinline__ int count(const Spot& at) const {
+        const int y = p.height - at.y, x = p.width - x0();
+        return y <= 0 ? 0 : (y < 2 * kM ? y : 2 * kM) * (x < kTileX ? x : kTileX);
+    }
+
+    // Adds a plane's moments to those of the planes before it. Lanes from 16 on hold the squares of the channels whose means
+    // the first 16 hold.
+    __device__ __forceinline__ void add_moments(const Plane& plane, int z, const Spot& at, float& part) const {
+        const float voxels = static_cast<float>(count(at)), before = static_cast<float>(z - z0);
+        float v[4] = {}, mean[4];
+#pragma unroll
+        for (int i = 0; i < 4 * kM; ++i) {
+            float lo, hi;
+            unpack_bf16(plane[i / 2][i % 2], lo, hi);
+            v[i % 2 * 2] += lo;
+            v[i % 2 * 2 + 1] += hi;
+        }
+        const float total = fold<4>(v), plane_mean = voxels > 0.0f ? total / voxels : 0.0f;
+        unfold<4>(plane_mean, mean);
+        float square[4] = {};
+#pragma unroll
+        for (int i = 0; i < 4 * kM; ++i) {
+            if (!is_inside(at, i / 2)) continue;
+            float lo, hi;
+            unpack_bf16(plane[i / 2][i % 2], lo, hi);
+            lo -= mean[i % 2 * 2];
+            hi -= mean[i % 2 * 2 + 1];
+            square[i % 2 * 2] = fmaf(lo, lo, square[i % 2 * 2]);
+            square[i % 2 * 2 + 1] = fmaf(hi, hi, square[i % 2 * 2 + 1]);
+        }
+        // Merge, for a set as large as each of those before.
+        const float squares = fold<4>(square), share = 1.0f / (before + 1.0f);
+        const float d = plane_mean - __shfl_sync(kFullMask, part, at.lane % 16);
+        part += at.lane < 16 ? d * share : fmaf(d * d, voxels * before * share, squares);
+    }
+
+    // The gradient before the activation in the place of the gradient, by the sign of the norm's output; and to where it is
+    // wanted.
+    __device__ __forceinline__ void gate(Plane& plane, int z, const Spot& at) const {
+#pragma unroll
+        for (int half = 0; half < 2 * kM; ++half) {
+            if (!is_inside(at, half)) continue;
+            const size_t offset = place(z, at, half);
+#pragma unroll
+            for (int n = 0; n < 2; ++n) {
+                if (at.first_channel + n * 8 >= p.out_channels) continue;
+                float g[2], y[2];
+                unpack_bf16(plane[half][n], g[0], g[1]);
+                unpack_bf16(global_load(reinterpret_cast<const uint32_t*>(p.norm.y + offset + n * 8)), y[0], y[1]);
+                plane[half][n] = pack_bf16(g[0] * (y[0] > 0.0f ? 1.0f : p.norm.slope), g[1] * (y[1] > 0.0f ? 1.0f : p.norm.slope));
+                global_store(reinterpret_cast<uint32_t*>(p.norm.g + offset + n * 8), plane[half][n]);
+            }
+        }
+    }
+
+    // Adds a plane's sums of g, in the first 16 lanes, and g (x - mean), in the others.
+    __device__ __forceinline__ void add_sums(const Plane& plane, int z, const Spot& at, float& part) const {
+        const int channel = at.first_channel + lane_channel();
+        const size_t item_first = static_cast<size_t>(block_z_anew() / (p.column_tiles * p.segments)) * p.out_channels;
+        const bool loads = at.lane < 16 && channel < p.out_channels;
+        const NormSide mine = loads ? NormSide::load(p.norm, item_first, channel) : NormSide{};
+        const bf16* first = p.norm.x + place(z, at, 0);
+        float sum_g[4] = {}, sum_gx[4] = {};
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            if (at.first_channel + n * 8 >= p.out_channels) continue;
+            uint32_t raw[2 * kM];
+#pragma unroll
+            for (int half = 0; half < 2 * kM; ++half) {
+                const bf16* from = first + (n * 8 + half * p.width * p.out_channels);
+                raw[half] = is_inside(at, half) ? global_load(reinterpret_cast<const uint32_t*>(from)) : 0;
+            }
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {  // one channel at a time: registers are scarce
+                const NormSide side = mine.of_lane(p.norm, at.lane % 4 + fold_lane<4, 4>(n * 2 + i));
+#pragma unroll
+                for (int half = 0; half < 2 * kM; ++half) {  // outside, dy is 0, and with it g
+                    float x[2], g[2];
+                    unpack_bf16(raw[half], x[0], x[1]);
+                    unpack_bf16(plane[half][n], g[0], g[1]);
+                    side.gate(p.norm, g[i], x[i]);
+                    sum_g[n * 2 + i] += g[i];
+                    sum_gx[n * 2 + i] = fmaf(g[i], x[i], sum_gx[n * 2 + i]);
+                }
+            }
+        }
+        const float g = fold<4>(sum_g), gx = fold<4>(sum_gx);
+        part += at.lane < 16 ? g : gx;
+    }
+
+    // Of the warp's 16, the channel whose part this lane has: folded pairs of neighbours from two groups of 8.
+    __device__ __forceinline__ int lane_channel() const {
+        const int i = folded<4, 4>();
+        return i / 2 * 8 + (lane_id() & 3) * 2 + i % 2;
+    }
+
+    __device__ __forceinline__ void finish_part(float sum) const {
+        EXTERN_SHARED(memory);
+        const Spot here = spot();
+        const int channel = here.first_channel + lane_channel();
+        float2 part = make_float2(sum, __shfl_down_sync(kFullMask, sum, 16));
+        if (kMirror && channel < p.out_channels) {
+            part.y *= norm_rstd(p.norm, static_cast<size_t>(item / p.depth) * p.out_channels, channel);
+        }
+        const int columns = static_cast<int>(gridDim.x * gridDim.y);
+        const int column = static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x);
+        const long long at = static_cast<long long>(blockIdx.z) / p.column_tiles * columns + column;
+        __syncthreads();  // all warps are done with the operands
+        put_part<kThreads / kWarp, kWN, 16, !kMirror>(p.norm, memory, part, static_cast<float>(count(here) * (z1 - z0)),
+                                                      lane_id() < 16, lane_channel(), at, here.first_channel / kN * kN, p.out_channels);
     }
 };

@@ -2,8 +2,10 @@
 //
 //   y = act((x - mean) rstd gamma + beta + residual), statistics of each instance and channel over its voxels
 //
-// Grid: norm.cuh. Traffic, in passes over the tensor: reads x twice, the residual once, writes y once.
-// Source: Ulyanov et al. 2016, arXiv 1607.08022; merging of moments: Chan, Golub, LeVeque 1979.
+// Grid: norm.cuh. Traffic, in passes over the tensor: reads x twice, the residual once, writes y once. Where the
+// convolution that made x left the moments of its blocks (conv3d_epilogue.cuh), x is read once.
+// Source: Ulyanov et al. 2016, arXiv 1607.08022.
+#include "moments.cuh"
 #include "norm.cuh"
 
 constexpr int kRun = 8;  // voxels summed relative to one estimate of the mean
@@ -12,7 +14,16 @@ constexpr float kEps = 1e-5f;
 struct NormStatsParams {
     const bf16* x;
     float* partial;  // [instances, slices, channels, 2]: mean, sum of squared deviations
+    float* counts;   // [instances, slices]: voxels
     NormShape shape;
+};
+
+struct NormFinishParams {
+    const float* partial;  // [instances, parts, channels, 2], of parts of any size
+    const float* counts;   // [instances, parts]
+    float* stats;          // [instances, channels, 2]: mean, rstd
+    long long voxels;      // of an instance
+    int parts, channels;
 };
 
 struct NormApplyParams {
@@ -20,32 +31,11 @@ struct NormApplyParams {
     const bf16* residual;  // may be null
     const float* gamma;
     const float* beta;
-    const float* partial;
     bf16* y;
-    float* stats;  // [instances, channels, 2]: mean, rstd
+    float* stats;  // [instances, channels, 2]: mean, rstd; norm_small_bf16 writes them
     NormShape shape;
     float slope;  // of the activation, 1: none
     int reserved;
-};
-
-// Moments of kW channels: mean, sum of squared deviations, and how many values.
-template <int kW> using Moments = float[2 * kW + 1];
-
-// Chan, Golub, LeVeque: moments of the union of two sets.
-struct Merge {
-    template <int kN> __device__ __forceinline__ void operator()(float (&a)[kN], const float (&b)[kN]) const {
-        constexpr int kW = kN / 2;
-        const float total = a[2 * kW] + b[2 * kW];
-        const float share = total > 0.0f ? b[2 * kW] / total : 0.0f;
-        const float weight = a[2 * kW] * share;
-#pragma unroll
-        for (int i = 0; i < kW; ++i) {
-            const float d = b[i] - a[i];
-            a[i] = fmaf(d, share, a[i]);
-            a[kW + i] += fmaf(d * d, weight, b[kW + i]);
-        }
-        a[2 * kW] = total;
-    }
 };
 
 // Moments of this thread's voxels. Sums of a run are taken relative to the mean of all runs before it (the first: its
@@ -92,48 +82,21 @@ __device__ __forceinline__ void slice_moments(const bf16* x, const NormShape& s,
     }
 }
 
-// From the moments of a whole instance, in row 0: its statistics, and the coefficients of y = (x - mean) scale + shift.
-template <int kW>
-__device__ __forceinline__ void finish_statistics(const NormApplyParams& p, const Moments<kW>& m, int channel,
-                                                  int local, int n, float* coefficients) {
-    const NormShape& s = p.shape;
-#pragma unroll
-    for (int i = 0; i < kW; ++i) {
-        const float variance = fmaxf(m[kW + i] / static_cast<float>(s.voxels), 0.0f);
-        const float rstd = 1.0f / sqrtf(variance + kEps);
-        // Parameters one by one: they lie anywhere in their packed block.
-        coefficients[kMean * kTileChannels + local + i] = m[i];
-        coefficients[kScale * kTileChannels + local + i] = rstd * global_load(p.gamma + channel + i);
-        coefficients[kShift * kTileChannels + local + i] = global_load(p.beta + channel + i);
-        if (blockIdx.x == 0) {
-            float2* out = reinterpret_cast<float2*>(p.stats) + static_cast<long long>(n) * s.channels + channel + i;
-            global_store(out, make_float2(m[i], rstd));
-        }
-    }
+__device__ __forceinline__ float2 finish(float mean, float square, long long voxels) {
+    const float variance = fmaxf(square / static_cast<float>(voxels), 0.0f);
+    return make_float2(mean, 1.0f / sqrtf(variance + kEps));
 }
 
-// The same from the partial results of all slices. Threads stand in rows of one channel each.
-__device__ __forceinline__ void combine_statistics(const NormApplyParams& p, float* scratch, float* coefficients) {
-    const NormShape& s = p.shape;
-    const int tile = s.tile * s.width, rows = kThreads / tile;
-    const int local = static_cast<int>(threadIdx.x) % tile, row = static_cast<int>(threadIdx.x) / tile;
-    const int channel = static_cast<int>(blockIdx.y) * tile + local;
-    const int n = static_cast<int>(blockIdx.z);
-    Moments<1> m = {};
-    if (channel < s.channels && row < rows) {
-        const float2* from = reinterpret_cast<const float2*>(p.partial) +
-                             static_cast<long long>(n) * s.slices * s.channels + channel;
-#pragma unroll 4
-        for (int slice = row; slice < s.slices; slice += rows) {
-            const float2 v = global_load(from + static_cast<long long>(slice) * s.channels);
-            const float count = static_cast<float>(slice_begin(s, slice + 1) - slice_begin(s, slice));
-            const Moments<1> other = {v.x, v.y, count};
-            Merge{}(m, other);
-        }
-    }
-    reduce_rows<kThreads>(m, row, rows, tile, scratch, Merge{});
-    if (row == 0 && channel < s.channels) finish_statistics<1>(p, m, channel, local, n, coefficients);
-    __syncthreads();
+// Coefficients of y = (x - mean) scale + shift. Parameters one by one: they lie anywhere in their packed block.
+__device__ __forceinline__ void put_coefficients(const NormApplyParams& p, float2 stats, int channel, int local,
+                                                 float* coefficients) {
+    coefficients[kMean * kTileChannels + local] = stats.x;
+    coefficients[kScale * kTileChannels + local] = stats.y * global_load(p.gamma + channel);
+    coefficients[kShift * kTileChannels + local] = global_load(p.beta + channel);
+}
+
+__device__ __forceinline__ float2* stats_of(const NormApplyParams& p, int n, int channel) {
+    return reinterpret_cast<float2*>(p.stats) + static_cast<long long>(n) * p.shape.channels + channel;
 }
 
 // y of this thread's voxels.
@@ -183,6 +146,11 @@ template <int kW> __device__ __forceinline__ void stats_kernel(const NormStatsPa
     float2* out = reinterpret_cast<float2*>(p.partial) + slice * s.channels + at.channel;
 #pragma unroll
     for (int i = 0; i < kW; ++i) global_store(out + i, make_float2(m[i], m[kW + i]));
+    if (at.channel == 0) {
+        const int voxels = static_cast<int>(slice_begin(s, static_cast<int>(blockIdx.x) + 1) -
+                                            slice_begin(s, static_cast<int>(blockIdx.x)));
+        global_store(p.counts + slice, static_cast<float>(voxels));
+    }
 }
 
 KERNEL(norm_stats_bf16, NormStatsParams, 512, 2) {
@@ -194,14 +162,42 @@ KERNEL(norm_stats_bf16, NormStatsParams, 512, 2) {
     }
 }
 
-KERNEL(norm_apply_bf16, NormApplyParams, 512, 2) {
+// Statistics of an instance from its parts. Threads stand in rows of kFinishChannels channels; a row takes every
+// kFinishRows-th part.
+KERNEL(norm_finish_f32, NormFinishParams, 512, 2) {
     SHARED_ARRAY(float, scratch, 3 * kThreads);
+    const int local = static_cast<int>(threadIdx.x) % kFinishChannels, row = static_cast<int>(threadIdx.x) / kFinishChannels;
+    const int channel = static_cast<int>(blockIdx.x) * kFinishChannels + local;
+    const long long n = blockIdx.y;
+    Moments<1> m = {};
+    if (channel < p.channels) {
+        const float* counts = p.counts + n * p.parts;
+        const float2* from = reinterpret_cast<const float2*>(p.partial) + n * p.parts * p.channels + channel;
+#pragma unroll 4
+        for (int part = row; part < p.parts; part += kFinishRows) {
+            const float2 v = global_load(from + static_cast<long long>(part) * p.channels);
+            const Moments<1> other = {v.x, v.y, global_load(counts + part)};
+            Merge{}(m, other);
+        }
+    }
+    reduce_rows<kThreads>(m, row, kFinishRows, kFinishChannels, scratch, Merge{});
+    if (row == 0 && channel < p.channels) {
+        global_store(reinterpret_cast<float2*>(p.stats) + n * p.channels + channel, finish(m[0], m[1], p.voxels));
+    }
+}
+
+KERNEL(norm_apply_bf16, NormApplyParams, 512, 2) {
     SHARED_ARRAY(float, coefficients, 3 * kTileChannels);
-    combine_statistics(p, scratch, coefficients);
+    const int n = static_cast<int>(blockIdx.z), tile = p.shape.tile * p.shape.width;
+    const int local = static_cast<int>(threadIdx.x), channel = static_cast<int>(blockIdx.y) * tile + local;
+    if (local < tile && channel < p.shape.channels) {
+        put_coefficients(p, global_load(stats_of(p, n, channel)), channel, local, coefficients);
+    }
+    __syncthreads();
     if (p.shape.width == 8) {
-        apply(p, Place<8>(p.shape), static_cast<int>(blockIdx.z), coefficients);
+        apply(p, Place<8>(p.shape), n, coefficients);
     } else {
-        apply(p, Place<1>(p.shape), static_cast<int>(blockIdx.z), coefficients);
+        apply(p, Place<1>(p.shape), n, coefficients);
     }
 }
 
@@ -213,7 +209,12 @@ __device__ __forceinline__ void small_kernel(const NormApplyParams& p, float* sc
     slice_moments<kW>(p.x, p.shape, at, n, m);
     reduce_rows<kThreads>(m, at.row, at.rows, p.shape.tile, scratch, Merge{});
     if (at.leads(p.shape)) {
-        finish_statistics<kW>(p, m, at.channel, at.group * kW, n, coefficients);
+#pragma unroll
+        for (int i = 0; i < kW; ++i) {
+            const float2 stats = finish(m[i], m[kW + i], p.shape.voxels);
+            put_coefficients(p, stats, at.channel + i, at.group * kW + i, coefficients);
+            global_store(stats_of(p, n, at.channel + i), stats);
+        }
     }
     __syncthreads();
     apply(p, at, n, coefficients);

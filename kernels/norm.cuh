@@ -2,14 +2,18 @@
 //
 // Grid (slices, tiles, instances): a block takes a tile of at most 64 channels of a slice of an instance's voxels. Its
 // threads stand in rows of `tile` accesses (8 channels in 128 bits, or 1), one row per voxel.
-// Two launches each way: partial results of the slices, then every block combines its instance's partial results in
-// fixed order and goes over its slice. Small instances: one launch, a block does all slices. docs/kernels/norm.md.
+// Three launches each way: partial results of the slices, or of the blocks of a convolution beside them; a few blocks
+// that combine those of an instance in fixed order (norm_finish_f32, norm_grad_finish_f32: grid by channels); then every
+// block goes over its slice. Small instances: one launch, a block does all slices. docs/kernels/norm.md.
 #pragma once
 
 #include "vec.cuh"
 
 constexpr int kThreads = 512;
 constexpr int kTileChannels = 64;
+// Of the kernels that combine parts: few channels to a block, 32 bytes of each part, so that many blocks and rows share
+// the parts.
+constexpr int kFinishChannels = 4, kFinishRows = kThreads / kFinishChannels;
 
 struct NormShape {
     long long voxels;  // of an instance
@@ -22,7 +26,6 @@ struct NormShape {
 // Per-channel numbers of a block's tile in shared memory: kWhich times kTileChannels floats. Forward uses the first
 // three; backward sums with kMean, kScale, kShift and applies with all.
 enum Coefficient { kMean, kScale, kShift, kOffset, kTilt, kCoefficients };
-
 
 // First voxel of a slice.
 __device__ __forceinline__ long long slice_begin(const NormShape& s, int slice) {

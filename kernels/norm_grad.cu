@@ -4,8 +4,9 @@
 //   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) rstd
 //
 // Grid: norm.cuh. Traffic, in passes over the tensor: reads x and dy twice, writes dx once. With residual and activation
-// the first half reads y, too, and leaves dres = g, which the second half reads in the place of dy and y. Without
-// residual the side of the activation follows from x.
+// the first half reads y, too, and leaves dres = g, which the second half reads in the place of dy. Without residual the
+// side of the activation follows from x. Where the convolution that made dy left the sums of its blocks, and g in the
+// place of dy (conv3d_epilogue.cuh), only the second half runs: reads x and dy once, writes dx once.
 #include "norm.cuh"
 
 struct NormGradParams {
@@ -16,29 +17,35 @@ struct NormGradParams {
     const float* beta;  // the sign follows from x; null, like y: no activation
     const float* stats;
     float* partial;  // [instances, slices, channels, 2]: sum g, sum g xhat
-    bf16* dx;        // these four may be null
+    float* sums;     // [instances, channels, 2]: the same of all parts
+    bf16* dx;        // these four may be null; the first half writes dres only where it is given dres
     bf16* dres;
-    float* dgamma;
+    float* dgamma;  // these two by norm_grad_small_bf16
     float* dbeta;
     NormShape shape;
     int instances;
     float slope;
     int add_dx, add_dres, add_dgamma, add_dbeta;
-    int early_dres;  // the first half writes dres, the second reads it
-    int reserved;
+};
+
+struct NormGradFinishParams {
+    const float* partial;  // [instances, parts, channels, 2]
+    float* sums;           // [instances, channels, 2]
+    float* dgamma;         // these two may be null
+    float* dbeta;
+    int instances, parts, channels, add_dgamma, add_dbeta, reserved;
 };
 
 // x, dy and, if the sign is to come from there, y of the next kUnroll voxels of a thread; zeros where `left` ends before.
 template <int kW, int kUnroll> struct Sources {
     Raw<kW> x[kUnroll], dy[kUnroll], y[kUnroll];
 
-    __device__ __forceinline__ Sources(const NormGradParams& p, const bf16* dy_from, const bf16* y_from,
-                                       long long offset, long long step, int left) {
+    __device__ __forceinline__ Sources(const NormGradParams& p, long long offset, long long step, int left) {
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             x[u] = u < left ? load_raw<kW>(p.x + offset + u * step) : Raw<kW>{};
-            dy[u] = u < left ? load_raw<kW>(dy_from + offset + u * step) : Raw<kW>{};
-            y[u] = u < left && y_from != nullptr ? load_raw<kW>(y_from + offset + u * step) : Raw<kW>{};
+            dy[u] = u < left ? load_raw<kW>(p.dy + offset + u * step) : Raw<kW>{};
+            y[u] = u < left && p.y != nullptr ? load_raw<kW>(p.y + offset + u * step) : Raw<kW>{};
         }
     }
 };
@@ -77,9 +84,9 @@ __device__ __forceinline__ void load_coefficients(const NormGradParams& p, int n
     coefficients[kTilt * kTileChannels + local] = stats.y;  // rstd, until the sums are known
 }
 
-// sum g and sum g xhat over this thread's voxels.
+// sum g and sum g xhat over this thread's voxels; `early`: dres = g, too.
 template <int kW>
-__device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<kW>& at, int n,
+__device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<kW>& at, int n, bool early,
                                            const float* coefficients, float (&sums)[2 * kW]) {
     constexpr int kUnroll = 2;
     if (at.count == 0) return;
@@ -91,7 +98,7 @@ __device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<
     long long place = at.offset(p.shape, n);
 #pragma unroll 1
     for (int v = 0; v < at.count; v += kUnroll, place += kUnroll * at.step) {
-        const Sources<kW, kUnroll> from(p, p.dy, p.y, place, at.step, at.count - v);
+        const Sources<kW, kUnroll> from(p, place, at.step, at.count - v);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             float g[kW], xc[kW];
@@ -102,7 +109,7 @@ __device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<
                 sums[i] += g[i];
                 sums[kW + i] = fmaf(g[i], xc[i], sums[kW + i]);
             }
-            if (p.early_dres != 0 && v + u < at.count) store(p.dres + place + u * at.step, g);
+            if (early && v + u < at.count) store(p.dres + place + u * at.step, g);
         }
     }
     coefficient(coefficients, kTilt, at, rstd);
@@ -119,31 +126,9 @@ __device__ __forceinline__ void finish_sums(const NormShape& s, float sum_g, flo
     coefficients[kTilt * kTileChannels + local] = scale * rstd * sum_gx * share;
 }
 
-// The same from the partial results of all slices. Threads stand in rows of one channel each.
-__device__ __forceinline__ void combine_sums(const NormGradParams& p, float* scratch, float* coefficients) {
-    const NormShape& s = p.shape;
-    const int tile = s.tile * s.width, rows = kThreads / tile;
-    const int local = static_cast<int>(threadIdx.x) % tile, row = static_cast<int>(threadIdx.x) / tile;
-    const int channel = static_cast<int>(blockIdx.y) * tile + local;
-    float sums[2] = {};
-    if (channel < s.channels && row < rows) {
-        const float2* from = reinterpret_cast<const float2*>(p.partial) +
-                             static_cast<long long>(blockIdx.z) * s.slices * s.channels + channel;
-#pragma unroll 4
-        for (int slice = row; slice < s.slices; slice += rows) {
-            const float2 v = global_load(from + static_cast<long long>(slice) * s.channels);
-            sums[0] += v.x;
-            sums[1] += v.y;
-        }
-    }
-    reduce_rows<kThreads>(sums, row, rows, tile, scratch, Add{});
-    if (row == 0 && channel < s.channels) finish_sums(s, sums[0], sums[1], local, coefficients);
-    __syncthreads();
-}
-
 // dx and dres of this thread's voxels.
 template <int kW>
-__device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Place<kW>& at, int n, bool early,
+__device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Place<kW>& at, int n,
                                                const float* coefficients) {
     constexpr int kUnroll = 2;
     if (at.count == 0) return;
@@ -155,12 +140,11 @@ __device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Pl
         coefficient(coefficients, kOffset, at, offset);
         coefficient(coefficients, kTilt, at, tilt);
     }
-    const bf16* y_from = early ? nullptr : p.y;
-    const Side<kW> side = {y_from != nullptr, p.beta != nullptr, p.slope};
+    const Side<kW> side = {p.y != nullptr, p.beta != nullptr, p.slope};
     long long place = at.offset(p.shape, n);
 #pragma unroll 1
     for (int v = 0; v < at.count; v += kUnroll, place += kUnroll * at.step) {
-        const Sources<kW, kUnroll> from(p, early ? p.dres : p.dy, y_from, place, at.step, at.count - v);
+        const Sources<kW, kUnroll> from(p, place, at.step, at.count - v);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             if (v + u >= at.count) break;
@@ -170,33 +154,16 @@ __device__ __forceinline__ void apply_gradient(const NormGradParams& p, const Pl
 #pragma unroll
             for (int i = 0; i < kW; ++i) xc[i] = scale[i] * g[i] - offset[i] - xc[i] * tilt[i];
             if (p.dx != nullptr) put(p.dx + to, xc, p.add_dx != 0);
-            if (p.dres != nullptr && !early) put(p.dres + to, g, p.add_dres != 0);
+            if (p.dres != nullptr) put(p.dres + to, g, p.add_dres != 0);
         }
     }
 }
 
-__device__ __forceinline__ void put_parameters(const NormGradParams& p, int channel, float sum_g, float sum_gx) {
+template <class Params>
+__device__ __forceinline__ void put_parameters(const Params& p, int channel, float sum_g, float sum_gx) {
     float beta[1] = {sum_g}, gamma[1] = {sum_gx};
     if (p.dbeta != nullptr) put(p.dbeta + channel, beta, p.add_dbeta != 0);
     if (p.dgamma != nullptr) put(p.dgamma + channel, gamma, p.add_dgamma != 0);
-}
-
-// dgamma and dbeta of the channels that this block is due: the sums of all slices of all instances, in order.
-__device__ __forceinline__ void parameter_gradients(const NormGradParams& p) {
-    const NormShape& s = p.shape;
-    const int blocks = static_cast<int>(gridDim.x * gridDim.y * gridDim.z);
-    const int block = static_cast<int>((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
-    const long long count = static_cast<long long>(p.instances) * s.slices;
-    for (int channel = block; channel < s.channels; channel += blocks) {
-        float sums[2] = {};
-        for (long long i = threadIdx.x; i < count; i += kThreads) {
-            const float2 v = global_load(reinterpret_cast<const float2*>(p.partial) + i * s.channels + channel);
-            sums[0] += v.x;
-            sums[1] += v.y;
-        }
-        block_sum<kThreads, 2>(sums);
-        if (threadIdx.x == 0) put_parameters(p, channel, sums[0], sums[1]);
-    }
 }
 
 template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGradParams& p, float* scratch, float* coefficients) {
@@ -206,7 +173,7 @@ template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGr
     float sums[2 * kW] = {};
     load_coefficients(p, n, coefficients);
     __syncthreads();
-    slice_sums<kW>(p, at, n, coefficients, sums);
+    slice_sums<kW>(p, at, n, p.dres != nullptr, coefficients, sums);
     reduce_rows<kThreads>(sums, at.row, at.rows, s.tile, scratch, Add{});
     if (!at.leads(s)) return;
     const long long slice = static_cast<long long>(blockIdx.z) * s.slices + blockIdx.x;
@@ -225,21 +192,57 @@ KERNEL(norm_grad_stats_bf16, NormGradParams, 512, 1) {
     }
 }
 
-KERNEL(norm_grad_apply_bf16, NormGradParams, 512, 1) {
-    SHARED_ARRAY(float, scratch, 2 * kThreads);
-    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
-    if (p.dx != nullptr || (p.dres != nullptr && p.early_dres == 0)) {
-        const int n = static_cast<int>(blockIdx.z);
-        load_coefficients(p, n, coefficients);
-        __syncthreads();
-        if (p.dx != nullptr) combine_sums(p, scratch, coefficients);
-        if (p.shape.width == 8) {
-            apply_gradient(p, Place<8>(p.shape), n, p.early_dres != 0, coefficients);
-        } else {
-            apply_gradient(p, Place<1>(p.shape), n, p.early_dres != 0, coefficients);
+// Sums of the instances from their parts, kAtOnce instances at a time, and dgamma and dbeta, from all of them in order.
+KERNEL(norm_grad_finish_f32, NormGradFinishParams, 512, 2) {
+    constexpr int kAtOnce = 4;
+    SHARED_ARRAY(float, scratch, 2 * kAtOnce * kThreads);
+    const int local = static_cast<int>(threadIdx.x) % kFinishChannels, row = static_cast<int>(threadIdx.x) / kFinishChannels;
+    const int channel = static_cast<int>(blockIdx.x) * kFinishChannels + local;
+    const float2* from = reinterpret_cast<const float2*>(p.partial) + channel;
+    float gamma = 0.0f, beta = 0.0f;
+    for (long long first = 0; first < p.instances; first += kAtOnce) {
+        float sums[2 * kAtOnce] = {};
+#pragma unroll 4
+        for (int part = row; part < p.parts && channel < p.channels; part += kFinishRows) {
+#pragma unroll
+            for (int u = 0; u < kAtOnce; ++u) {
+                if (first + u >= p.instances) continue;
+                const float2 v = global_load(from + ((first + u) * p.parts + part) * p.channels);
+                sums[2 * u] += v.x;
+                sums[2 * u + 1] += v.y;
+            }
+        }
+        reduce_rows<kThreads>(sums, row, kFinishRows, kFinishChannels, scratch, Add{});
+        if (row != 0 || channel >= p.channels) continue;
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+            if (first + u >= p.instances) continue;
+            global_store(reinterpret_cast<float2*>(p.sums) + (first + u) * p.channels + channel,
+                         make_float2(sums[2 * u], sums[2 * u + 1]));
+            beta += sums[2 * u];
+            gamma += sums[2 * u + 1];
         }
     }
-    if (p.dgamma != nullptr || p.dbeta != nullptr) parameter_gradients(p);
+    if (row == 0 && channel < p.channels) put_parameters(p, channel, beta, gamma);
+}
+
+KERNEL(norm_grad_apply_bf16, NormGradParams, 512, 1) {
+    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
+    const NormShape& s = p.shape;
+    const int n = static_cast<int>(blockIdx.z), local = static_cast<int>(threadIdx.x);
+    const int tile = s.tile * s.width, channel = static_cast<int>(blockIdx.y) * tile + local;
+    load_coefficients(p, n, coefficients);
+    if (p.dx != nullptr && local < tile && channel < s.channels) {
+        const long long at = static_cast<long long>(n) * s.channels + channel;
+        const float2 sums = global_load(reinterpret_cast<const float2*>(p.sums) + at);
+        finish_sums(s, sums.x, sums.y, local, coefficients);
+    }
+    __syncthreads();
+    if (s.width == 8) {
+        apply_gradient(p, Place<8>(s), n, coefficients);
+    } else {
+        apply_gradient(p, Place<1>(s), n, coefficients);
+    }
 }
 
 // All of backward for a tile of channels of every instance, one after the other.
@@ -251,7 +254,7 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
         float sums[2 * kW] = {};
         load_coefficients(p, n, coefficients);
         __syncthreads();
-        slice_sums<kW>(p, at, n, coefficients, sums);
+        slice_sums<kW>(p, at, n, false, coefficients, sums);
         reduce_rows<kThreads>(sums, at.row, at.rows, p.shape.tile, scratch, Add{});
         // rstd was read from where the sums now go: the barriers of reduce_rows (at least 8 rows) lie between.
         if (at.leads(p.shape)) {
@@ -263,7 +266,7 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
             }
         }
         __syncthreads();
-        if (p.dx != nullptr || p.dres != nullptr) apply_gradient(p, at, n, false, coefficients);
+        if (p.dx != nullptr || p.dres != nullptr) apply_gradient(p, at, n, coefficients);
         __syncthreads();  // before the next instance's coefficients
     }
     if (!at.leads(p.shape)) return;

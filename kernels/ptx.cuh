@@ -26,6 +26,27 @@ __device__ __forceinline__ uint32_t smem_u32(const void* p) {
 #endif
 }
 
+// threadIdx.x and blockIdx.z, read anew: what follows from them is computed where it is needed, and takes no register before.
+__device__ __forceinline__ int thread_anew() {
+#if defined(PTX_DEVICE)
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+#else
+    return static_cast<int>(threadIdx.x);
+#endif
+}
+
+__device__ __forceinline__ int block_z_anew() {
+#if defined(PTX_DEVICE)
+    int block;
+    asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(block));
+    return block;
+#else
+    return static_cast<int>(blockIdx.z);
+#endif
+}
+
 // Copies 16 bytes from global to shared memory without registers; writes zeros if !valid. `global` is not read
 // then, but must still be a valid, 16-byte aligned address.
 __device__ __forceinline__ void cp_async16(uint32_t smem, const void* global, bool valid) {

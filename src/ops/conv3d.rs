@@ -3,11 +3,13 @@
 pub(in crate::ops) mod cuda;
 pub(in crate::ops) mod filter;
 mod gelu;
+pub(in crate::ops) mod joint;
 pub(in crate::ops) mod params;
 pub(in crate::ops) mod table;
 
 use self::cuda::{Beyond, Operands, Product};
 use self::filter::FilterOperands;
+use self::joint::NormPart;
 use super::{
     CpuRule, CudaIo, CudaRule, Joint, OpRule, Pair, Pass, Saved, activation, arity, refuse,
 };
@@ -150,7 +152,7 @@ impl CudaRule for Conv3d {
     }
 
     fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
-        gelu::joins(self, pair)
+        joint::joins(self, pair).or_else(|| gelu::joins(self, pair))
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -162,7 +164,8 @@ impl CudaRule for Conv3d {
             add: false,
             work: io.workspace(),
         };
-        let beyond = Beyond { gelu: gelu::output(io), ..Beyond::default() };
+        let norm = NormPart::of(io, self, Pass::Forward);
+        let beyond = Beyond { gelu: gelu::output(io), norm, ..Beyond::default() };
         cuda::run_beyond(queue, &self.bound(io.shapes), Product::Fprop, &operands, &beyond)
     }
 
@@ -177,7 +180,9 @@ impl CudaRule for Conv3d {
                 add,
                 work,
             };
-            cuda::run(queue, &g, Product::Dgrad, &operands)?;
+            let norm = NormPart::of(io, self, Pass::Backward);
+            let beyond = Beyond { norm, ..Beyond::default() };
+            cuda::run_beyond(queue, &g, Product::Dgrad, &operands, &beyond)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             filter::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;

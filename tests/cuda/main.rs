@@ -23,6 +23,8 @@ mod joined;
 #[cfg(test)]
 mod joined_decoder;
 #[cfg(test)]
+mod joined_norm;
+#[cfg(test)]
 mod pool;
 #[cfg(test)]
 mod steps;

@@ -3,6 +3,7 @@
 //!
 //! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the table.
 
+use super::joint::NormPart;
 use super::params::{GatherParams, HaloParams, StemParams, SumRowsParams, WalkParams, int, ints};
 use super::table::{GATHER, HALO, STEM, SUM_ROWS, Tile, WALK};
 use crate::backend::cpu::conv::ConvGeometry;
@@ -13,6 +14,9 @@ use crate::error::Result;
 /// Blocks a launch should have where its work can be cut at will: about the multiprocessors of a large card. A constant,
 /// because results must not depend on the card.
 pub(super) const TARGET_BLOCKS: usize = 128;
+
+/// Voxels of a block of the kernel for one input channel.
+const STEM_BOX: [usize; 3] = [16, 8, 8];
 
 /// Forward or input gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +42,8 @@ pub(in crate::ops) struct Operands {
     pub(in crate::ops) work: DevPtr,
 }
 
-/// What a product may have beyond its operands, by the gather kernels only.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+/// What a product may have beyond its operands; strides and a GELU by the gather kernels only.
+#[derive(Clone, Copy)]
 pub(in crate::ops) struct Beyond {
     /// Channels from one voxel of the input to the next, of which the first are read; none: those.
     pub(in crate::ops) input_stride: Option<usize>,
@@ -47,6 +51,21 @@ pub(in crate::ops) struct Beyond {
     pub(in crate::ops) output_stride: Option<usize>,
     /// Where the GELU of the output goes, too, or none; for the forward pass.
     pub(in crate::ops) gelu: DevPtr,
+    /// Part of the work of a norm.
+    pub(in crate::ops) norm: NormPart,
+}
+
+impl Default for Beyond {
+    fn default() -> Beyond {
+        Beyond { input_stride: None, output_stride: None, gelu: DevPtr::NULL, norm: NormPart::NONE }
+    }
+}
+
+impl Beyond {
+    /// Whether every kernel can do it.
+    fn is_plain(&self) -> bool {
+        self.input_stride.is_none() && self.output_stride.is_none() && self.gelu.is_null()
+    }
 }
 
 /// Which kernel, by its place in the tables above, and how its work is cut.
@@ -170,6 +189,29 @@ pub(in crate::ops) fn is_gathered(g: &ConvGeometry, product: Product) -> bool {
     matches!(choose(g, product), Choice::Gather(..))
 }
 
+/// Parts of a batch item of which the kernel can leave partial results for a norm, one for each of its blocks along the voxels;
+/// none if it cannot.
+pub(super) fn parts(g: &ConvGeometry, product: Product) -> Option<usize> {
+    let (_, _, out, classes) = roles(g, product);
+    match choose(g, product) {
+        Choice::Stem => Some(tiles(out, STEM_BOX)),
+        Choice::Walk([wide_sum, wide_made], planes) => {
+            let [_, y, x] = WALK[product as usize][wide_sum][wide_made].voxels;
+            Some(tiles(out, [planes, y, x]))
+        }
+        Choice::Halo(kind) => Some(tiles(out, HALO[product as usize][kind].voxels)),
+        Choice::Gather(kind, 1) if kind < 2 => {
+            Some(classes * item_tiles(g, product, &GATHER[product as usize][kind]))
+        }
+        Choice::Gather(..) => None,
+    }
+}
+
+/// Tiles of rows that cover a class of one batch item.
+fn item_tiles(g: &ConvGeometry, product: Product, tile: &Tile) -> usize {
+    (rows(g, product) / g.batch).div_ceil(tile.voxels[2])
+}
+
 /// Queues the forward pass or the input gradient.
 pub(in crate::ops) fn run(
     queue: &Queue,
@@ -183,7 +225,7 @@ pub(in crate::ops) fn run(
 /// The same and what `beyond` says.
 ///
 /// # Panics
-/// If that is something, but no gather kernel runs the product.
+/// If that is a stride or a GELU, but no gather kernel runs the product; or a norm, and the kernel has no [`parts`].
 pub(in crate::ops) fn run_beyond(
     queue: &Queue,
     g: &ConvGeometry,
@@ -192,14 +234,15 @@ pub(in crate::ops) fn run_beyond(
     beyond: &Beyond,
 ) -> Result<()> {
     let (sum, made, out, _) = roles(g, product);
-    let possible = *beyond == Beyond::default() || is_gathered(g, product);
-    assert!(possible, "only the gather kernels do more than their product");
+    let possible = beyond.is_plain() || is_gathered(g, product);
+    assert!(possible, "only the gather kernels do more than their product and a norm's part");
+    let work = (o, beyond.norm);
     match choose(g, product) {
-        Choice::Stem => stem(queue, g, o),
+        Choice::Stem => stem(queue, g, work),
         Choice::Walk([wide_sum, wide_made], planes) => {
-            walk(queue, g, &WALK[product as usize][wide_sum][wide_made], (out, made), planes, o)
+            walk(queue, g, &WALK[product as usize][wide_sum][wide_made], (out, made), planes, work)
         }
-        Choice::Halo(kind) => halo(queue, g, &HALO[product as usize][kind], (out, sum, made), o),
+        Choice::Halo(kind) => halo(queue, g, &HALO[product as usize][kind], (out, sum, made), work),
         Choice::Gather(kind, splits) => gathered(queue, g, product, (o, beyond), (kind, splits)),
     }
 }
@@ -210,7 +253,7 @@ fn walk(
     tile: &'static Tile,
     (out, made): ([usize; 3], usize),
     planes: usize,
-    o: &Operands,
+    (o, norm): (&Operands, NormPart),
 ) -> Result<()> {
     let (segments, columns) = (out[0].div_ceil(planes), made.div_ceil(tile.channels));
     let params = WalkParams {
@@ -224,6 +267,7 @@ fn walk(
         segments: int(segments),
         column_tiles: int(columns),
         add: o.add.into(),
+        norm,
     };
     let grid = [
         blocks(out[2], tile.voxels[2]),
@@ -238,7 +282,7 @@ fn halo(
     g: &ConvGeometry,
     tile: &'static Tile,
     (out, sum, made): ([usize; 3], usize, usize),
-    o: &Operands,
+    (o, norm): (&Operands, NormPart),
 ) -> Result<()> {
     let params = HaloParams {
         x: o.input,
@@ -251,6 +295,7 @@ fn halo(
         tiles_y: int(out[1].div_ceil(tile.voxels[1])),
         tiles_x: int(out[2].div_ceil(tile.voxels[2])),
         add: o.add.into(),
+        norm,
     };
     let grid =
         [blocks(tiles(out, tile.voxels), 1), blocks(made, tile.channels), blocks(g.batch, 1)];
@@ -289,12 +334,16 @@ fn gathered(
         splits: int(splits),
         add: o.add.into(),
         unused: 0,
+        norm: beyond.norm,
     };
-    let grid = [
-        blocks(rows(g, product), tile.voxels[2]),
-        blocks(made, tile.channels),
-        blocks(classes * splits, 1),
-    ];
+    let has_norm = beyond.norm.is_some();
+    assert!(!(split && has_norm), "only whole sums have moments");
+    let row_tiles = if has_norm {
+        g.batch * item_tiles(g, product, tile)
+    } else {
+        rows(g, product).div_ceil(tile.voxels[2])
+    };
+    let grid = [blocks(row_tiles, 1), blocks(made, tile.channels), blocks(classes * splits, 1)];
     queue.launch(&tile.kernel, grid, &params)?;
     if !split {
         return Ok(());
@@ -316,7 +365,7 @@ fn gathered(
     queue.launch(&SUM_ROWS, [blocks(len, 256), 1, 1], &params)
 }
 
-fn stem(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
+fn stem(queue: &Queue, g: &ConvGeometry, (o, norm): (&Operands, NormPart)) -> Result<()> {
     assert!(!o.add, "an output has one writer");
     let params = StemParams {
         x: o.input,
@@ -327,8 +376,9 @@ fn stem(queue: &Queue, g: &ConvGeometry, o: &Operands) -> Result<()> {
         extent: ints(g.input),
         out_channels: int(g.out_channels),
         unused: 0,
+        norm,
     };
-    let boxes = g.batch * tiles(g.input, [16, 8, 8]);
+    let boxes = g.batch * tiles(g.input, STEM_BOX);
     queue.launch(&STEM, [blocks(boxes, 1), blocks(g.out_channels, 32), 1], &params)
 }
 

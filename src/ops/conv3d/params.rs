@@ -2,6 +2,7 @@
 
 use bytemuck::NoUninit;
 
+use super::joint::NormPart;
 use crate::driver::DevPtr;
 
 /// A size as the kernels take it.
@@ -34,6 +35,7 @@ pub(super) struct HaloParams {
     pub(super) tiles_y: i32,
     pub(super) tiles_x: i32,
     pub(super) add: i32,
+    pub(super) norm: NormPart,
 }
 
 /// `Conv3dWalkParams`.
@@ -50,6 +52,7 @@ pub(super) struct WalkParams {
     pub(super) segments: i32,
     pub(super) column_tiles: i32,
     pub(super) add: i32,
+    pub(super) norm: NormPart,
 }
 
 /// `Conv3dHaloWgradParams`.
@@ -91,6 +94,7 @@ pub(super) struct GatherParams {
     pub(super) splits: i32,
     pub(super) add: i32,
     pub(super) unused: i32,
+    pub(super) norm: NormPart,
 }
 
 /// `Conv3dGatherWgradParams`.
@@ -124,6 +128,7 @@ pub(super) struct StemParams {
     pub(super) extent: [i32; 3],
     pub(super) out_channels: i32,
     pub(super) unused: i32,
+    pub(super) norm: NormPart,
 }
 
 /// `Conv3dStemWgradParams`.

@@ -1,0 +1,134 @@
+//! What a convolution does for the instance norm beside it: forward the partial statistics of its output, in the input gradient
+//! the partial sums of the norm whose output had that gradient. kernels/conv3d_epilogue.cuh, docs/kernels/norm.md.
+
+use bytemuck::NoUninit;
+
+use super::cuda::{self, Product};
+use crate::backend::cuda::DevSpan;
+use crate::driver::DevPtr;
+use crate::ops::norm::cuda::{Parts, is_small};
+use crate::ops::{Conv3d, CudaIo, Joined, Joint, Op, Pair, Pass};
+use crate::shape::Shape;
+
+/// `Conv3dNorm`: where a kernel leaves partial results of a norm, and what it reads for them.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+pub(in crate::ops) struct NormPart {
+    partial: DevPtr,
+    counts: DevPtr,
+    x: DevPtr,
+    y: DevPtr,
+    stats: DevPtr,
+    gamma: DevPtr,
+    beta: DevPtr,
+    g: DevPtr,
+    slope: f32,
+    unused: i32,
+}
+
+impl NormPart {
+    /// Of a call that does nothing for a norm.
+    pub(in crate::ops) const NONE: NormPart = NormPart {
+        partial: DevPtr::NULL,
+        counts: DevPtr::NULL,
+        x: DevPtr::NULL,
+        y: DevPtr::NULL,
+        stats: DevPtr::NULL,
+        gamma: DevPtr::NULL,
+        beta: DevPtr::NULL,
+        g: DevPtr::NULL,
+        slope: 1.0,
+        unused: 0,
+    };
+
+    /// Of the call `io`, a pass of a convolution.
+    pub(super) fn of(io: &CudaIo<'_>, op: &Conv3d, pass: Pass) -> NormPart {
+        let Some(norm) = io.next else { return NormPart::NONE };
+        let Op::InstanceNorm(rule) = norm.op else { return NormPart::NONE };
+        let Some(parts) = parts_at(op, io.shapes, pass, norm.handed) else {
+            return NormPart::NONE;
+        };
+        let Parts { partial, counts, .. } = parts;
+        if pass == Pass::Forward {
+            return NormPart { partial, counts, ..NormPart::NONE };
+        }
+        let from = rule.sources(norm.reads);
+        let g = if rule.is_gated() { gradient_place(norm.writes, from.dy) } else { DevPtr::NULL };
+        NormPart {
+            partial,
+            counts: DevPtr::NULL,
+            x: from.x,
+            y: from.y,
+            stats: from.stats,
+            gamma: from.gamma,
+            beta: from.beta,
+            g,
+            slope: from.slope,
+            unused: 0,
+        }
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_some(&self) -> bool {
+        !self.partial.is_null()
+    }
+}
+
+/// Where the gradient before the activation goes, of a norm that writes `writes` and whose output's gradient lies at `dy`: to the
+/// residual's gradient if that is just this, else to the place of `dy`, which only the norm reads.
+pub(in crate::ops) fn gradient_place(writes: &[Option<(DevSpan, bool)>], dy: DevPtr) -> DevPtr {
+    match writes.get(3) {
+        Some(Some((dres, false))) => dres.ptr,
+        _ => dy,
+    }
+}
+
+/// The partial results that the pass of the convolution `conv` left for the norm after it.
+pub(in crate::ops) fn parts(conv: &Joined<'_>, pass: Pass) -> Option<Parts> {
+    let Op::Conv3d(op) = conv.op else { return None };
+    parts_at(op, conv.shapes, pass, conv.handed)
+}
+
+fn product(pass: Pass) -> Product {
+    if pass == Pass::Forward { Product::Fprop } else { Product::Dgrad }
+}
+
+/// Shape of what a pass makes.
+fn made(op: &Conv3d, shapes: &[Shape], pass: Pass) -> Shape {
+    let g = op.bound(shapes);
+    let [z, y, x] = g.output();
+    if pass == Pass::Forward { Shape::new(&[g.batch, z, y, x, g.out_channels]) } else { shapes[0] }
+}
+
+fn parts_at(op: &Conv3d, shapes: &[Shape], pass: Pass, memory: DevPtr) -> Option<Parts> {
+    let parts = cuda::parts(&op.bound(shapes), product(pass))?;
+    Some(Parts::at(memory, made(op, shapes, pass), parts))
+}
+
+/// Whether the convolution `op` does a part of the work of the norm that follows it in `pair`.
+pub(super) fn joins(op: &Conv3d, pair: &Pair<'_>) -> Option<Joint> {
+    let (conv, norm, pass) = (pair.first, pair.second, pair.first.pass);
+    let Op::InstanceNorm(rule) = norm.op else { return None };
+    let x = norm.shapes[0];
+    if norm.pass != pass || is_small(x, pass) {
+        return None;
+    }
+    let handed = Parts::len(x, cuda::parts(&op.bound(conv.shapes), product(pass))?);
+    let joint = Joint { handed, ..Joint::default() };
+    let (value, add) = (*conv.writes.first()?)?;
+    if pass == Pass::Forward {
+        return (norm.reads[0] == value).then_some(joint);
+    }
+    if norm.reads[rule.dy()] != value {
+        return None;
+    }
+    if !rule.is_gated() {
+        return Some(joint);
+    }
+    // The gradient before the activation takes the place of the output's gradient, or that of the residual's gradient. Then the
+    // output's gradient is not even written; an old one, to which this is added, is still read.
+    let shares_operands = matches!(norm.writes.get(3), Some(Some((_, false))));
+    let elided = (shares_operands && !add).then_some(value);
+    let alone = (pair.sole_reader)(value) && (pair.adjacent || !shares_operands);
+    alone.then_some(Joint { shares_operands, elided, ..joint })
+}
