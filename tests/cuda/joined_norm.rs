@@ -74,72 +74,42 @@ struct Recorded {
 impl Chain {
     /// `whole`: the output's gradient can be read in any case, which keeps it from being left out.
     fn record(&self, whole: bool) -> Recorded {
-        let mut tape = Tape::default();
-        let mut filled = Vec::new();
-        let mut add = |id: ValueId, mean: f64, deviation: f64, tape: &Tape| {
-            let numbers = normals(7, filled.len() as u32, tape.shape(id).len());
-            let values: Vec<f32> = numbers.iter().map(|v| (mean + deviation * v) as f32).collect();
-            filled.push((id, values.clone()));
-            values
-        };
-        let param = |tape: &mut Tape, name: &str, dims: &[usize]| {
-            tape.param(name, dims, Init::Constant(0.0))
-        };
-        let conv = |(taps, stride): (usize, usize), bias: bool| Conv3d {
-            stride: [stride; 3],
-            padding: [taps / 2; 3],
-            bias,
-            normed: false,
-        };
+        let mut make = Maker::default();
         let [c, k] = self.channels;
-        let filter =
-            |(taps, _): (usize, usize), from: usize, to: usize| [to, taps, taps, taps, from];
-        let size = |dims: &[usize; 5]| (dims[1..].iter().product::<usize>() as f64).sqrt().recip();
-
-        let x = param(&mut tape, "x", &self.x);
-        add(x, 0.0, 1.0, &tape);
-        let dims = filter(self.before, self.x[4], c);
-        let w = param(&mut tape, "w", &dims);
-        add(w, 0.0, size(&dims), &tape);
-        let bias = param(&mut tape, "bias", &[c]);
-        add(bias, self.offset, 0.1, &tape);
-        let z = tape.record("z", conv(self.before, true), &[x, w, bias]).unwrap();
-        let [gamma, beta] = ["gamma", "beta"].map(|name| param(&mut tape, name, &[c]));
-        let gammas = add(gamma, 1.0, 0.25, &tape);
-        add(beta, 0.0, 0.5, &tape);
+        let x = make.param("x", &self.x, 0.0, 1.0);
+        let w = make.filter(self.before, self.x[4], c);
+        let bias = make.param("bias", &[c], self.offset, 0.1);
+        let z = make.tape.record("z", conv(self.before, true), &[x, w, bias]).unwrap();
+        let gamma = make.param("gamma", &[c], 1.0, 0.25);
+        let beta = make.param("beta", &[c], 0.0, 0.5);
         let mut reads = vec![z, gamma, beta];
-        let like = tape.shape(z).dims().to_vec();
-        let fixed = self.residual == Residual::Fixed;
-        let residual = (self.residual != Residual::None)
-            .then(|| if fixed { tape.state("r", &like) } else { param(&mut tape, "r", &like) });
-        if let Some(r) = residual {
-            add(r, 0.0, 1.0, &tape);
-            reads.push(r);
-        }
+        let like = make.tape.shape(z).dims().to_vec();
+        let residual = match self.residual {
+            Residual::None => None,
+            Residual::Fixed => {
+                let r = make.tape.state("r", &like);
+                Some(make.fill(r, 0.0, 1.0))
+            }
+            _ => Some(make.param("r", &like, 0.0, 1.0)),
+        };
+        reads.extend(residual);
         let op = InstanceNorm { slope: self.slope, residual: residual.is_some() };
-        let made = tape.record_all("y", op, &reads).unwrap();
+        let made = make.tape.record_all("y", op, &reads).unwrap();
+        let (y, stats) = (made[0], made[1]);
         let mut outputs = Vec::new();
         for _ in 0..1 + usize::from(self.twice) {
-            let dims = filter(self.after, c, k);
-            let w = param(&mut tape, "w after", &dims);
-            add(w, 0.0, size(&dims), &tape);
-            outputs.push(tape.record("out", conv(self.after, false), &[made[0], w]).unwrap());
+            let w = make.filter(self.after, c, k);
+            outputs.push(make.tape.record("out", conv(self.after, false), &[y, w]).unwrap());
         }
         if self.residual == Residual::Added {
-            outputs.push(tape.record("r", LeakyRelu { slope: 0.5 }, &[residual.unwrap()]).unwrap());
+            let leaky = LeakyRelu { slope: 0.5 };
+            outputs.push(make.tape.record("r", leaky, &[residual.unwrap()]).unwrap());
         }
-        let forward = tape.records().len();
-        let mut losses = Vec::new();
-        for &out in &outputs {
-            let dims = tape.shape(out).dims().to_vec();
-            let seed = tape.input("seed", &dims);
-            add(seed, 0.1, 1.0, &tape);
-            losses.push((out, seed));
-        }
-        let (y, stats) = (made[0], made[1]);
-        let asked = [z, y, gamma, beta];
-        let grads = tape.backward(&losses, &asked);
-        let dres = residual.filter(|_| !fixed).map(|_| {
+        let forward = make.tape.records().len();
+        let grads = make.backward(&outputs, &[z, y, gamma, beta]);
+        let Maker { mut tape, filled } = make;
+        let wanted = residual.filter(|_| self.residual != Residual::Fixed);
+        let dres = wanted.map(|_| {
             let backward = tape.records().iter().rev().find(|record| record.reads.contains(&stats));
             backward.unwrap().writes[3].unwrap().0
         });
@@ -147,9 +117,50 @@ impl Chain {
         let kept = [z, y, stats, dz, dgamma, dbeta];
         let seen = (whole || !self.is_gated()).then_some(dy);
         kept.into_iter().chain(seen).chain(dres).for_each(|id| tape.keep(id));
-        let gamma = gammas;
+        let gamma = filled.iter().find(|(id, _)| *id == gamma).unwrap().1.clone();
         Recorded { tape, filled, z, y, stats, dz, dy, dres, dgamma, dbeta, gamma, forward }
     }
+}
+
+/// A tape and the numbers of its values.
+#[derive(Default)]
+struct Maker {
+    tape: Tape,
+    filled: Vec<(ValueId, Vec<f32>)>,
+}
+
+impl Maker {
+    fn fill(&mut self, id: ValueId, mean: f64, deviation: f64) -> ValueId {
+        let numbers = normals(7, self.filled.len() as u32, self.tape.shape(id).len());
+        let values = numbers.iter().map(|v| (mean + deviation * v) as f32).collect();
+        self.filled.push((id, values));
+        id
+    }
+
+    fn param(&mut self, name: &str, dims: &[usize], mean: f64, deviation: f64) -> ValueId {
+        let id = self.tape.param(name, dims, Init::Constant(0.0));
+        self.fill(id, mean, deviation)
+    }
+
+    /// Whose convolution has the deviation of its input.
+    fn filter(&mut self, (taps, _): (usize, usize), from: usize, to: usize) -> ValueId {
+        let size = ((taps.pow(3) * from) as f64).sqrt().recip();
+        self.param("w", &[to, taps, taps, taps, from], 0.0, size)
+    }
+
+    fn backward(&mut self, outputs: &[ValueId], wanted: &[ValueId]) -> Vec<Option<ValueId>> {
+        let mut losses = Vec::new();
+        for &out in outputs {
+            let dims = self.tape.shape(out).dims().to_vec();
+            let seed = self.tape.input("seed", &dims);
+            losses.push((out, self.fill(seed, 0.1, 1.0)));
+        }
+        self.tape.backward(&losses, wanted)
+    }
+}
+
+fn conv((taps, stride): (usize, usize), bias: bool) -> Conv3d {
+    Conv3d { stride: [stride; 3], padding: [taps / 2; 3], bias, normed: false }
 }
 
 impl Chain {
@@ -198,33 +209,7 @@ fn check(name: &str, chain: &Chain) {
         .run_range(0..r.forward)
         .unwrap_or_else(|e| panic!("{name}: {e}\n{}", emulator().last_report()));
     both.alone.run_range(0..r.forward).unwrap();
-    let [n, .., c] = r.tape.shape(r.z).ndhwc().unwrap();
-    let (z, y) = (read(&both.joined, r.z), read(&both.joined, r.y));
-    assert!(z == read(&both.alone, r.z), "{name}: the convolution's output");
-    let (len, voxels) = (z.len(), (z.len() / (n * c)) as f64);
-    let at = |i: usize| i / (len / n) * c + i % c;
-
-    // Statistics in f64 of what the norm reads. A merge rounds the mean once; there are planes, lanes, warps, rows of parts and
-    // their tree on the way, at most 40 of them. Of the squares and their merges, 100.
-    let means: Vec<f64> = sums(len, [n, c], |i, _| z[i]).iter().map(|s| s / voxels).collect();
-    let squares = sums(len, [n, c], |i, at| (z[i] - means[at]).powi(2));
-    let stats = read(&both.joined, r.stats);
-    let deviation = |at: usize| (squares[at] / voxels + 1e-5).sqrt();
-    let want = (0..2 * n * c).map(|i| match i % 2 {
-        0 => means[i / 2],
-        _ => deviation(i / 2).recip(),
-    });
-    near(&format!("{name}: statistics"), &stats, &want.collect::<Vec<_>>(), |i| match i % 2 {
-        0 => 40.0 * U * (means[i / 2].abs() + deviation(i / 2)),
-        _ => 100.0 * U / deviation(i / 2),
-    });
-    let scale = |i: usize| f64::from(r.gamma[i % c]).abs() / deviation(at(i));
-    let centred = |i: usize| (z[i] - means[at(i)]).abs();
-    let y_alone = read(&both.alone, r.y);
-    near(&format!("{name}: y"), &y, &y_alone, |i| {
-        let mean = 80.0 * U * (means[at(i)].abs() + deviation(at(i)));
-        2.0 * HALF * y[i].abs().max(y_alone[i].abs()) + scale(i) * (mean + 200.0 * U * centred(i))
-    });
+    forward_agrees(name, &r, &both);
 
     // Backward from the same statistics, so that no activation is on another side.
     for id in [r.stats, r.y] {
@@ -239,6 +224,76 @@ fn check(name: &str, chain: &Chain) {
     for (kernel, (old, new)) in chain.kernels.iter().zip(before.into_iter().zip(calls())) {
         assert!(kernel.is_none() || new > old, "{name}: {kernel:?} did not run");
     }
+    backward_agrees(name, chain, &r, &both);
+}
+
+/// The norm's input and the statistics of it, in f64.
+struct Input {
+    z: Vec<f64>,
+    y: Vec<f64>,
+    items: [usize; 2],
+    means: Vec<f64>,
+    deviations: Vec<f64>,
+    voxels: f64,
+}
+
+impl Input {
+    fn new(r: &Recorded, both: &Both) -> Input {
+        let [n, .., c] = r.tape.shape(r.z).ndhwc().unwrap();
+        let (z, y) = (read(&both.joined, r.z), read(&both.joined, r.y));
+        let (len, voxels) = (z.len(), (z.len() / (n * c)) as f64);
+        let means: Vec<f64> = sums(len, [n, c], |i, _| z[i]).iter().map(|s| s / voxels).collect();
+        let squares = sums(len, [n, c], |i, at| (z[i] - means[at]).powi(2));
+        let deviations = squares.iter().map(|s| (s / voxels + 1e-5).sqrt()).collect();
+        Input { z, y, items: [n, c], means, deviations, voxels }
+    }
+
+    /// Place of the statistics of an element.
+    fn at(&self, i: usize) -> usize {
+        let [n, c] = self.items;
+        i / (self.z.len() / n) * c + i % c
+    }
+
+    fn scale(&self, gamma: &[f32], i: usize) -> f64 {
+        f64::from(gamma[i % gamma.len()]).abs() / self.deviations[self.at(i)]
+    }
+
+    fn centred(&self, i: usize) -> f64 {
+        (self.z[i] - self.means[self.at(i)]).abs()
+    }
+}
+
+fn forward_agrees(name: &str, r: &Recorded, both: &Both) {
+    let input = Input::new(r, both);
+    let Input { z, y, items: [n, c], means, deviations, .. } = &input;
+    assert!(*z == read(&both.alone, r.z), "{name}: the convolution's output");
+    // A merge rounds the mean once; there are planes, lanes, warps, rows of parts and their tree on the way, at most 40 of them. Of
+    // the squares and their merges, 100.
+    let want = (0..2 * n * c).map(|i| match i % 2 {
+        0 => means[i / 2],
+        _ => deviations[i / 2].recip(),
+    });
+    let stats = read(&both.joined, r.stats);
+    near(&format!("{name}: statistics"), &stats, &want.collect::<Vec<_>>(), |i| match i % 2 {
+        0 => 40.0 * U * (means[i / 2].abs() + deviations[i / 2]),
+        _ => 100.0 * U / deviations[i / 2],
+    });
+    let y_alone = read(&both.alone, r.y);
+    near(&format!("{name}: y"), y, &y_alone, |i| {
+        let at = input.at(i);
+        let mean = 80.0 * U * (means[at].abs() + deviations[at]);
+        let terms = input.scale(&r.gamma, i) * (mean + 200.0 * U * input.centred(i));
+        2.0 * HALF * y[i].abs().max(y_alone[i].abs()) + terms
+    });
+}
+
+fn backward_agrees(name: &str, chain: &Chain, r: &Recorded, both: &Both) {
+    let input = Input::new(r, both);
+    let Input { z, y, items, means, deviations, voxels } = &input;
+    let ([n, c], len) = (*items, z.len());
+    let (at, centred) = (|i: usize| input.at(i), |i: usize| input.centred(i));
+    let scale = |i: usize| input.scale(&r.gamma, i);
+    let deviation = |at: usize| deviations[at];
     let (dy, dz) = (read(&both.alone, r.dy), read(&both.alone, r.dz));
     let gated = chain.is_gated();
     if !gated {

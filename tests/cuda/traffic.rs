@@ -150,7 +150,7 @@ fn blocks(extent: usize, channels: usize) -> (Tape, usize) {
     let mut at = tape.param("x", &dims, Init::Constant(0.5));
     let conv = Conv3d { stride: [1; 3], padding: [1; 3], bias: false, normed: true };
     let taps = [channels, 3, 3, 3, channels];
-    let mut layer = |tape: &mut Tape, x, skip: Option<_>| {
+    let layer = |tape: &mut Tape, x, skip: Option<_>| {
         let w = tape.param("w", &taps, Init::Constant(0.01));
         let z = tape.record("z", conv.clone(), &[x, w]).unwrap();
         let [gamma, beta] =
