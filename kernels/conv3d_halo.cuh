@@ -160,7 +160,9 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
         cp_async_commit();
         load_filter(f, 1, 0, 1);
         cp_async_commit();
+#pragma unroll 1
         for (int chunk = 0; chunk < chunks; ++chunk) {
+#pragma unroll 1
             for (int ty = 0; ty < 3; ++ty) {
                 const uint32_t a_row = box(chunk) + ty * (kBoxX * 32);
 #pragma unroll
@@ -200,7 +202,7 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
             store_tile_for_norm<kMirror, 4, kNF>(p.norm, acc, shared + warp * (4 * kNF * 256), shift, p.add != 0, piece, p.y,
                                                  static_cast<int>(blockIdx.z), first, p.out_channels, rows);
         if (p.norm.partial == nullptr) return;
-        const int lane = lane_id(), channel = lane % kNF * 8 + folded<kNF, 8>();
+        const int lane = thread_anew() % kWarp, channel = lane % kNF * 8 + folded<kNF, 8>();
         put_part<kWarps, kWN, kNF * 8, !kMirror>(p.norm, shared + kNormPlace, part, rows, lane < kNF * 8, channel,
                                                            static_cast<long long>(blockIdx.z) * gridDim.x + blockIdx.x,
                                                            first_channel(), p.out_channels);

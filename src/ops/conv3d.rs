@@ -166,7 +166,7 @@ impl CudaRule for Conv3d {
         };
         let norm = NormPart::of(io, self, Pass::Forward);
         let beyond = Beyond { gelu: gelu::output(io), norm, ..Beyond::default() };
-        cuda::run_beyond(queue, &self.bound(io.shapes), Product::Fprop, &operands, &beyond)
+        cuda::run(queue, &self.bound(io.shapes), Product::Fprop, &operands, &beyond)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -182,7 +182,7 @@ impl CudaRule for Conv3d {
             };
             let norm = NormPart::of(io, self, Pass::Backward);
             let beyond = Beyond { norm, ..Beyond::default() };
-            cuda::run_beyond(queue, &g, Product::Dgrad, &operands, &beyond)?;
+            cuda::run(queue, &g, Product::Dgrad, &operands, &beyond)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             filter::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;

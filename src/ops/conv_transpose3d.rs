@@ -231,7 +231,7 @@ impl CudaRule for ConvTranspose3d {
             return upsample(queue, &g, &operands, y_stride);
         }
         let beyond = Beyond { output_stride: Some(y_stride), ..Beyond::default() };
-        cuda::run_beyond(queue, &g, Product::Dgrad, &operands, &beyond)
+        cuda::run(queue, &g, Product::Dgrad, &operands, &beyond)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -250,7 +250,7 @@ impl CudaRule for ConvTranspose3d {
                 work,
             };
             let beyond = Beyond { input_stride: Some(stride), ..Beyond::default() };
-            cuda::run_beyond(queue, &g, Product::Fprop, &operands, &beyond)?;
+            cuda::run(queue, &g, Product::Fprop, &operands, &beyond)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             // The convolution's input is our output, and its output our input.

@@ -212,21 +212,11 @@ fn item_tiles(g: &ConvGeometry, product: Product, tile: &Tile) -> usize {
     (rows(g, product) / g.batch).div_ceil(tile.voxels[2])
 }
 
-/// Queues the forward pass or the input gradient.
-pub(in crate::ops) fn run(
-    queue: &Queue,
-    g: &ConvGeometry,
-    product: Product,
-    o: &Operands,
-) -> Result<()> {
-    run_beyond(queue, g, product, o, &Beyond::default())
-}
-
-/// The same and what `beyond` says.
+/// Queues the forward pass or the input gradient, and what `beyond` says.
 ///
 /// # Panics
 /// If that is a stride or a GELU, but no gather kernel runs the product; or a norm, and the kernel has no [`parts`].
-pub(in crate::ops) fn run_beyond(
+pub(in crate::ops) fn run(
     queue: &Queue,
     g: &ConvGeometry,
     product: Product,
