@@ -9,52 +9,20 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::pairs::{Joining, Needs, pairs};
-use super::plan::Units;
-use super::storage::storages;
-use super::work::Work;
-use super::{Plan, Record, Role, Tape, ValueId};
+use super::layout::{ALIGN, Call, Layout};
+use super::pairs::{Joining, pairs};
+use super::{Plan, Role, Tape, ValueId};
 use crate::backend::Span;
-use crate::backend::cuda::{DevSpan, Queue, Storage};
+use crate::backend::cuda::{Queue, Storage};
 use crate::driver::Range as ProfilerRange;
 use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned, Stream};
 use crate::error::Result;
 use crate::ops::{CudaIo, Joined, Op, Pass};
-use crate::shape::Shape;
 
-/// Every place begins at a multiple of so many bytes.
-const ALIGN: usize = 256;
 /// Steps that are launched one kernel at a time before one is captured.
 const EAGER: u64 = 2;
 /// Steps that may be under way at once: one runs while the next is prepared.
 const SLOTS: usize = 2;
-
-/// A record with its operands' places bound.
-struct Call {
-    name: String,
-    op: Op,
-    pass: Pass,
-    shapes: Vec<Shape>,
-    reads: Vec<DevSpan>,
-    writes: Vec<Option<(DevSpan, bool)>>,
-    work: Work,
-    /// The calls it is joined with as the first and as the second, and the memory between them.
-    next: Option<(usize, DevPtr)>,
-    last: Option<(usize, DevPtr)>,
-}
-
-impl Call {
-    /// What part of a step it is, for profilers.
-    fn phase(&self) -> &'static str {
-        match (self.pass, &self.op) {
-            (Pass::Backward, _) => "backward",
-            (_, Op::AdamW(_) | Op::Ema(_) | Op::GradNorm(_)) => "optimiser",
-            (_, Op::CosineLoss(_) | Op::GapAxisLoss(_) | Op::GapNormLoss(_))
-            | (_, Op::RouteLoss(_) | Op::VectorLoss(_)) => "loss",
-            _ => "forward",
-        }
-    }
-}
 
 /// Page-locked copies of inputs and results of one step under way.
 struct Slot {
@@ -62,16 +30,6 @@ struct Slot {
     results: Pinned,
     done: Event,
     busy: bool,
-}
-
-/// Where the values of a tape lie.
-struct Layout {
-    plan: Plan,
-    pairs: Vec<Joining>,
-    storages: Vec<Storage>,
-    /// Offset of the bf16 copy of each value that owns memory and has one.
-    twins: Vec<usize>,
-    len: usize,
 }
 
 /// All memory and all calls of a tape on a device.
@@ -92,69 +50,6 @@ pub struct CudaStep {
     collected: u64,
 }
 
-impl Layout {
-    fn new(tape: &Tape, pairs: Vec<Joining>) -> Layout {
-        let storages = storages(tape);
-        let element = |id: ValueId| storages[id.index()].element_len();
-        let scratch = |r: &Record| r.op.cuda().cuda_workspace(r.pass, &r.shapes);
-        let needs = Needs::of(tape, &pairs);
-        let units = Units {
-            element: &element,
-            scratch: &scratch,
-            align: ALIGN,
-            uses: &needs.uses,
-            elided: &needs.elided,
-            handed: &needs.handed,
-        };
-        let plan = Plan::with(tape, &units);
-        let mut len = plan.len;
-        let mut twins = vec![0; storages.len()];
-        for (id, value) in tape.values() {
-            if value.alias.is_none() && storages[id.index()] == Storage::Twin {
-                twins[id.index()] = len;
-                len += (2 * value.shape.len()).next_multiple_of(ALIGN);
-            }
-        }
-        Layout { plan, pairs, storages, twins, len }
-    }
-
-    /// Offset of the bf16 copy of `id`, if there is one: as far into its root's copy as `id` lies in its root.
-    fn twin(&self, tape_root: (ValueId, usize)) -> Option<usize> {
-        let (root, elements) = tape_root;
-        (self.storages[root.index()] == Storage::Twin)
-            .then(|| self.twins[root.index()] + 2 * elements)
-    }
-
-    /// All records with their places in the memory at `base`.
-    fn calls(&self, tape: &Tape, base: DevPtr) -> Vec<Call> {
-        let span = |id: ValueId| DevSpan {
-            ptr: base.offset(self.plan.span(id).offset),
-            twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
-        };
-        let mut calls: Vec<Call> = tape
-            .records()
-            .iter()
-            .map(|r| Call {
-                name: r.name.clone(),
-                op: r.op.clone(),
-                pass: r.pass,
-                shapes: r.shapes.clone(),
-                reads: r.reads.iter().map(|&id| span(id)).collect(),
-                writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
-                work: Work::new(tape, r, &self.storages),
-                next: None,
-                last: None,
-            })
-            .collect();
-        for (pair, handed) in self.pairs.iter().zip(&self.plan.handed) {
-            let handed = base.offset(handed.offset);
-            calls[pair.first].next = Some((pair.second, handed));
-            calls[pair.second].last = Some((pair.first, handed));
-        }
-        calls
-    }
-}
-
 impl CudaStep {
     /// Plans `tape`, allocates its memory on `device`, all zeros, and loads all kernels it needs.
     ///
@@ -170,6 +65,22 @@ impl CudaStep {
     /// As [`CudaStep::new`].
     pub fn unjoined(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
         CudaStep::with(tape, device, use_graph, Vec::new())
+    }
+
+    /// The same with those pairs only whose operations `joins` accepts: the first and the second. For comparison.
+    ///
+    /// # Errors
+    /// As [`CudaStep::new`].
+    pub fn joining(
+        tape: &Tape,
+        device: Device,
+        use_graph: bool,
+        joins: impl Fn(&Op, &Op) -> bool,
+    ) -> Result<CudaStep> {
+        let op = |at: usize| &tape.records()[at].op;
+        let mut pairs = pairs(tape);
+        pairs.retain(|pair| joins(op(pair.first), op(pair.second)));
+        CudaStep::with(tape, device, use_graph, pairs)
     }
 
     fn with(tape: &Tape, device: Device, use_graph: bool, pairs: Vec<Joining>) -> Result<CudaStep> {

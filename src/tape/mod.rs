@@ -9,6 +9,7 @@ mod backward;
 mod cuda_step;
 mod executor;
 mod inspect;
+mod layout;
 mod pairs;
 mod plan;
 mod step;

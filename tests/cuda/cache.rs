@@ -48,7 +48,8 @@ fn narrow_convolutions_move_their_operands_about_once() {
         println!(
             "{channels} to {channels} at 64^3: forward {fwd:.2}, input gradient {dgrad:.2}, filter gradient {wgrad:.2} of the least"
         );
-        assert!(fwd <= 1.5 && dgrad <= 1.5, "{fwd:.2}, {dgrad:.2} of the least");
-        assert!(wgrad <= 2.2, "{wgrad:.2} of the least");
+        // The filter gradient with the sums of its blocks, written and read once more.
+        let most = fwd.max(dgrad).max(wgrad);
+        assert!(most <= 1.5, "{most:.2} of the least");
     }
 }

@@ -3,7 +3,7 @@
 
 use spatialssl::driver::{Device, counts};
 use spatialssl::model::starts;
-use spatialssl::ops::{Axis, Concat, Conv3d, ConvTranspose3d, Gelu, LeakyRelu};
+use spatialssl::ops::{Axis, Concat, Conv3d, ConvTranspose3d, Gelu, LeakyRelu, Op};
 use spatialssl::tape::{CudaStep, Init, Step, Tape, ValueId};
 use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
@@ -394,12 +394,13 @@ fn a_convolution_makes_the_gelu_behind_it() {
     untrained.same_bits("untrained", 1, fractions);
 }
 
-/// Two steps of training; the bits of all that is kept, and the length of the plan.
+/// Two steps of training; the bits of all that is kept, and the length of the plan. Joined or not, but for norms: their sums then run in
+/// another order.
 fn train(options: &ProgramOptions, joined: bool) -> (Vec<u32>, usize, usize) {
     let program = Program::new(options).unwrap();
     let device = Device::open(0, false).unwrap();
-    let make = if joined { CudaStep::new } else { CudaStep::unjoined };
-    let mut step = make(&program.tape, device, false).unwrap();
+    let joins = |_: &Op, second: &Op| joined && !matches!(second, Op::InstanceNorm(_));
+    let mut step = CudaStep::joining(&program.tape, device, false, joins).unwrap();
     for (id, values) in starts(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }

@@ -1,0 +1,114 @@
+//! Where the values of a tape lie in the memory of a CUDA device, and its records with those places bound.
+
+use super::pairs::{Joining, Needs};
+use super::plan::Units;
+use super::storage::storages;
+use super::work::Work;
+use super::{Plan, Record, Tape, ValueId};
+use crate::backend::cuda::{DevSpan, Storage};
+use crate::driver::DevPtr;
+use crate::ops::{Op, Pass};
+use crate::shape::Shape;
+
+/// Every place begins at a multiple of so many bytes.
+pub(super) const ALIGN: usize = 256;
+
+/// A record with its operands' places bound.
+pub(super) struct Call {
+    pub(super) name: String,
+    pub(super) op: Op,
+    pub(super) pass: Pass,
+    pub(super) shapes: Vec<Shape>,
+    pub(super) reads: Vec<DevSpan>,
+    pub(super) writes: Vec<Option<(DevSpan, bool)>>,
+    pub(super) work: Work,
+    /// The calls it is joined with as the first and as the second, and the memory between them.
+    pub(super) next: Option<(usize, DevPtr)>,
+    pub(super) last: Option<(usize, DevPtr)>,
+}
+
+impl Call {
+    /// What part of a step it is, for profilers.
+    pub(super) fn phase(&self) -> &'static str {
+        match (self.pass, &self.op) {
+            (Pass::Backward, _) => "backward",
+            (_, Op::AdamW(_) | Op::Ema(_) | Op::GradNorm(_)) => "optimiser",
+            (_, Op::CosineLoss(_) | Op::GapAxisLoss(_) | Op::GapNormLoss(_))
+            | (_, Op::RouteLoss(_) | Op::VectorLoss(_)) => "loss",
+            _ => "forward",
+        }
+    }
+}
+
+/// Where the values of a tape lie.
+pub(super) struct Layout {
+    pub(super) plan: Plan,
+    pub(super) pairs: Vec<Joining>,
+    pub(super) storages: Vec<Storage>,
+    /// Offset of the bf16 copy of each value that owns memory and has one.
+    pub(super) twins: Vec<usize>,
+    pub(super) len: usize,
+}
+
+impl Layout {
+    pub(super) fn new(tape: &Tape, pairs: Vec<Joining>) -> Layout {
+        let storages = storages(tape);
+        let element = |id: ValueId| storages[id.index()].element_len();
+        let scratch = |r: &Record| r.op.cuda().cuda_workspace(r.pass, &r.shapes);
+        let needs = Needs::of(tape, &pairs);
+        let units = Units {
+            element: &element,
+            scratch: &scratch,
+            align: ALIGN,
+            uses: &needs.uses,
+            elided: &needs.elided,
+            handed: &needs.handed,
+        };
+        let plan = Plan::with(tape, &units);
+        let mut len = plan.len;
+        let mut twins = vec![0; storages.len()];
+        for (id, value) in tape.values() {
+            if value.alias.is_none() && storages[id.index()] == Storage::Twin {
+                twins[id.index()] = len;
+                len += (2 * value.shape.len()).next_multiple_of(ALIGN);
+            }
+        }
+        Layout { plan, pairs, storages, twins, len }
+    }
+
+    /// Offset of the bf16 copy of `id`, if there is one: as far into its root's copy as `id` lies in its root.
+    pub(super) fn twin(&self, tape_root: (ValueId, usize)) -> Option<usize> {
+        let (root, elements) = tape_root;
+        (self.storages[root.index()] == Storage::Twin)
+            .then(|| self.twins[root.index()] + 2 * elements)
+    }
+
+    /// All records with their places in the memory at `base`.
+    pub(super) fn calls(&self, tape: &Tape, base: DevPtr) -> Vec<Call> {
+        let span = |id: ValueId| DevSpan {
+            ptr: base.offset(self.plan.span(id).offset),
+            twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
+        };
+        let mut calls: Vec<Call> = tape
+            .records()
+            .iter()
+            .map(|r| Call {
+                name: r.name.clone(),
+                op: r.op.clone(),
+                pass: r.pass,
+                shapes: r.shapes.clone(),
+                reads: r.reads.iter().map(|&id| span(id)).collect(),
+                writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
+                work: Work::new(tape, r, &self.storages),
+                next: None,
+                last: None,
+            })
+            .collect();
+        for (pair, handed) in self.pairs.iter().zip(&self.plan.handed) {
+            let handed = base.offset(handed.offset);
+            calls[pair.first].next = Some((pair.second, handed));
+            calls[pair.second].last = Some((pair.first, handed));
+        }
+        calls
+    }
+}
