@@ -46,7 +46,7 @@ impl CudaIo<'_> {
     /// Address of the bf16 copy of the `i`-th value that is read.
     ///
     /// # Panics
-    /// If it has none: the operation did not declare [`Storage::Twin`].
+    /// If it has none: the operation did not declare [`crate::backend::cuda::Storage::Twin`].
     pub fn twin(&self, i: usize) -> DevPtr {
         let twin = self.reads[i].twin;
         assert!(!twin.is_null(), "operand {i} has no bf16 copy");

@@ -1,7 +1,8 @@
 //! Calls that do a part of a later call's work, beside the same calls each on its own.
 
+use half::bf16;
 use spatialssl::driver::Device;
-use spatialssl::ops::{AdamW, Ema, SCALARS, scalar};
+use spatialssl::ops::{AdamW, Conv3d, Ema, SCALARS, scalar};
 use spatialssl::tape::{CudaStep, Tape};
 
 use crate::emulator::alone;
@@ -35,15 +36,22 @@ impl Both {
 #[test]
 fn the_update_makes_the_average_of_the_weights_before_it() {
     let _alone = alone();
-    const LEN: usize = 8 * 256 + 24;
+    const FILTER: [usize; 5] = [8, 3, 3, 3, 8];
+    const LEN: usize = 27 * 64;
     let mut tape = Tape::default();
     let scalars = tape.input("scalars", &[SCALARS]);
     let norm = tape.input("norm", &[2]);
-    let grad = tape.input("grad", &[LEN]);
-    let [param, m, v, average] = ["param", "m", "v", "average"].map(|n| tape.state(n, &[LEN]));
+    let grad = tape.input("grad", &FILTER);
+    let [param, m, v, average] = ["param", "m", "v", "average"].map(|n| tape.state(n, &FILTER));
     let rule = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.05 };
     tape.update("ema", Ema, &[scalars, param], &[average]).unwrap();
     tape.update("adamw", rule, &[scalars, norm, grad], &[param, m, v]).unwrap();
+    // Filters, so that both have copies in bf16.
+    let conv = Conv3d { stride: [1; 3], padding: [1; 3], bias: false, normed: false };
+    for filter in [param, average] {
+        let x = tape.state("x", &[1, 3, 3, 3, 8]);
+        tape.record("conv", conv.clone(), &[x, filter]).unwrap();
+    }
     let mut both = Both::new(&tape, 1);
     let values = |from: usize| -> Vec<f32> {
         (0..LEN).map(|i| ((i * 37 + from * 101) % 1000) as f32 * 0.002 - 1.0).collect()
@@ -79,6 +87,15 @@ fn the_update_makes_the_average_of_the_weights_before_it() {
                 step.read(id).unwrap().into_iter().map(f32::to_bits).collect()
             };
             assert!(bits(&both.joined) == bits(&both.alone), "step {t}: {}", tape.get(id).name);
+        }
+        for id in [param, average] {
+            both.each(|step| {
+                let (values, copy) = (step.read(id).unwrap(), step.read_twin(id).unwrap().unwrap());
+                for (&value, copy) in values.iter().zip(copy) {
+                    let wanted = bf16::from_f32(value).to_f32();
+                    assert!(copy == wanted || copy.is_nan() && wanted.is_nan(), "step {t}: a copy");
+                }
+            });
         }
         let moved = both.joined.read(param).unwrap() != before;
         assert_eq!(moved, size.is_finite(), "step {t}");

@@ -364,6 +364,9 @@ fn boxes_leave_parts() {
     check("320 channels", &chain);
     let x = [2, 8, 16, 16, 48];
     check("residual", &Chain { x, residual: Residual::Wanted, twice: true, ..chain });
+    let kernels = [Some("conv3d_halo_fwd_n64_z8"), Some("conv3d_halo_dgrad_n64_z8")];
+    let x = [2, 15, 15, 17, 48];
+    check("boxes of eight planes", &Chain { x, kernels, ..chain });
     let narrow = [Some("conv3d_halo_fwd_n32"), Some("conv3d_halo_dgrad_n32")];
     let x = [1, 26, 25, 26, 48];
     check(
