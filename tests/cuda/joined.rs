@@ -3,7 +3,7 @@
 use half::bf16;
 use spatialssl::driver::Device;
 use spatialssl::ops::{AdamW, Conv3d, Ema, SCALARS, scalar};
-use spatialssl::tape::{CudaStep, Tape};
+use spatialssl::tape::{CudaStep, Tape, ValueId};
 
 use crate::emulator::alone;
 
@@ -30,6 +30,15 @@ impl Both {
     pub(crate) fn each(&mut self, mut f: impl FnMut(&mut CudaStep)) {
         f(&mut self.joined);
         f(&mut self.alone);
+    }
+}
+
+/// The bf16 copy of a value is that value, rounded.
+fn check_copy(step: &CudaStep, id: ValueId) {
+    let (values, copy) = (step.read(id).unwrap(), step.read_twin(id).unwrap().unwrap());
+    for (&value, copy) in values.iter().zip(copy) {
+        let wanted = bf16::from_f32(value).to_f32();
+        assert!(copy == wanted || copy.is_nan() && wanted.is_nan(), "{copy}, not {wanted}");
     }
 }
 
@@ -88,15 +97,7 @@ fn the_update_makes_the_average_of_the_weights_before_it() {
             };
             assert!(bits(&both.joined) == bits(&both.alone), "step {t}: {}", tape.get(id).name);
         }
-        for id in [param, average] {
-            both.each(|step| {
-                let (values, copy) = (step.read(id).unwrap(), step.read_twin(id).unwrap().unwrap());
-                for (&value, copy) in values.iter().zip(copy) {
-                    let wanted = bf16::from_f32(value).to_f32();
-                    assert!(copy == wanted || copy.is_nan() && wanted.is_nan(), "step {t}: a copy");
-                }
-            });
-        }
+        both.each(|step| [param, average].iter().for_each(|&id| check_copy(step, id)));
         let moved = both.joined.read(param).unwrap() != before;
         assert_eq!(moved, size.is_finite(), "step {t}");
         if weight == 1.0 {
