@@ -72,14 +72,14 @@ place spatialssl "$(executables cargo build --profile "$profile" --bin spatialss
 
 say "building benches and tests"
 found="$(
-    executables cargo bench --no-run --profile "$([ "$profile" = release ] && echo bench || echo "$profile")" --bench ops --bench step
+    executables cargo bench --no-run --profile "$([ "$profile" = release ] && echo bench || echo "$profile")" --bench ops --bench step --bench views
     executables cargo test --no-run --test parity --test cuda --test golden
 )"
-for name in ops step parity cuda golden; do
+for name in ops step views parity cuda golden; do
     file="$(grep -E "/$name-[0-9a-f]+\$" <<<"$found" | tail -1 || true)"
     [ -n "$file" ] || fail "cargo built no executable for $name"
     case $name in
-    ops | step) place "bench-$name" "$file" ;;
+    ops | step | views) place "bench-$name" "$file" ;;
     *) place "test-$name" "$file" ;;
     esac
 done

@@ -115,6 +115,7 @@ stage_benches() {
     export CRITERION_HOME="$out/criterion"
     step bench-step "$here/bin/bench-step" --bench --noplot cuda/
     step bench-ops "$here/bin/bench-ops" --bench --noplot cuda/
+    step bench-views "$here/bin/bench-views" --bench --noplot cuda/
 }
 
 stage_torch() {
