@@ -1,9 +1,9 @@
 //! What a convolution moves between device memory and the cache in front of it, by the emulated driver's model of one.
 
-use spatialssl::ops::Conv3d;
+use spatialssl::ops::{Conv3d, Pass};
 
 use crate::emulator::{alone, emulator, left_out};
-use crate::traffic::traffic_for;
+use crate::traffic::traffic_of;
 
 /// The smallest cache of a card with bf16 tensor cores and memory to train in: GeForce RTX 3060; bytes. An A100 has 40 MiB.
 const CACHE: u64 = 3 << 20;
@@ -21,17 +21,11 @@ fn moved(cache: u64, channels: usize) -> [f64; 3] {
     passes.map(|(pass, of_filter)| {
         emulator().set_cache(cache, RUNNING);
         let inputs: [&[usize]; 3] = [&x, &[channels, 3, 3, 3, channels], &[channels]];
+        let runs = if pass == "fwd" { Pass::Forward } else { Pass::Backward };
         let wanted = |i| (pass, i) != ("wgrad", 0) && (pass, i) != ("dgrad", 1);
-        let all = traffic_for(op.clone(), &inputs, wanted);
+        let all = traffic_of(op.clone(), &inputs, &[runs], wanted);
         emulator().set_cache(0, 1);
-        let mine = |name: &str| {
-            if pass == "wgrad" { !name.contains("fwd") } else { name.contains(pass) }
-        };
-        let bytes: u64 = all
-            .iter()
-            .filter(|(name, _)| mine(name))
-            .map(|(_, c)| c.memory_read + c.memory_written)
-            .sum();
+        let bytes: u64 = all.iter().map(|(_, c)| c.memory_read + c.memory_written).sum();
         assert!(bytes > 0, "{pass}: {all:?}");
         bytes as f64 / (activations + of_filter)
     })

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use spatialssl::driver::{Counts, Device, counts};
-use spatialssl::ops::{Conv3d, InstanceNorm, Op};
+use spatialssl::ops::{Conv3d, InstanceNorm, Op, Pass};
 use spatialssl::tape::{CudaStep, Init, Tape};
 
 use crate::common::bound::Recorded;
@@ -13,13 +13,14 @@ use crate::emulator::{alone, emulator};
 
 /// Runs forward and backward of an operation once; what each kernel read and wrote.
 fn traffic(op: impl Into<Op>, inputs: &[&[usize]]) -> Vec<(&'static str, Counts)> {
-    traffic_for(op, inputs, |_| true)
+    traffic_of(op, inputs, &[Pass::Forward, Pass::Backward], |_| true)
 }
 
-/// The same with the gradients of the inputs that are `wanted`.
-pub(crate) fn traffic_for(
+/// Of these passes only, with the gradients of the inputs that are `wanted`.
+pub(crate) fn traffic_of(
     op: impl Into<Op>,
     inputs: &[&[usize]],
+    passes: &[Pass],
     wanted: impl Fn(usize) -> bool,
 ) -> Vec<(&'static str, Counts)> {
     let inputs: Vec<Vec<usize>> = inputs.iter().map(|dims| dims.to_vec()).collect();
@@ -29,7 +30,13 @@ pub(crate) fn traffic_for(
     let mut step = CudaStep::new(&recorded.tape, device, false).unwrap();
     let names = case.op.cuda().kernels().iter().map(|kernel| kernel.name);
     let before: Vec<_> = names.map(|name| (name, counts(name).unwrap())).collect();
-    step.run_range(0..step.len()).unwrap();
+    for pass in passes {
+        let range = match pass {
+            Pass::Forward => 0..recorded.forward,
+            Pass::Backward => recorded.forward..step.len(),
+        };
+        step.run_range(range).unwrap();
+    }
     let used = before.into_iter().filter_map(|(name, old)| {
         let new = counts(name).unwrap();
         let now = new.since(&old, 1);
