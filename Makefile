@@ -1,6 +1,6 @@
 # What continuous integration calls. `make check` is everything that must pass.
 
-.PHONY: check format lint docs test bench golden sanitize kernels
+.PHONY: check format lint docs test bench golden emulator sanitize kernels
 
 check: format lint docs test
 
@@ -22,6 +22,10 @@ bench:
 # All golden values: make golden FIXTURES=folder
 golden:
 	SPATIALSSL_FIXTURES=$(FIXTURES) cargo test --test golden
+
+# The emulated driver's own tests, plain and checking build, and the bodies of the PTX wrappers against each other.
+emulator:
+	$(MAKE) -s -C kernels/emulator/tests OUT=$(CURDIR)/target/emulator-tests plain check conformance_alone
 
 # The kernel tests under the address and undefined-behaviour sanitizers.
 sanitize:

@@ -87,11 +87,8 @@ done
 say "building the conformance program"
 out="$target/gpu-bundle/conformance"
 mkdir -p "$out"
-if make -s -C kernels/emulator/tests OUT="$out" NVCC="$nvcc" conformance >&2; then
-    place conformance "$out/conformance"
-else
-    say "the conformance program does not build: left out"
-fi
+make -s -C kernels/emulator/tests OUT="$out" NVCC="$nvcc" conformance >&2 || fail "the conformance program does not build"
+place conformance "$out/conformance"
 
 cp benches/peers/torch_cpu.py benches/peers/torch_gpu.py benches/peers/gpu_table.py "$stage/peers/"
 cp -R tests/golden/fixtures "$stage/data/fixtures"

@@ -185,11 +185,12 @@ impl CudaRule for Conv3d {
             cuda::run(queue, &g, Product::Dgrad, &operands, &beyond)?;
         }
         if let Some((dw, add)) = io.grad(1) {
-            filter::wgrad(queue, &g, &FilterOperands { x: io.read(0), dy, dw, add, work })?;
+            let (x, x_stride) = (io.read(0), g.in_channels);
+            filter::wgrad(queue, &g, &FilterOperands { x, x_stride, dy, dw, add, work })?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.output_len() / g.out_channels;
-            filter::bias_grad(queue, dy, [rows, g.out_channels], db, work)?;
+            filter::bias_grad(queue, (dy, g.out_channels), [rows, g.out_channels], db, work)?;
         }
         Ok(())
     }

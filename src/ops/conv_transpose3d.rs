@@ -254,12 +254,13 @@ impl CudaRule for ConvTranspose3d {
         }
         if let Some((dw, add)) = io.grad(1) {
             // The convolution's input is our output, and its output our input.
-            let operands = FilterOperands { x: dy, dy: io.read(0), dw, add, work };
-            filter::wgrad_strided(queue, &g, &operands, stride)?;
+            let operands =
+                FilterOperands { x: dy, x_stride: stride, dy: io.read(0), dw, add, work };
+            filter::wgrad(queue, &g, &operands)?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.input_len() / g.in_channels;
-            filter::bias_grad_strided(queue, (dy, stride), [rows, g.in_channels], db, work)?;
+            filter::bias_grad(queue, (dy, stride), [rows, g.in_channels], db, work)?;
         }
         Ok(())
     }

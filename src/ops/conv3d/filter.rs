@@ -15,6 +15,8 @@ use crate::error::Result;
 pub(in crate::ops) struct FilterOperands {
     /// Input of the convolution.
     pub(in crate::ops) x: DevPtr,
+    /// Channels from one voxel of the input to the next, of which the first are read; only the gather kernel reads fewer than all.
+    pub(in crate::ops) x_stride: usize,
     /// Gradient of its output.
     pub(in crate::ops) dy: DevPtr,
     /// Gradient of the filter, f32.
@@ -151,24 +153,14 @@ pub(in crate::ops) fn wgrad_workspace(g: &ConvGeometry) -> usize {
 }
 
 /// Queues the filter gradient.
-pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands) -> Result<()> {
-    wgrad_strided(queue, g, o, g.in_channels)
-}
-
-/// The same from an input that is the first channels of `x_stride` ones, which the gather kernel can.
 ///
 /// # Panics
-/// If another kernel makes this gradient.
-pub(in crate::ops) fn wgrad_strided(
-    queue: &Queue,
-    g: &ConvGeometry,
-    o: &FilterOperands,
-    x_stride: usize,
-) -> Result<()> {
+/// If the input is a part of a wider one, and another kernel than the gather one makes this gradient.
+pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands) -> Result<()> {
     let choice = choose_filter(g);
     let (c, k) = (g.in_channels, g.out_channels);
     let gathers = matches!(choice, FilterChoice::Gather(..));
-    assert!(gathers || x_stride == c, "only the gather kernel reads a part of a wider input");
+    assert!(gathers || o.x_stride == c, "only the gather kernel reads a part of a wider input");
     match choice {
         FilterChoice::Stem(boxes, per) => {
             let params = StemWgradParams {
@@ -213,7 +205,7 @@ pub(in crate::ops) fn wgrad_strided(
                 in_channels: int(c),
                 out_channels: int(k),
                 steps: int(steps),
-                x_stride: int(x_stride),
+                x_stride: int(o.x_stride),
             };
             let columns = blocks(voxels(g.filter) * c, 64);
             queue.launch(
@@ -249,19 +241,9 @@ pub(in crate::ops) fn bias_workspace(rows: usize, channels: usize) -> usize {
     4 * rows.div_ceil(bias_rows(rows, channels)) * channels
 }
 
-/// Queues the gradient of the bias of `channels` channels, from `rows` voxels: `db` and whether to add to it.
+/// Queues the gradient of the bias of `channels` channels, from `rows` voxels of `dy`, `dy_stride` channels apart: `db` and whether to
+/// add to it.
 pub(in crate::ops) fn bias_grad(
-    queue: &Queue,
-    dy: DevPtr,
-    [rows, channels]: [usize; 2],
-    db: (DevPtr, bool),
-    work: DevPtr,
-) -> Result<()> {
-    bias_grad_strided(queue, (dy, channels), [rows, channels], db, work)
-}
-
-/// The same where `dy` is the first channels of `dy_stride` ones.
-pub(in crate::ops) fn bias_grad_strided(
     queue: &Queue,
     (dy, dy_stride): (DevPtr, usize),
     [rows, channels]: [usize; 2],
