@@ -1,6 +1,6 @@
 # What continuous integration calls. `make check` is everything that must pass.
 
-.PHONY: check format lint docs test bench golden emulator sanitize kernels
+.PHONY: check format lint docs test bench golden emulator ptx ptx-long sanitize kernels
 
 check: format lint docs test
 
@@ -26,6 +26,15 @@ golden:
 # The emulated driver's own tests, plain and checking build, and the bodies of the PTX wrappers against each other.
 emulator:
 	$(MAKE) -s -C kernels/emulator/tests OUT=$(CURDIR)/target/emulator-tests plain check conformance_alone
+
+# The kernels' compiled PTX, interpreted, under the product's tests; then faults planted in it (needs nvcc).
+ptx:
+	scripts/ptx-check.py
+	scripts/ptx-mutants.py
+
+# The same with whole steps, lanes one by one, truncated sums and inexact approximations: an hour.
+ptx-long:
+	scripts/ptx-check.py --long
 
 # The kernel tests under the address and undefined-behaviour sanitizers.
 sanitize:

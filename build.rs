@@ -26,6 +26,10 @@ struct Compiler {
     identity: String,
     /// Extension of what it makes.
     extension: &'static str,
+    /// Whether it leaves the PTX it made on the way, for the tests that interpret it.
+    keeps_ptx: bool,
+    /// Contents of all headers its input may include: any change compiles everything again.
+    headers: Vec<u8>,
 }
 
 fn main() {
@@ -45,6 +49,9 @@ fn main() {
         archs = env::var("SPATIALSSL_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
         let files = sources(Path::new("kernels"), "cu");
         images = compile_all(&nvcc_compiler(&nvcc, &archs), &files, &cache);
+        if emulator {
+            gather_ptx(&images, &out.join("ptx"));
+        }
     }
     if emulator {
         emulated_driver(&out, &cache);
@@ -102,18 +109,18 @@ fn nvcc_compiler(nvcc: &Path, archs: &str) -> Compiler {
     let version = Command::new(nvcc).arg("--version").output();
     let version = version.unwrap_or_else(|e| panic!("{} does not run: {e}", nvcc.display())).stdout;
     let identity = format!("{}{}", String::from_utf8_lossy(&version), command[1..].join(" "));
-    Compiler { command, identity, extension: "fatbin" }
+    let headers = headers_digest(&["kernels"]);
+    Compiler { command, identity, extension: "fatbin", keeps_ptx: true, headers }
 }
 
 /// Compiles the files whose outputs are not in the cache, several at once; returns the outputs in the order of `files`.
 fn compile_all(compiler: &Compiler, files: &[PathBuf], cache: &Path) -> Vec<PathBuf> {
-    let headers = headers_digest();
     let outputs: Vec<PathBuf> = files
         .iter()
         .map(|file| {
             let mut hash = Sha256::new();
             hash.update(&compiler.identity);
-            hash.update(&headers);
+            hash.update(&compiler.headers);
             hash.update(fs::read(file).expect("a source file can be read"));
             let digest: String =
                 hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
@@ -140,17 +147,48 @@ fn compile_all(compiler: &Compiler, files: &[PathBuf], cache: &Path) -> Vec<Path
 fn compile(compiler: &Compiler, file: &Path, output: &Path) {
     let partial = output.with_extension(format!("{}.{}", std::process::id(), compiler.extension));
     let mut command = Command::new(&compiler.command[0]);
-    let ran = command.args(&compiler.command[1..]).arg(file).arg("-o").arg(&partial).output();
+    command.args(&compiler.command[1..]).arg(file).arg("-o").arg(&partial);
+    let kept = partial.with_extension("kept");
+    if compiler.keeps_ptx {
+        fs::create_dir_all(&kept).expect("the build folder can be written");
+        command.arg("--keep").arg("--keep-dir").arg(&kept);
+    }
+    let ran = command.output();
     let ran = ran.unwrap_or_else(|e| panic!("{} does not run: {e}", compiler.command[0]));
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "compiling {} failed:\n{text}", file.display());
+    if compiler.keeps_ptx {
+        // `gelu.compute_80.ptx` becomes `gelu-<digest>.compute_80.ptx`, beside the fat binary that ptxas made of it.
+        for ptx in sources(&kept, "ptx") {
+            let stem = ptx.file_stem().expect("a file has a name").to_string_lossy();
+            let arch = stem.rsplit('.').next().expect("nvcc names the architecture");
+            let beside = output.with_extension(format!("{arch}.ptx"));
+            fs::rename(&ptx, beside).expect("the build folder can be written");
+        }
+        fs::remove_dir_all(&kept).expect("the build folder can be written");
+    }
     fs::rename(&partial, output).expect("the build folder can be written");
 }
 
-/// Contents of all headers: any change compiles everything again.
-fn headers_digest() -> Vec<u8> {
+/// Copies the PTX of the images: `<folder>/<architecture>/<kernel file>.ptx`.
+fn gather_ptx(images: &[PathBuf], folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+    for image in images {
+        let name = image.file_stem().expect("an image has a name").to_string_lossy();
+        let stem = name.rsplit_once('-').expect("a digest stands behind the name").0;
+        for ptx in sources(image.parent().expect("images lie in the cache"), "ptx") {
+            let of_image = ptx.file_stem().expect("a file has a name").to_string_lossy();
+            let Some(arch) = of_image.strip_prefix(&format!("{name}.compute_")) else { continue };
+            let to = folder.join(arch);
+            fs::create_dir_all(&to).expect("writing to OUT_DIR");
+            fs::copy(&ptx, to.join(format!("{stem}.ptx"))).expect("writing to OUT_DIR");
+        }
+    }
+}
+
+fn headers_digest(folders: &[&str]) -> Vec<u8> {
     let mut hash = Sha256::new();
-    for folder in ["kernels", "kernels/emulator"] {
+    for folder in folders {
         for extension in ["cuh", "h"] {
             for path in sources(Path::new(folder), extension) {
                 hash.update(fs::read(path).expect("a header can be read"));
@@ -172,13 +210,28 @@ fn emulated_driver(out: &Path, cache: &Path) {
     let compile = |files: &[PathBuf], more: &[&str]| {
         compile_all(&host_compiler(tool.path(), more), files, cache)
     };
-    let plain = [compile(&kernels, &["-O2"]), compile(&emulator, &["-O2"])].concat();
+    // Kernels in PTX: arithmetic as written, on the widest vectors this processor has.
+    let wide = interpreter_flags();
+    let interpreter = compile(&sources(Path::new("kernels/emulator/ptx"), "cpp"), &wide);
+    let emulated = compile(&emulator, &["-O2", "-DEMU_WITH_PTX"]);
+    let plain = [compile(&kernels, &["-O2"]), emulated, interpreter].concat();
     link(tool.path(), &folder, &plain);
     // Accesses become calls of functions that the emulator supplies: libtsan is never linked.
     let instrumented = ["-O1", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"];
     let checked =
         [compile(&kernels, &instrumented), compile(&emulator, &["-O2", "-DEMU_CHECK"])].concat();
     link(tool.path(), &folder.join("check"), &checked);
+}
+
+fn interpreter_flags() -> Vec<&'static str> {
+    let mut flags = vec!["-O3", "-ffp-contract=off", "-DEMU_WITH_PTX"];
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512bw") {
+        flags.push("-march=x86-64-v4");
+    } else if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        flags.push("-march=x86-64-v3");
+    }
+    flags
 }
 
 fn host_compiler(program: &Path, more: &[&str]) -> Compiler {
@@ -205,7 +258,8 @@ fn host_compiler(program: &Path, more: &[&str]) -> Compiler {
     let mut command = vec![program.display().to_string()];
     command.extend(flags.iter().chain(more).map(ToString::to_string));
     let identity = command.join(" ");
-    Compiler { command, identity, extension: "o" }
+    let headers = headers_digest(&["kernels", "kernels/emulator", "kernels/emulator/ptx"]);
+    Compiler { command, identity, extension: "o", keeps_ptx: false, headers }
 }
 
 fn link(program: &Path, folder: &Path, objects: &[PathBuf]) {

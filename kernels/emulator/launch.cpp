@@ -15,6 +15,7 @@
 #include "cache.h"
 #include "fault.h"
 #include "memory.h"
+#include "ptx/ptx.h"
 #include "result.h"
 
 namespace emu {
@@ -68,7 +69,11 @@ void work(Job& job) {
         const uint64_t i = job.next.fetch_add(1);
         if (i >= job.limit.load()) break;
         current.trace = job.traces.empty() ? nullptr : &job.traces[job.block(i)];
-        if (worker->run_block(*job.launch, job.block(i), job.schedule)) continue;
+        const uint64_t block = job.block(i);
+        if (ptx::active() ? ptx::run_block(*job.launch, block, job.schedule, worker->failure)
+                          : worker->run_block(*job.launch, block, job.schedule)) {
+            continue;
+        }
         std::lock_guard<std::mutex> hold(job.lock);
         if (i < job.failed_at) {
             job.failed_at = i;
@@ -190,6 +195,7 @@ Failure run_grid(const Launch& launch) {
     if (job.tracking) tracking_start();
     if (cache().on()) job.traces.resize(job.blocks);
     check_launch_start(job.blocks);
+    if (ptx::active()) ptx::begin_launch(launch);
 #ifdef EMU_CHECK
     const uint64_t helpers_wanted = 0;  // its shadow memory has no locks, and reports must not depend on chance
 #else

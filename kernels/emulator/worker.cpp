@@ -308,11 +308,13 @@ unsigned char* Worker::static_shared(const void* key, uint32_t bytes, uint32_t a
     }
     const uint32_t unit = align < 16 ? 16 : align;
     const uint32_t offset = (static_end_ + unit - 1) / unit * unit;
-    static_bytes_ += bytes;
-    if (current.dynamic_bytes + static_bytes_ > kSharedLimit || static_bytes_ > 48 * 1024 ||
-        offset + bytes + kRedZone > kArenaBytes) {
-        fail(kInvalidValue, "shared memory: " + std::to_string(static_bytes_) + " static + " +
-                                std::to_string(current.dynamic_bytes) + " dynamic bytes; limits are 48 KiB static, 99 KiB in all");
+    static_bytes_ = (static_bytes_ + align - 1) / align * align + bytes;
+    // As ptxas lays it out: the dynamic part begins behind the static arrays, at a multiple of its own alignment.
+    const uint32_t before = current.dynamic_bytes > 0 ? (static_bytes_ + kDynamicAlign - 1) / kDynamicAlign * kDynamicAlign : static_bytes_;
+    if (before + current.dynamic_bytes > kSharedLimit || static_bytes_ > 48 * 1024 || offset + bytes + kRedZone > kArenaBytes) {
+        fail(kInvalidValue, "shared memory: " + std::to_string(static_bytes_) + " static bytes, " + std::to_string(before) +
+                                " with the alignment of the dynamic part, + " + std::to_string(current.dynamic_bytes) +
+                                " dynamic; limits are 48 KiB static, 99 KiB in all");
     }
     ASAN_UNPOISON_MEMORY_REGION(current.arena + static_end_, offset + bytes + kRedZone - static_end_);
     memset(current.arena + static_end_, 0xff, offset + bytes + kRedZone - static_end_);

@@ -41,6 +41,7 @@ pub(crate) fn convolutions() -> Vec<Case> {
     for (i, &extent) in EXTENTS.iter().enumerate() {
         all.push(conv(extent, (16, 32), 3, 1, 1));
         all.push(conv(extent, (32, 32), 3, 1, 1));
+        all.push(conv(extent, (32, 16), 3, 1, 1));
         all.push(conv(extent, (CHANNELS[i % 7], 16), 3, 2, 1));
     }
     for &c in &CHANNELS {
@@ -54,7 +55,10 @@ pub(crate) fn convolutions() -> Vec<Case> {
     let mut wide = conv([7, 32, 31], (48, 64), 3, 1, 1);
     wide.inputs[0][0] = 2;
     all.push(wide);
-    all.push(conv([29, 31, 32], (48, 16), 3, 1, 1));
+    for channels in [(48, 16), (48, 32), (16, 48), (32, 48)] {
+        all.push(conv([26, 26, 26], channels, 3, 1, 1));
+    }
+    all.push(conv([8, 17, 31], (16, 16), 3, 1, 1));
     // Enough for boxes of eight planes, which end inside of the last box on all axes, as do the channels.
     for (c, k) in [(48, 336), (336, 48)] {
         let mut high = conv([13, 15, 13], (c, k), 3, 1, 1);

@@ -37,19 +37,20 @@ struct Input {
         for (uint32_t& v : bits) v = next();
         for (size_t i = 0; i < numbers.size(); ++i) {
             numbers[i] = static_cast<float>(next() % 2049) / 1024.0f - 1.0f;
-            halves[i] = static_cast<uint16_t>(emu::bit_cast<uint32_t>(numbers[i]) >> 16);
+            const uint32_t v = next();
+            halves[i] = static_cast<uint16_t>((v & 0x8000u) | (126 - (v >> 16) % 12) << 7 | (v & 127));
         }
     }
 };
 
-std::vector<uint32_t> run_emulated(const char* name, const Input& input, int round) {
+std::vector<uint32_t> run_emulated(const Comparison& one, const Input& input, int round) {
     std::vector<uint32_t> out(kOutput, 0xffffffffu);
     const ConformanceParams params{input.bits.data(), input.numbers.data(), input.halves.data(), out.data(), round};
-    const emu::Kernel* kernel = emu::find_kernel(name);
+    const emu::Kernel* kernel = emu::find_kernel(one.name);
     const emu::Failure failure = kernel == nullptr ? emu::Failure{1, "no such kernel"}
-                                                   : emu::run_grid(emu::Launch{kernel, emu::Index{1, 1, 1}, kShared, &params});
+                                                   : emu::run_grid(emu::Launch{kernel, emu::Index{1, 1, one.blocks_z}, kShared, &params});
     if (failure.code != 0) {
-        printf("%s on the emulated device: %s\n", name, failure.text.c_str());
+        printf("%s on the emulated device: %s\n", one.name, failure.text.c_str());
         exit(2);
     }
     return out;
@@ -84,14 +85,14 @@ class Gpu {
         return p;
     }
 
-    std::vector<uint32_t> run(const char* name, ConformanceParams params) {
+    std::vector<uint32_t> run(const Comparison& one, ConformanceParams params) {
         std::vector<uint32_t> out(kOutput, 0xffffffffu);
         const uint64_t p = reinterpret_cast<uint64_t>(params.out);
         call("cuMemcpyHtoD_v2", p, static_cast<const void*>(out.data()), size_t{kOutput} * 4);
         void* function = nullptr;
-        call("cuModuleGetFunction", &function, module_, name);
+        call("cuModuleGetFunction", &function, module_, one.name);
         void* list[] = {&params};
-        call("cuLaunchKernel", function, 1u, 1u, 1u, 32u, 1u, 1u, static_cast<unsigned>(kShared), static_cast<void*>(nullptr),
+        call("cuLaunchKernel", function, 1u, 1u, one.blocks_z, 32u, 1u, 1u, static_cast<unsigned>(kShared), static_cast<void*>(nullptr),
              static_cast<void**>(list), static_cast<void**>(nullptr));
         call("cuMemcpyDtoH_v2", static_cast<void*>(out.data()), p, size_t{kOutput} * 4);
         return out;
@@ -136,7 +137,7 @@ int compare_all(const Input& input) {
         double most = 0.0;
         for (int round = 0; round < kRounds; ++round) {
             params.round = round;
-            wrong += differing(one, gpu.run(one.name, params), run_emulated(one.name, input, round), &most);
+            wrong += differing(one, gpu.run(one, params), run_emulated(one, input, round), &most);
         }
         printf("%-22s %s: %d of %d words differ", one.name, wrong == 0 ? "agrees" : "DIFFERS", wrong, one.words * kRounds);
         if (one.tolerance > 0.0f) printf(" by more than %.1e, largest difference %.1e", static_cast<double>(one.tolerance), most);
@@ -152,7 +153,7 @@ int emulated_only(const Input& input) {
         std::vector<uint32_t> first;
         for (int order = 0; order < 3; ++order) {
             emu::schedule() = emu::Schedule{static_cast<emu::Order>(order), 3};
-            const std::vector<uint32_t> out = run_emulated(one.name, input, 0);
+            const std::vector<uint32_t> out = run_emulated(one, input, 0);
             if (order == 0) first = out;
             bool complete = true;
             for (int i = 0; i < kOutput; ++i) complete &= i < one.words || out[static_cast<size_t>(i)] == 0xffffffffu;

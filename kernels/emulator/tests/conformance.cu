@@ -2,7 +2,7 @@
 // and on the emulated device with the same random input. The only thing that ties the emulated bodies to silicon.
 //
 // Compiled by nvcc into an image that conformance.cpp carries, and by the host's compiler for the emulated device.
-#include "../../common.cuh"
+#include "../../vec.cuh"
 #include "conformance.h"
 
 __device__ __forceinline__ void put(const ConformanceParams& p, int i, float v) { global_store(p.out + i, __float_as_uint(v)); }
@@ -103,7 +103,7 @@ template <int kM, int kN, bool kWhole> __device__ __forceinline__ void products(
         if (!kWhole) return pair;
         float lo, hi;  // small whole numbers: every product and sum is exact
         unpack_bf16(pair, lo, hi);
-        return pack_bf16(rintf(lo * 4.0f), rintf(hi * 4.0f));
+        return pack_bf16(rintf(lo * 5.0f), rintf(hi * 5.0f));
     };
     for (uint32_t m = 0; m < kM; ++m) {
         for (uint32_t i = 0; i < 4; ++i) a[m][i] = operand(m * 4 + i);
@@ -131,13 +131,17 @@ KERNEL(c_mma_whole_2x4, ConformanceParams, 32, 1) { products<2, 4, true>(p); }
 KERNEL(c_mma_random_1x1, ConformanceParams, 32, 1) { products<1, 1, false>(p); }
 KERNEL(c_mma_random_4x4, ConformanceParams, 32, 1) { products<4, 4, false>(p); }
 
-KERNEL(c_to_bf16, ConformanceParams, 32, 1) {  // any bits: NaN, infinities, subnormal numbers, ties
-    for (int i = static_cast<int>(threadIdx.x); i < 1024; i += 32) {
+// Any bits: NaN, infinities, subnormal numbers, ties. Once alone, once as halves of a pair that differ.
+KERNEL(c_to_bf16, ConformanceParams, 32, 1) {
+    const auto number = [&](int i) {
         uint32_t bits = global_load(p.bits + p.round * 64 + i);
         if (i % 4 == 1) bits = (bits & 0xffff0000u) | 0x8000u;                  // half way
         if (i % 4 == 2) bits = (bits & 0x807fffffu) | (i % 8 == 2 ? 0 : 0x7f800000u);  // subnormal; NaN or infinity
-        const bf16 v = to_bf16(__uint_as_float(bits));
-        global_store(p.out + i, pack_bf16(to_float(v), __uint_as_float(bits)));
+        return __uint_as_float(bits);
+    };
+    for (int i = static_cast<int>(threadIdx.x); i < 1024; i += 32) {
+        put(p, i, to_float(to_bf16(number(i))));
+        global_store(p.out + 1024 + i, pack_bf16(number(i), number((i + 5) % 1024)));
     }
 }
 KERNEL(c_bf16_pairs, ConformanceParams, 32, 1) {
@@ -165,6 +169,30 @@ KERNEL(c_shuffles, ConformanceParams, 32, 1) {
     out(__ballot_sync(kFullMask, static_cast<int>(w & 1)));
     out(static_cast<uint32_t>(__any_sync(kFullMask, v % 64 == 0)) * 2 + static_cast<uint32_t>(__all_sync(kFullMask, v % 64 != 0)));
     out(__float_as_uint(warp_sum(to_float(to_bf16(__uint_as_float(v & 0x3fffffffu))))));
+}
+
+// In 5 blocks along z, so that no other special register has the same values.
+KERNEL(c_read_anew, ConformanceParams, 32, 1) {
+    const int at = static_cast<int>(blockIdx.z * 64 + threadIdx.x);
+    global_store(p.out + at, static_cast<uint32_t>(1000 + thread_anew()));
+    global_store(p.out + at + 32, static_cast<uint32_t>(2000 + block_z_anew()));
+}
+
+// Numbers of 32 and of 63 bits on either side: no tensor here is large enough for the second way of divide().
+KERNEL(c_divide, ConformanceParams, 32, 1) {
+    for (int i = static_cast<int>(threadIdx.x); i < 512; i += 32) {
+        const uint32_t* bits = p.bits + p.round * 64 + 4 * i;
+        const auto number = [&](int at, bool is_long) {
+            const uint64_t high = is_long ? global_load(bits + at + 1) >> (1 + i % 29) : 0;
+            return static_cast<long long>(high << 32 | global_load(bits + at));
+        };
+        const long long a = number(0, i % 4 != 0), b = number(2, i % 4 == 3);
+        const Quotient q = divide(a, b > 0 ? b : 1);
+        global_store(p.out + 4 * i, static_cast<uint32_t>(q.quotient));
+        global_store(p.out + 4 * i + 1, static_cast<uint32_t>(q.quotient >> 32));
+        global_store(p.out + 4 * i + 2, static_cast<uint32_t>(q.remainder));
+        global_store(p.out + 4 * i + 3, static_cast<uint32_t>(q.remainder >> 32));
+    }
 }
 
 // Functions whose last bits may differ. Arguments in [-4, 4], positive for the root and the logarithm.

@@ -143,6 +143,17 @@ template <bool kSync> __device__ __forceinline__ void matrix(const PairParams& p
 KERNEL(t_matrix, PairParams, 256, 1) { matrix<true>(p); }
 KERNEL(broken_matrix, PairParams, 256, 1) { matrix<false>(p); }
 
+// Static and dynamic shared memory together: 256 bytes and what the launch gives.
+KERNEL(t_both_shared, PairParams, 64, 1) {
+    EXTERN_SHARED(smem);
+    SHARED_ARRAY(float, tile, 64);
+    float* more = reinterpret_cast<float*>(smem);
+    tile[threadIdx.x] = global_load(p.x + threadIdx.x);
+    more[threadIdx.x] = 1.0f;
+    __syncthreads();
+    global_store(p.y + threadIdx.x, tile[63 - threadIdx.x] + more[63 - threadIdx.x]);
+}
+
 // Reads past the end: of a static shared array, of dynamic shared memory, of global memory.
 KERNEL(broken_static_end, PairParams, 64, 1) {
     SHARED_ARRAY(float, tile, 64);

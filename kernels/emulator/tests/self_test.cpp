@@ -157,6 +157,15 @@ void test_gemm() {
     EXPECT_EQ(banks[0], banks[1]);  // the swizzle leaves no conflicts
 }
 
+// 99 KiB in all; the dynamic part begins at a multiple of 1,024 bytes behind the static one.
+void test_shared_limit() {
+    Buffer<float> x(64), y(64);
+    const PairParams params{x.pointer(), y.pointer(), 64};
+    EXPECT_EQ(launch("t_both_shared", 1, params, 98 * 1024), 0);
+    EXPECT_EQ(launch("t_both_shared", 1, params, 98 * 1024 + 16), 1);
+    EXPECT(contains(last_report(), "256 static bytes, 1024 with the alignment"));
+}
+
 void test_tracking() {
     Buffer<float> x(1000), y(1000);
     emu_reset_counters();
@@ -202,6 +211,7 @@ int main() {
     test_mma("t_mma_2x8", 2, 8);
     test_mma("t_mma_4x4", 4, 4);
     test_gemm();
+    test_shared_limit();
     test_tracking();
     test_cache();
     test_checks();
