@@ -43,6 +43,13 @@ pub struct Time {
     pub cold_ms: Option<f64>,
 }
 
+impl Time {
+    /// Of one launch, from runs of a graph of `repeats`.
+    fn of_one(samples: Vec<f64>, repeats: usize, cold_ms: Option<f64>) -> Time {
+        Time { ms: median(samples) / repeats as f64, repeats, cold_ms }
+    }
+}
+
 /// A launch that was timed.
 #[derive(Debug)]
 pub struct Timed {
@@ -141,9 +148,8 @@ impl Meter {
         }
         device.sync()?;
         let samples = events.windows(2).map(|pair| pair[1].ms_since(&pair[0]));
-        let all = median(samples.collect::<Result<Vec<f64>>>()?);
-        let cold_ms = self.cold(device, rule, launch)?;
-        Ok(Time { ms: of_one(all, repeats), repeats, cold_ms })
+        let samples = samples.collect::<Result<Vec<f64>>>()?;
+        Ok(Time::of_one(samples, repeats, self.cold(device, rule, launch)?))
     }
 
     /// The launch alone behind writes that displace its data from the cache, and keep the device busy while the host queues it.
@@ -167,11 +173,6 @@ impl Meter {
         };
         Ok(Some(median((0..rule.samples.max(1)).map(sample).collect::<Result<Vec<f64>>>()?)))
     }
-}
-
-/// Time of one launch of a graph of so many.
-fn of_one(ms: f64, repeats: usize) -> f64 {
-    ms / repeats as f64
 }
 
 /// Where the copy of each place lies: offset, address, bytes.
@@ -241,9 +242,9 @@ mod tests {
 
     #[test]
     fn the_time_of_one_is_the_time_of_all_by_their_number() {
-        assert!((of_one(0.32, 160) - 0.002).abs() < 1e-15);
-        assert!((of_one(0.5, 1) - 0.5).abs() < 1e-15);
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-15);
+        let time = Time::of_one(vec![0.4, 0.32, 0.3], 160, Some(0.01));
+        assert!((time.ms - 0.002).abs() < 1e-15, "{time:?}");
+        assert_eq!((time.repeats, time.cold_ms), (160, Some(0.01)));
     }
 
     #[test]
