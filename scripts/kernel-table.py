@@ -34,6 +34,7 @@ LIMITS = {
 }
 SASS = {
     "HMMA": r"HMMA\.",
+    "HGMMA": r"HGMMA\.",
     "LDSM": r"LDSM\.",
     "LDGSTS": r"LDGSTS",
     "LDG.128": r"LDG\.E\.[A-Z.]*128",
@@ -100,7 +101,8 @@ def compile_one(job):
 def threads_of(nvcc, path, folder):
     """Kernel: threads per block, and whether it uses dynamic shared memory."""
     ptx = f"{folder}/{path.stem}.ptx"
-    run([nvcc, "-std=c++17", "-O3", "-arch=compute_80", "-ptx", str(path), "-o", ptx])
+    # 90a has every kernel; one that needs it has no other.
+    run([nvcc, "-std=c++17", "-O3", "-arch=compute_90a", "-ptx", str(path), "-o", ptx])
     found = {}
     for part in re.split(r"\.entry ", pathlib.Path(ptx).read_text())[1:]:
         name = re.match(r"\w+", part)[0]
@@ -122,15 +124,19 @@ def blocks(arch, threads, registers, shared):
 
 
 def row(name, threads, dynamic, by_arch):
-    cells = [f"`{name}`", str(threads), str(by_arch["80"][0][1]), dynamic]
+    static = by_arch.get("80", by_arch["90a"])[0][1]
+    cells = [f"`{name}`", str(threads), str(static), dynamic]
     known = int(dynamic) if dynamic.isdigit() else 0
     for arch, (most, _, _) in LIMITS.items():
+        if arch not in by_arch:
+            cells.append("none")
+            continue
         (registers, shared, _, _), _ = by_arch[arch]
         fit = blocks(arch, threads, registers, shared + known)
         mark = "" if dynamic.isdigit() else "*"
         cells.append(f"{registers} / {fit} ({100 * fit * threads // most} %){mark}")
     for arch in ("80", "90a"):
-        counts = by_arch[arch][1]
+        counts = by_arch[arch][1] if arch in by_arch else dict.fromkeys(SASS, 0)
         cells.append(" ".join(f"{key} {counts[key]}" for key in SASS if counts[key]) or "-")
     return "| " + " | ".join(cells) + " |"
 

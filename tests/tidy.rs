@@ -34,12 +34,13 @@ const IMPORTS: [(&str, &str, &str); 2] = [
 ];
 
 /// Files with unsafe code.
-const UNSAFE: [(&str, &str); 8] = [
+const UNSAFE: [(&str, &str); 9] = [
     ("src/driver/nvtx.rs", "calls of the NVTX library"),
     ("src/driver/counts.rs", "a function of the emulated driver"),
     ("tests/common/emulator.rs", "the emulated driver is a C library"),
     ("src/driver/device.rs", "calls of the CUDA driver"),
     ("src/driver/graph.rs", "calls of the CUDA driver"),
+    ("src/driver/properties.rs", "calls of the CUDA driver"),
     ("src/driver/memory.rs", "calls of the CUDA driver, page-locked memory"),
     ("src/backend/cpu/tile.rs", "the inner loops of convolutions, on vector registers"),
     ("tests/allocation/counting.rs", "an allocator is an unsafe trait"),
@@ -215,7 +216,7 @@ fn every_operation_has_a_file_a_module_and_cases() {
 
 /// Kernel files that belong to no operation.
 const OTHER_KERNELS: [(&str, &str); 2] =
-    [("roofline", "src/train/profile.rs"), ("view", "src/train/device_views.rs")];
+    [("roofline", "src/train/roofs.rs"), ("view", "src/train/device_views.rs")];
 
 /// Every operation has a kernel file of its name, every kernel file an operation, and every kernel is launched from there.
 #[test]

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 
 use bytemuck::NoUninit;
 
-use crate::driver::{DevPtr, Device, Event, Kernel, Launch};
+use super::meter::Meter;
+pub use super::meter::{Repeats, Time, Timed};
+use crate::driver::{DevPtr, Device, Kernel, Launch};
 use crate::error::Result;
 
 /// How a value lies in device memory.
@@ -39,37 +41,18 @@ pub struct DevSpan {
     pub twin: DevPtr,
 }
 
-/// A launch that was timed.
-#[derive(Clone, Copy, Debug)]
-pub struct Timed {
-    /// What ran.
-    pub launch: Launch,
-    /// Milliseconds.
-    pub ms: f64,
-    /// Multiplications and additions, as the operation states them.
-    pub flops: u64,
-    /// Bytes of device memory that have to be moved at least, as the operation states them.
-    pub bytes: u64,
-}
-
-/// Times of launches: an event behind each, and before the first of each run.
-struct Timeline {
-    /// Events from which the launch of that number, and those behind it, are timed.
-    starts: Vec<(usize, Event)>,
-    launches: Vec<(Timed, Event)>,
-}
-
-/// What launches go into: the device, and the clock of whoever measures.
+/// What launches go into: the device, and the meter of whoever measures.
 pub struct Queue {
+    // Dropped before the device whose memory it holds.
+    meter: RefCell<Option<Meter>>,
     /// The device.
     pub device: Device,
-    timeline: RefCell<Option<Timeline>>,
 }
 
 impl Queue {
     /// A queue on `device`.
     pub fn new(device: Device) -> Queue {
-        Queue { device, timeline: RefCell::new(None) }
+        Queue { meter: RefCell::new(None), device }
     }
 
     /// Queues `kernel` on `grid` blocks. A grid of no blocks is nothing to do.
@@ -85,72 +68,42 @@ impl Queue {
         if grid.contains(&0) {
             return Ok(());
         }
-        self.device.launch(kernel, grid, params)?;
-        if let Some(timeline) = &mut *self.timeline.borrow_mut() {
-            let event = self.device.event(true)?;
-            self.device.record(&event)?;
-            let launch = Launch { kernel, grid };
-            timeline.launches.push((Timed { launch, ms: 0.0, flops: 0, bytes: 0 }, event));
+        let launch = || self.device.launch(kernel, grid, params);
+        match &mut *self.meter.borrow_mut() {
+            None => launch(),
+            Some(meter) => meter.launch(&self.device, Launch { kernel, grid }, &launch),
         }
-        Ok(())
     }
 
-    /// Number of launches timed so far; none while nobody measures.
-    pub fn timed(&self) -> Option<usize> {
-        self.timeline.borrow().as_ref().map(|timeline| timeline.launches.len())
+    /// While launches are timed: those that follow write what `written` lists, address and bytes, and whatever else is read only after
+    /// they wrote it themselves. Returns the number of launches timed so far; none while nobody measures.
+    pub fn begin_record(&self, written: impl FnOnce() -> Vec<(DevPtr, usize)>) -> Option<usize> {
+        self.meter.borrow_mut().as_mut().map(|meter| {
+            meter.written = written();
+            meter.timed.len()
+        })
     }
 
     /// States the work of the launches from number `first` on: additions and multiplications, and the bytes that have to be
     /// moved at least, by the names of the kernels and the place among them.
     pub fn state_work(&self, first: usize, work: impl Fn(&[&str], usize) -> (u64, u64)) {
-        if let Some(timeline) = &mut *self.timeline.borrow_mut() {
-            let launches = &mut timeline.launches[first..];
-            let names: Vec<&str> = launches.iter().map(|(t, _)| t.launch.kernel.name).collect();
-            for (at, (timed, _)) in launches.iter_mut().enumerate() {
+        if let Some(meter) = &mut *self.meter.borrow_mut() {
+            let launches = &mut meter.timed[first..];
+            let names: Vec<&str> = launches.iter().map(|t| t.launch.kernel.name).collect();
+            for (at, timed) in launches.iter_mut().enumerate() {
                 (timed.flops, timed.bytes) = work(&names, at);
             }
         }
     }
 
-    /// Begins to time every launch.
-    pub fn begin_timing(&self) {
-        self.timeline.replace(Some(Timeline { starts: Vec::new(), launches: Vec::new() }));
+    /// Begins to time every launch: once, or repeated as `repeats` says.
+    pub fn begin_timing(&self, repeats: Option<Repeats>) {
+        self.meter.replace(Some(Meter::new(repeats)));
     }
 
-    /// While launches are timed: what was queued before this, a copy for example, does not count for the next launch.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if the driver refuses.
-    pub fn begin_run(&self) -> Result<()> {
-        if let Some(timeline) = &mut *self.timeline.borrow_mut() {
-            let event = self.device.event(true)?;
-            self.device.record(&event)?;
-            timeline.starts.push((timeline.launches.len(), event));
-        }
-        Ok(())
-    }
-
-    /// Launches since [`Queue::begin_timing`], in order; waits for them.
-    ///
-    /// # Errors
-    /// [`crate::Error::Device`] if one of them failed.
-    ///
-    /// # Panics
-    /// If no run was begun before the first of them.
-    pub fn end_timing(&self) -> Result<Vec<Timed>> {
-        let Some(timeline) = self.timeline.take() else { return Ok(Vec::new()) };
-        self.device.sync()?;
-        let mut times = Vec::with_capacity(timeline.launches.len());
-        for (number, (timed, event)) in timeline.launches.iter().enumerate() {
-            let start = timeline.starts.iter().rev().find(|(first, _)| *first == number);
-            let before = match (start, number.checked_sub(1)) {
-                (Some((_, event)), _) => event,
-                (None, Some(last)) => &timeline.launches[last].1,
-                (None, None) => panic!("launches are timed from the beginning of a run"),
-            };
-            times.push(Timed { ms: event.ms_since(before)?, ..*timed });
-        }
-        Ok(times)
+    /// Launches since [`Queue::begin_timing`], in order.
+    pub fn end_timing(&self) -> Vec<Timed> {
+        self.meter.take().map_or_else(Vec::new, |meter| meter.timed)
     }
 }
 

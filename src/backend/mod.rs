@@ -3,5 +3,6 @@
 pub mod cpu;
 pub mod cuda;
 mod memory;
+mod meter;
 
 pub use memory::{Io, MAX_OPERANDS, Memory, Span};

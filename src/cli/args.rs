@@ -130,7 +130,8 @@ Examples:
   spatialssl profile
   spatialssl profile --config ct.toml --device cuda --steps 50 --json profile.json
 
-The step is a training step of the configuration on random numbers; no volumes are needed.")]
+The step is a training step of the configuration on random numbers; no volumes are needed. On a GPU each launch is
+then repeated in a graph of its own, with its data in the cache if it fits, and once from an empty cache.")]
 pub(super) struct ProfileArgs {
     /// Configuration file, TOML
     #[arg(long, value_name = "FILE")]
@@ -141,7 +142,7 @@ pub(super) struct ProfileArgs {
     /// auto, cpu, cuda or cuda:N (run.device)
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<String>,
-    /// Number of steps measured
+    /// Number of whole steps measured
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) steps: u32,
     /// Write the figures as JSON

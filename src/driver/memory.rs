@@ -5,7 +5,7 @@ use std::rc::Rc;
 use cudarc::driver::{result, sys};
 
 use super::device::Context;
-use super::failed;
+use super::{Device, Stream, failed};
 use crate::error::Result;
 
 /// An address in device memory, as kernels take it; 0 means none.
@@ -120,5 +120,19 @@ impl Drop for Pinned {
         let _ = self.context.finish();
         // SAFETY: nothing that was queued still runs, and the pointer came from malloc_host of this context.
         let _ = unsafe { result::free_host(self.pointer.cast()) };
+    }
+}
+
+impl Device {
+    /// Queues a copy of `len` bytes of device memory, behind everything queued on the main stream. Soundness rests on the caller as with
+    /// [`Device::launch`]: both addresses come from spans of blocks that live until the copy is done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the driver refuses.
+    pub(crate) fn copy(&self, to: DevPtr, from: DevPtr, len: usize) -> Result<()> {
+        let stream = self.context.handle(Stream::Main);
+        // SAFETY: the stream exists; see above for the addresses, which are not the host's.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, len, stream) }
+            .map_err(|e| failed("cuMemcpyDtoDAsync", e))
     }
 }

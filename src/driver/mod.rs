@@ -11,6 +11,7 @@ mod image;
 mod kernel;
 mod memory;
 mod nvtx;
+mod properties;
 
 pub use counts::{Counts, counts};
 pub use device::{Device, count, driver_version, names};
@@ -19,6 +20,7 @@ pub use image::{architectures, has_device_code};
 pub use kernel::{Kernel, Launch};
 pub use memory::{Block, DevPtr, Pinned};
 pub use nvtx::Range;
+pub use properties::Properties;
 
 use crate::error::Error;
 use cudarc::driver::DriverError;

@@ -323,7 +323,6 @@ impl CudaStep {
     pub fn run_range(&mut self, range: Range<usize>) -> Result<()> {
         assert_eq!(self.under_way(), 0, "steps under way are collected first");
         self.send_inputs(0)?;
-        self.queue.begin_run()?;
         self.launch(range)?;
         self.queue.device.sync()
     }
@@ -351,6 +350,12 @@ impl CudaStep {
     /// Whether steps are replayed from a graph, and of how many operations.
     pub fn graph_nodes(&self) -> Option<usize> {
         self.graph.as_ref().map(|graph| graph.nodes)
+    }
+
+    /// Everything that the launches of a call may write and someone may read later, what it does for the calls it is joined with included.
+    fn written(&self, call: &Call) -> Vec<(DevPtr, usize)> {
+        let joined = [call.next, call.last].into_iter().flatten().map(|(at, _)| &self.calls[at]);
+        [call].into_iter().chain(joined).flat_map(|call| call.written.iter().copied()).collect()
     }
 
     /// Queues the copy of the inputs behind their first `from` bytes.
@@ -391,7 +396,7 @@ impl CudaStep {
             };
             let phase = call.phase();
             let _range = ProfilerRange::new(|| format!("{phase} {}", call.name));
-            let first = self.queue.timed();
+            let first = self.queue.begin_record(|| self.written(call));
             match call.pass {
                 Pass::Forward => call.op.cuda().cuda_forward(&io, &self.queue)?,
                 Pass::Backward => call.op.cuda().cuda_backward(&io, &self.queue)?,

@@ -21,6 +21,8 @@ pub(super) struct Call {
     pub(super) shapes: Vec<Shape>,
     pub(super) reads: Vec<DevSpan>,
     pub(super) writes: Vec<Option<(DevSpan, bool)>>,
+    /// Address and bytes of everything it writes, copies of filters included.
+    pub(super) written: Vec<(DevPtr, usize)>,
     pub(super) work: Work,
     /// The calls it is joined with as the first and as the second, and the memory between them.
     pub(super) next: Option<(usize, DevPtr)>,
@@ -89,6 +91,14 @@ impl Layout {
             ptr: base.offset(self.plan.span(id).offset),
             twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
         };
+        let written = |id: ValueId| {
+            let twin = |at| (base.offset(at), 2 * tape.shape(id).len());
+            let stored = self.plan.span(tape.root(id).0).len > 0;
+            let whole = (span(id).ptr, self.plan.span(id).len);
+            // A value that is handed on in registers lies nowhere.
+            let places = [Some(whole), self.twin(tape.root(id)).map(twin)];
+            places.into_iter().flatten().filter(move |_| stored)
+        };
         let mut calls: Vec<Call> = tape
             .records()
             .iter()
@@ -99,6 +109,7 @@ impl Layout {
                 shapes: r.shapes.clone(),
                 reads: r.reads.iter().map(|&id| span(id)).collect(),
                 writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
+                written: r.writes.iter().flatten().flat_map(|&(id, _)| written(id)).collect(),
                 work: Work::new(tape, r, &self.storages),
                 next: None,
                 last: None,

@@ -16,6 +16,7 @@ mod observe;
 mod profile;
 mod program;
 pub mod retention;
+mod roofs;
 mod run;
 mod session;
 pub mod signal;
@@ -30,8 +31,9 @@ pub use config::{Config, DataConfig, OptimConfig, Overrides, RunConfig, TasksCon
 pub use config_model::{ModelConfig, Preset, StagePlan};
 pub use device_views::{DeviceViews, DeviceVolume};
 pub use later::{ObserveOptions, export, observe};
-pub use profile::{Profile, ProfileRow, Roofs, profile};
+pub use profile::{Profile, ProfileRow, Share, profile};
 pub use program::{GradientViews, Program, ProgramOptions, TERMS};
+pub use roofs::{Effort, Roof, Roofs, Wgmma, measure_roofs, wgmma_roof};
 pub use run::{RunOptions, run};
 pub use session::{Target, program_options};
 pub use ui::Ui;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::config::Config;
+use super::roofs::{Effort, Roof, Roofs, measure_roofs, wgmma_roof};
 use super::session::{Model, Target};
-use crate::backend::cuda::{Queue, Timed};
-use crate::driver::{Counts, DevPtr, Kernel, counts};
+use crate::backend::cuda::{Repeats, Timed};
+use crate::driver::{Counts, Device, counts};
 use crate::error::Result;
 use crate::model::start;
-use crate::ops::Pass;
+use crate::ops::{Pass, SCALARS, scalar};
 use crate::tape::{CudaStep, Executor, Init, Step, Tape};
 
 /// Steps before the first that is measured.
@@ -22,8 +23,14 @@ pub struct ProfileRow {
     pub name: String,
     /// Launches in a step.
     pub calls: f64,
-    /// Milliseconds in a step.
+    /// Milliseconds in a step: on a GPU of launches repeated in a row, whose data stays in the cache if it fits. 0 if `lost`.
     pub ms: f64,
+    /// The same with nothing in the cache before each launch, where that was measured.
+    pub cold_ms: Option<f64>,
+    /// Launches in a row of which the time of one was taken: the fewest.
+    pub repeats: Option<usize>,
+    /// Why there is no time, if one of its launches could not be timed.
+    pub lost: Option<String>,
     /// Additions and multiplications in a step.
     pub flops: f64,
     /// Bytes that have to be moved in a step at least.
@@ -32,17 +39,8 @@ pub struct ProfileRow {
     pub counts: Option<Counts>,
 }
 
-/// What a device can do at most, measured in the same run.
-#[derive(Clone, Copy, Debug)]
-pub struct Roofs {
-    /// Tensor-core FLOP per second.
-    pub flops: f64,
-    /// Bytes per second of a copy in device memory, read and written.
-    pub bytes: f64,
-}
-
 /// A measured step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Profile {
     /// What computed it.
     pub device: String,
@@ -50,19 +48,55 @@ pub struct Profile {
     pub steps: usize,
     /// Milliseconds of a step as training runs it.
     pub step_ms: f64,
+    /// Launches of the graph that a step replays, if it does.
+    pub graph_nodes: Option<usize>,
     /// Bytes of memory in all.
     pub memory: usize,
     /// The roofs; none on the CPU and where the driver counts instead of computing in parallel.
     pub roofs: Option<Roofs>,
     /// Rows, the longest first.
     pub rows: Vec<ProfileRow>,
+    /// What else could not be measured, and why.
+    pub notes: Vec<String>,
+}
+
+/// A share of a roof: of the time that the roof takes at least.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    /// The roof.
+    pub roof: Roof,
+    /// The part, 1 for a kernel that cannot be faster.
+    pub part: f64,
 }
 
 impl ProfileRow {
-    /// Share of the nearer roof: of the time that the roofs would take at least.
-    pub fn share(&self, roofs: Roofs) -> Option<f64> {
-        let least_ms = (self.flops / roofs.flops).max(self.bytes / roofs.bytes) * 1e3;
-        (least_ms > 0.0 && self.ms > 0.0).then(|| least_ms / self.ms)
+    /// Share of the nearer roof of memory and `mma.sync`.
+    pub fn share(&self, roofs: &Roofs) -> Option<Share> {
+        self.share_of(roofs.nearer(self.flops, self.bytes))
+    }
+
+    /// Share of the nearer roof of memory and `wgmma`, on devices that have it.
+    pub fn share_by_wgmma(&self, roofs: &Roofs) -> Option<Share> {
+        self.share_of(roofs.nearer_by_wgmma(self.flops, self.bytes)?)
+    }
+
+    /// What comes from the cache says nothing about memory: there the cold time counts, where there is one.
+    fn share_of(&self, (roof, least_ms): (Roof, f64)) -> Option<Share> {
+        let cold = self.cold_ms.filter(|_| roof == Roof::Memory);
+        let ms = cold.unwrap_or(self.ms);
+        (least_ms > 0.0 && ms > 0.0).then(|| Share { roof, part: least_ms / ms })
+    }
+}
+
+impl Profile {
+    /// Milliseconds of all rows together.
+    pub fn rows_ms(&self) -> f64 {
+        self.rows.iter().map(|row| row.ms).sum()
+    }
+
+    /// The same from an empty cache, if every row that has a time has that too.
+    pub fn rows_cold_ms(&self) -> Option<f64> {
+        self.rows.iter().filter(|row| row.lost.is_none()).map(|row| row.cold_ms).sum()
     }
 }
 
@@ -77,20 +111,36 @@ pub fn profile(config: &Config, target: Target, steps: usize) -> Result<Profile>
     let step_ms = whole_steps(&mut model.step, steps)?;
     let (plan, unit) = model.step.plan();
     let (tape, memory) = (&model.program.tape, plan.len * unit);
-    let (device, roofs, mut rows) = match &mut model.step {
+    let mut measured = Profile { steps, step_ms, memory, ..Profile::default() };
+    match &mut model.step {
         Executor::Cpu { step, .. } => {
             let threads = rayon::current_num_threads();
-            (format!("CPU, {threads} threads"), None, cpu_rows(tape, step, steps))
+            measured.device = format!("CPU, {threads} threads");
+            measured.rows = cpu_rows(tape, step, steps);
         }
-        Executor::Cuda(step) => {
-            let rows = cuda_rows(step, steps)?;
-            let is_counted = rows.iter().any(|row| row.counts.is_some());
-            let roofs = if is_counted { None } else { Some(measure_roofs(step.queue())?) };
-            (step.queue().device.name.clone(), roofs, rows)
+        Executor::Cuda(step) => on_device(step, &mut measured)?,
+    }
+    measured.rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    Ok(measured)
+}
+
+/// Rows and roofs on a device. What may make it unusable comes last.
+fn on_device(step: &mut CudaStep, measured: &mut Profile) -> Result<()> {
+    measured.device = step.queue().device.name.clone();
+    measured.graph_nodes = step.graph_nodes();
+    measured.rows = cuda_rows(step, &mut measured.notes)?;
+    if measured.rows.iter().any(|row| row.counts.is_some()) {
+        return Ok(());
+    }
+    let device = &step.queue().device;
+    match measure_roofs(device, Effort::FULL) {
+        Ok(roofs) => {
+            let wgmma = wgmma_roof(device, Effort::FULL);
+            measured.roofs = Some(Roofs { wgmma, ..roofs });
         }
-    };
-    rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    Ok(Profile { device, steps, step_ms, memory, roofs, rows })
+        Err(why) => measured.notes.push(format!("the roofs were not measured: {why}")),
+    }
+    Ok(())
 }
 
 /// Random views, gaps within one unit, boxes at the corner: every step does the work of a training step.
@@ -102,8 +152,9 @@ fn feed(model: &mut Model, config: &Config) -> Result<()> {
         let len = program.tape.shape(id).len();
         step.write(id, &start(config.run.seed, k as u32, Init::Normal { std: 1.0 }, len))?;
     }
-    let mut scalars = [0.0f32; crate::ops::SCALARS];
-    scalars.fill(1e-4);
+    // A small step of an optimiser that has run for a while: the weights stay near their start however many steps are measured.
+    let mut scalars = [1e-4f32; SCALARS];
+    (scalars[scalar::BIAS1], scalars[scalar::BIAS2]) = (1.0, 1.0);
     step.write(program.update.scalars, &scalars)
 }
 
@@ -147,31 +198,62 @@ fn cpu_rows(tape: &Tape, step: &mut Step<f32>, steps: usize) -> Vec<ProfileRow> 
     per_step(rows, steps)
 }
 
-/// One row per kernel.
-fn cuda_rows(step: &mut CudaStep, steps: usize) -> Result<Vec<ProfileRow>> {
+/// Milliseconds that the repeats of a launch last at least, launches in a row at most, runs of them: by estimate 3 to 6 ms for each launch of a step,
+/// captures included, so 3 s for 470 of them, and ten runs of the step for those that are longer.
+const REPEATS: Repeats = Repeats { least_ms: 0.3, most: 256, samples: 3, flush: 0 };
+
+/// How launches are repeated on `device`: two caches full are overwritten before each that is to start cold. A driver that counts runs
+/// each once, so that its counts are those of a step.
+fn repeats(device: &Device, counts: bool) -> Result<Option<Repeats>> {
+    let flush = 2 * device.properties()?.l2_len;
+    Ok((!counts).then_some(Repeats { flush, ..REPEATS }))
+}
+
+/// One row per kernel, of one step in which each launch is timed. If a launch fails those behind it are missing, and noted.
+fn cuda_rows(step: &mut CudaStep, notes: &mut Vec<String>) -> Result<Vec<ProfileRow>> {
     let all = 0..step.len();
-    step.run_range(all.clone())?;
     let before = counted(step);
-    step.queue().begin_timing();
-    for _ in 0..steps {
-        step.run_range(all.clone())?;
+    let repeats = repeats(&step.queue().device, !before.is_empty())?;
+    step.queue().begin_timing(repeats);
+    let ran = step.run_range(all);
+    let timed = step.queue().end_timing();
+    if let Err(why) = ran {
+        notes.push(format!(
+            "launches from number {} of the step on were not timed: {why}",
+            timed.len()
+        ));
     }
-    let timed = step.queue().end_timing()?;
-    let mut rows: BTreeMap<String, ProfileRow> = BTreeMap::new();
-    for Timed { launch, ms, flops, bytes } in timed {
-        let name = launch.kernel.name;
-        let row = rows.entry(name.to_string()).or_default();
-        row.name = name.to_string();
-        row.calls += 1.0;
-        row.ms += ms;
-        row.flops += flops as f64;
-        row.bytes += bytes as f64;
-    }
+    let mut rows = by_kernel(timed);
     for (name, after) in counted(step) {
         let (Some(row), Some(old)) = (rows.get_mut(name), before.get(name)) else { continue };
-        row.counts = Some(after.since(old, steps as u64));
+        row.counts = Some(after.since(old, 1));
     }
-    Ok(per_step(rows, steps))
+    Ok(rows.into_values().collect())
+}
+
+/// Sums over the launches of each kernel. A row of which a launch has no time has none.
+fn by_kernel(timed: Vec<Timed>) -> BTreeMap<&'static str, ProfileRow> {
+    let mut rows: BTreeMap<&'static str, ProfileRow> = BTreeMap::new();
+    for Timed { launch, time, flops, bytes } in timed {
+        let name = launch.kernel.name;
+        let new = || ProfileRow { name: name.into(), cold_ms: Some(0.0), ..ProfileRow::default() };
+        let row = rows.entry(name).or_insert_with(new);
+        row.calls += 1.0;
+        row.flops += flops as f64;
+        row.bytes += bytes as f64;
+        match time {
+            Ok(time) => {
+                row.ms += time.ms;
+                row.cold_ms = row.cold_ms.zip(time.cold_ms).map(|(sum, ms)| sum + ms);
+                row.repeats = Some(row.repeats.map_or(time.repeats, |n| n.min(time.repeats)));
+            }
+            Err(why) => row.lost = row.lost.take().or(Some(why.to_string())),
+        }
+    }
+    for row in rows.values_mut().filter(|row| row.lost.is_some()) {
+        (row.ms, row.cold_ms, row.repeats) = (0.0, None, None);
+    }
+    rows
 }
 
 /// Counts of all kernels of the step, from a driver that counts.
@@ -192,48 +274,55 @@ fn per_step(rows: BTreeMap<String, ProfileRow>, steps: usize) -> Vec<ProfileRow>
     rows.into_values().map(scaled).collect()
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct CopyParams {
-    x: DevPtr,
-    y: DevPtr,
-    len: i64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::Time;
+    use crate::driver::{Kernel, Launch};
+    use crate::error::Error;
 
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::NoUninit)]
-struct MmaParams {
-    out: DevPtr,
-    turns: i64,
-}
+    static FIRST: Kernel = Kernel::new::<u32>("first", 32);
+    static SECOND: Kernel = Kernel::new::<u32>("second", 32);
 
-static COPY: Kernel = Kernel::new::<CopyParams>("roofline_copy", 256);
-static MMA: Kernel = Kernel::new::<MmaParams>("roofline_mma_bf16", 256);
-
-/// Measures a copy of 256 MiB and a loop of tensor-core products, the best of five each.
-fn measure_roofs(queue: &Queue) -> Result<Roofs> {
-    const BYTES: usize = 256 << 20;
-    const BLOCKS: u32 = 2048;
-    const TURNS: i64 = 2048;
-    let device = &queue.device;
-    device.load([&COPY, &MMA])?;
-    let (x, y) = (device.alloc(BYTES)?, device.alloc(BYTES)?);
-    device.zero(&x, 0, BYTES)?;
-    let copy = CopyParams { x: x.ptr(), y: y.ptr(), len: (BYTES / 16) as i64 };
-    let mma = MmaParams { out: y.ptr(), turns: TURNS };
-    queue.begin_timing();
-    queue.begin_run()?;
-    for _ in 0..6 {
-        queue.launch(&COPY, [4096, 1, 1], &copy)?;
-        queue.launch(&MMA, [BLOCKS, 1, 1], &mma)?;
+    fn timed(kernel: &'static Kernel, time: Result<Time>) -> Timed {
+        Timed { launch: Launch { kernel, grid: [1; 3] }, time, flops: 10, bytes: 20 }
     }
-    let times = queue.end_timing()?;
-    // The first of each also loads the kernel.
-    let best = |which: usize| {
-        let later = times.iter().skip(2 + which).step_by(2).map(|t| t.ms);
-        later.fold(f64::INFINITY, f64::min) / 1e3
-    };
-    // 8 warps a block, 8 products a warp and turn, 4096 FLOP a product.
-    let flops = f64::from(BLOCKS) * 8.0 * TURNS as f64 * 8.0 * 4096.0;
-    Ok(Roofs { flops: flops / best(1), bytes: 2.0 * BYTES as f64 / best(0) })
+
+    #[test]
+    fn a_launch_without_a_time_loses_its_row_only() {
+        let time = |ms, repeats| Ok(Time { ms, repeats, cold_ms: Some(2.0 * ms) });
+        let full = || Err(Error::Device("no memory".into()));
+        let list = [
+            timed(&FIRST, time(0.5, 8)),
+            timed(&SECOND, time(0.25, 1)),
+            timed(&SECOND, full()),
+            timed(&FIRST, time(0.25, 4)),
+        ];
+        let rows = by_kernel(list.into());
+        let (first, second) = (&rows["first"], &rows["second"]);
+        assert_eq!((first.calls, first.ms, first.cold_ms), (2.0, 0.75, Some(1.5)));
+        assert_eq!((first.flops, first.bytes, first.repeats), (20.0, 40.0, Some(4)));
+        assert_eq!((second.calls, second.ms, second.cold_ms), (2.0, 0.0, None));
+        assert!(second.lost.as_ref().unwrap().contains("no memory") && first.lost.is_none());
+        let all = Profile { rows: rows.into_values().collect(), ..Profile::default() };
+        assert_eq!((all.rows_ms(), all.rows_cold_ms()), (0.75, Some(1.5)));
+    }
+
+    #[test]
+    fn memory_is_judged_by_the_cold_time_and_products_by_the_other() {
+        let roofs = Roofs { bytes: 1e12, mma: 100e12, wgmma: None };
+        // 1 GFLOP takes 10 us at least, 20 MB take 20 us at least: memory is the nearer roof.
+        let row = ProfileRow { ms: 0.04, flops: 1e9, bytes: 20e6, ..ProfileRow::default() };
+        let part = |row: &ProfileRow, roof| {
+            let share = row.share(&roofs).unwrap();
+            assert_eq!(share.roof, roof);
+            share.part
+        };
+        assert!((part(&row, Roof::Memory) - 0.5).abs() < 1e-12);
+        let cold = ProfileRow { cold_ms: Some(0.08), ..row };
+        assert!((part(&cold, Roof::Memory) - 0.25).abs() < 1e-12);
+        let products = ProfileRow { flops: 2e9, bytes: 1.0, ..cold };
+        assert!((part(&products, Roof::Mma) - 0.5).abs() < 1e-12);
+        assert!(ProfileRow { ms: 1.0, ..Default::default() }.share(&roofs).is_none());
+    }
 }

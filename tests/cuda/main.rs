@@ -27,6 +27,8 @@ mod joined_norm;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]
+mod profile;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod traffic;
