@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# Tests scripts/gpu-run.sh on a bundle of planted programs: some hang and ignore that they are to end, some fail, some leave children
+# behind, one writes more than the archive may hold, one is missing. Needs no GPU. About 20 seconds, most of them spent hanging.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+dir="$(mktemp -d)"
+trap 'rm -rf "$dir"' EXIT
+errors=0
+
+check() {
+    local what="$1"
+    shift
+    if ! "$@"; then
+        echo "test-gpu-run: not so: $what" >&2
+        errors=$((errors + 1))
+    fi
+}
+
+# plant FILE: a program of the bundle, from standard input.
+plant() {
+    { printf '#!/usr/bin/env bash\n' && cat; } >"$dir/$1"
+    chmod +x "$dir/$1"
+}
+
+# What hangs sleeps for so many seconds, by which it is found again.
+hang="86399.$$"
+export HANG="$hang"
+mkdir -p "$dir/bin" "$dir/data/volumes" "$dir/data/fixtures" "$dir/peers" "$dir/tools"
+cp scripts/gpu-run.sh "$dir/run.sh"
+echo "commit: planted" >"$dir/BUILT.txt"
+: >"$dir/peers/torch_gpu.py"
+plant tools/nvidia-smi <<'PROGRAM'
+case "$*" in
+*name*) printf 'name, driver_version\nPlanted Card, 1.0\n' ;;
+*-lms*) exec sleep "$HANG" ;;
+*) ;;
+esac
+PROGRAM
+# Runs what it is given: the tests it is to run do not exist here.
+plant tools/compute-sanitizer <<'PROGRAM'
+while [[ $1 == --* ]]; do shift 2; done
+exec "$@"
+PROGRAM
+plant bin/spatialssl <<'PROGRAM'
+case $1 in
+doctor) echo "GPUs  a planted one" ;;
+profile)
+    # Ignores that it is to end, and so do its children.
+    trap '' TERM
+    sleep "$HANG" &
+    while :; do sleep "$HANG"; done
+    ;;
+train)
+    run="${@: -1}"
+    mkdir -p "$run"
+    head -c $((30 << 20)) /dev/urandom >"$run/metrics.jsonl"
+    echo '{"step": 1}' >"$run/validation.jsonl"
+    exit 3
+    ;;
+esac
+PROGRAM
+# Ends at once, and leaves children in other process groups and sessions behind.
+plant bin/conformance <<'PROGRAM'
+setsid bash -c 'trap "" TERM; sleep "$HANG"' >/dev/null 2>&1 &
+sleep "$HANG" &
+echo "all agree"
+PROGRAM
+# Three rows, the second of which ends the process.
+plant bin/bench-step <<'PROGRAM'
+pattern="${@: -1}"
+for row in a b+1 c; do
+    [[ cuda/step/$row =~ $pattern ]] || continue
+    case " $* " in
+    *" --list "*) echo "cuda/step/$row: benchmark" ;;
+    *)
+        tar -tzf "$SEEN/results.tar.gz" >"$SEEN/before-step"
+        if [ "$row" = b+1 ]; then
+            echo "out of memory" >&2
+            exit 101
+        fi
+        mkdir -p "$CRITERION_HOME/step/$row/new"
+        echo "{\"full_id\":\"cuda/step/$row\"}" >"$CRITERION_HOME/step/$row/new/benchmark.json"
+        ;;
+    esac
+done
+PROGRAM
+# Measures two rows, then hangs with workers in a session of their own.
+plant python <<'PROGRAM'
+[ "$1" = -c ] && exit 0
+setsid sleep "$HANG" &
+echo '{"name": "step/a/First", "variant": "contiguous eager", "ms": 1.5}'
+echo 'a warning'
+echo '{"name": "step/a/First", "variant": "contiguous graph", "ms": 1.25}'
+trap '' TERM
+sleep "$HANG"
+PROGRAM
+tests_of() {
+    cat <<PROGRAM
+names=($1)
+if [[ " \$* " == *" --list "* ]]; then
+    printf '%s: test\n' "\${names[@]}"
+    exit
+fi
+case \$1 in
+*::hangs) trap '' TERM && sleep "\$HANG" ;;
+*::fails) echo "test \$1 ... FAILED" && exit 101 ;;
+*::emulated) echo "\$1: left out, since SPATIALSSL_EMULATOR is none" >&2 ;;
+esac
+for name in "\${names[@]}"; do
+    [ "\$name" != "\$1" ] || { echo "test result: ok. 1 passed; 0 failed" && exit; }
+done
+echo "test result: ok. 0 passed; 0 failed"
+PROGRAM
+}
+tests_of "m::agrees m::fails m::hangs m::agrees_too" | plant bin/test-parity
+tests_of "m::emulated" | plant bin/test-cuda
+tests_of "ops_on_the_device" | plant bin/test-golden
+
+hanging() { grep -lsa "${hang/./[.]}" /proc/[0-9]*/cmdline; } # which does not match itself
+nothing_hangs() { [ -z "$(hanging)" ]; }
+says() { grep -q -- "$1" "$2/summary.txt"; }
+holds() { tar -tzf "$1/results.tar.gz" | grep -x -- "$2" >/dev/null; }
+
+# ---- everything, with limits of a few seconds
+out="$dir/out"
+export SEEN="$out"
+PATH="$dir/tools:$PATH" PEERS_PYTHON="$dir/python" GPU_RUN_PERCENT=5 \
+    timeout -s KILL 50 "$dir/run.sh" --budget 40 "$out" >"$dir/log" 2>&1
+code=$?
+[ -f "$out/summary.txt" ] || { cat "$dir/log" >&2 && exit 1; }
+check "it ends by itself, with exit code 1, not $code" [ "$code" -eq 1 ]
+check "nothing is left running" nothing_hangs
+check "the archive can be read" tar -tzf "$out/results.tar.gz" >/dev/null
+check "the archive has at most 12 MiB" [ "$(wc -c <"$out/results.tar.gz")" -le $((12 << 20)) ]
+check "at most 8 files" [ "$(find "$out" -type f | grep -cv /before-)" -le 8 ]
+check "no folder below the second" [ -z "$(find "$out" -mindepth 4)" ]
+check "archive: what came first was packed before the third stage" grep -qx profile.log "$out/before-step"
+for file in BUILT.txt gpu.log doctor.log conformance.log profile.log step.log torch-step.jsonl parity/m.fails.log \
+    criterion/step/c/new/benchmark.json train/validation.jsonl summary.txt left-out.txt; do
+    check "the archive holds $file" holds "$out" "$file"
+done
+check "what is too large is left out" says "too large for results.tar.gz: train/metrics.jsonl (31457280 bytes)" "$out"
+check "conformance is fine" says "conformance: fine" "$out"
+check "a program that hangs is said" says "profile: ended after" "$out"
+check "one row of three is lost" says "step: FAILED, 2 of 3 rows .*; failed: cuda/step/b+1;" "$out"
+check "lines before the end count" says "torch-step: 2 rows measured, 0 not" "$out"
+check "one test of five fails, one does not end" \
+    says "parity: FAILED, 3 of 5 tests passed, 1 of them without .*; failed: m::fails; not finished: m::hangs" "$out"
+check "golden is fine" says "golden: fine, 1 of 1 tests passed" "$out"
+check "a program that is missing is said" says "ops: left out, bench-ops is not in the bundle" "$out"
+check "a test that no longer exists fails" says "memcheck: FAILED, 0 of 10 tests passed" "$out"
+check "a failure is said with its code" says "train: FAILED with exit code 3" "$out"
+
+# ---- the budget: nothing is begun when it is used up
+out="$dir/second"
+SEEN="$out" PATH="$dir/tools:$PATH" PEERS_PYTHON="$dir/missing" \
+    timeout -s KILL 30 "$dir/run.sh" --budget 7 "$out" torch profile step >"$dir/log" 2>&1
+check "it ends by itself with exit code 1" [ $? -eq 1 ]
+check "nothing is left running" nothing_hangs
+check "a missing Python is said" says "torch-step: left out, no Python" "$out"
+check "a stage gets no more than what is left" says "profile: ended after [12] s" "$out"
+check "what does not fit is said" says "step: skipped, the budget of 7 s is used up" "$out"
+
+# ---- ended from outside
+out="$dir/third"
+PATH="$dir/tools:$PATH" "$dir/run.sh" "$out" check profile >"$dir/log" 2>&1 &
+runner=$!
+for _ in $(seq 100); do
+    holds "$out" conformance.log 2>/dev/null && [ -n "$(hanging)" ] && break
+    sleep 0.1
+done
+kill -TERM "$runner"
+wait "$runner"
+check "it ends with exit code 1" [ $? -eq 1 ]
+check "nothing is left running" nothing_hangs
+check "it says why" says "interrupted" "$out"
+check "the archive holds what there was" holds "$out" profile.log
+
+"$dir/run.sh" "$dir/fourth" nonsense >"$dir/log" 2>&1
+check "an unknown stage is refused" [ $? -eq 2 ]
+if [ "$errors" -gt 0 ]; then
+    echo "test-gpu-run: $errors of the checks failed; the first run said:" >&2
+    cat "$dir/out/summary.txt" >&2
+    exit 1
+fi
+echo "test-gpu-run: all checks passed"
