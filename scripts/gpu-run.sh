@@ -23,7 +23,7 @@ reserve=5000             # ms kept for the last packing
 
 # Shapes of a narrow and a wide layer, the first one, one with stride 2, one of each other class, and the updates.
 main_ops='cuda/(conv3d/(s_16_to_16_at_32|m_(stem_1_to_32|32_to_32|32_to_64_s2)_at_64|m_64_to_64_at_32|m_256_to_256_at_8)/'
-main_ops+='(forward|dgrad|wgrad)|conv_transpose3d/m_64_to_32_at_32/(forward|backward)|instance_norm/m_32_at_64(_residual)?/'
+main_ops+='(forward|dgrad|wgrad)|conv_transpose3d/m_64_to_32_at_32/(forward|backward)|norm/m_32_at_64(_residual)?/'
 main_ops+='|(adamw|grad_norm|ema)/m_encoder|sub_view/m/|gelu/m_)'
 
 # Ten tests that between them launch every class of kernels, at small sizes.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests scripts/gpu-run.sh on a bundle of planted programs: some hang and ignore that they are to end, some fail, some leave children
-# behind, one writes more than the archive may hold, one is missing. Needs no GPU. About 20 seconds, most of them spent hanging.
+# behind, one writes more than the archive may hold, one is missing. Needs no GPU. Half a minute, most of it spent hanging.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 dir="$(mktemp -d)"
@@ -28,6 +28,7 @@ export HANG="$hang"
 mkdir -p "$dir/bin" "$dir/data/volumes" "$dir/data/fixtures" "$dir/peers" "$dir/tools"
 cp scripts/gpu-run.sh "$dir/run.sh"
 echo "commit: planted" >"$dir/BUILT.txt"
+head -c $((30 << 20)) /dev/urandom >"$dir/large"
 : >"$dir/peers/torch_gpu.py"
 plant tools/nvidia-smi <<'PROGRAM'
 case "$*" in
@@ -53,7 +54,7 @@ profile)
 train)
     run="${@: -1}"
     mkdir -p "$run"
-    head -c $((30 << 20)) /dev/urandom >"$run/metrics.jsonl"
+    cp "$SEEN/../large" "$run/metrics.jsonl"
     echo '{"step": 1}' >"$run/validation.jsonl"
     exit 3
     ;;
@@ -124,8 +125,8 @@ holds() { tar -tzf "$1/results.tar.gz" | grep -x -- "$2" >/dev/null; }
 # ---- everything, with limits of a few seconds
 out="$dir/out"
 export SEEN="$out"
-PATH="$dir/tools:$PATH" PEERS_PYTHON="$dir/python" GPU_RUN_PERCENT=5 \
-    timeout -s KILL 50 "$dir/run.sh" --budget 40 "$out" >"$dir/log" 2>&1
+PATH="$dir/tools:$PATH" PEERS_PYTHON="$dir/python" GPU_RUN_PERCENT=8 \
+    timeout -s KILL 60 "$dir/run.sh" --budget 50 "$out" check profile step torch parity golden ops sanitizer train >"$dir/log" 2>&1
 code=$?
 [ -f "$out/summary.txt" ] || { cat "$dir/log" >&2 && exit 1; }
 check "it ends by itself, with exit code 1, not $code" [ "$code" -eq 1 ]
@@ -161,9 +162,9 @@ check "a missing Python is said" says "torch-step: left out, no Python" "$out"
 check "a stage gets no more than what is left" says "profile: ended after [12] s" "$out"
 check "what does not fit is said" says "step: skipped, the budget of 7 s is used up" "$out"
 
-# ---- ended from outside
+# ---- all stages in their order, ended from outside
 out="$dir/third"
-PATH="$dir/tools:$PATH" "$dir/run.sh" "$out" check profile >"$dir/log" 2>&1 &
+PATH="$dir/tools:$PATH" "$dir/run.sh" "$out" >"$dir/log" 2>&1 &
 runner=$!
 for _ in $(seq 100); do
     holds "$out" conformance.log 2>/dev/null && [ -n "$(hanging)" ] && break
