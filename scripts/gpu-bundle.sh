@@ -123,6 +123,6 @@ mv "$archive.partial" "$archive"
 bytes="$(wc -c <"$archive")"
 mib=$(((bytes + 1048575) / 1048576))
 if [ "$mib" -gt "$most_mib" ]; then
-    fail "$archive has $mib MiB, more than $most_mib: build for fewer GPUs than '$SPATIALSSL_CUDA_ARCHS', for example SPATIALSSL_CUDA_ARCHS=90a"
+    fail "$archive has $mib MiB, more than $most_mib: build for fewer GPUs than now, for example SPATIALSSL_CUDA_ARCHS=90a"
 fi
 say "$archive: $mib MiB, of $most_mib at most"

@@ -129,13 +129,23 @@ def kernel_rows(profile):
         # A later version of the program says of which roof.
         roof = next((value for key, value in row.items() if "roof" in key and isinstance(value, str)), "")
         per = lambda amount, unit: figure(amount / seconds / unit) if amount and seconds else "-"
-        rows.append([
-            f"`{row.get('name')}`", figure(row.get("calls")), figure(ms), f"{100 * ms / total:.1f}" if total else "-",
-            per(row.get("flops"), 1e12), per(row.get("bytes"), 1e9), "-" if share is None else f"{100 * share:.0f} % {roof}".strip(),
-        ])
+        rows.append(
+            [
+                f"`{row.get('name')}`",
+                figure(row.get("calls")),
+                figure(ms),
+                f"{100 * ms / total:.1f}" if total else "-",
+                per(row.get("flops"), 1e12),
+                per(row.get("bytes"), 1e9),
+                "-" if share is None else f"{100 * share:.0f} % {roof}".strip(),
+            ]
+        )
     if len(rows) > MOST_ROWS:
         rest = sum(row.get("ms") or 0 for row in sorted(seen, key=lambda row: -(row.get("ms") or 0))[MOST_ROWS:])
-        rows = [*rows[:MOST_ROWS], [f"{len(rows) - MOST_ROWS} more", "", figure(rest), f"{100 * rest / total:.1f}" if total else "-", "", "", ""]]
+        rows = [
+            *rows[:MOST_ROWS],
+            [f"{len(rows) - MOST_ROWS} more", "", figure(rest), f"{100 * rest / total:.1f}" if total else "-", "", "", ""],
+        ]
     return rows, total
 
 
@@ -178,7 +188,10 @@ def comparison(results):
             failed += lost
             about |= said
     parts = []
-    for title, is_it in (("A training step", lambda row: row.startswith("step/")), ("Operations", lambda row: not row.startswith("step/"))):
+    for title, is_it in (
+        ("A training step", lambda row: row.startswith("step/")),
+        ("Operations", lambda row: not row.startswith("step/")),
+    ):
         mine, other = ({name: row for name, row in side.items() if is_it(name)} for side in (ours, theirs))
         lost = [line for line in failed if is_it(line["name"])]
         if not mine:
@@ -196,14 +209,19 @@ def training(results):
         return []
     # The first steps capture the graph.
     times = [step["step_ms"] for step in steps[10:] if isinstance(step.get("step_ms"), (int, float))]
-    names = [name for name in ("loss", "gap_axis", "sim_adjacent", "sim_distant", "vector", "route", "grad_norm") if name in steps[0]]
+    names = [
+        name for name in ("loss", "gap_axis", "sim_adjacent", "sim_distant", "vector", "route", "grad_norm") if name in steps[0]
+    ]
     count = min(20, len(steps) // 2) or 1
 
     def mean(part, name):
         values = [step[name] for step in part if isinstance(step.get(name), (int, float))]
         return f"{statistics.fmean(values):.4f}" if values else "-"
 
-    rows = [[f"first {count}", *(mean(steps[:count], name) for name in names)], [f"last {count}", *(mean(steps[-count:], name) for name in names)]]
+    rows = [
+        [f"first {count}", *(mean(steps[:count], name) for name in names)],
+        [f"last {count}", *(mean(steps[-count:], name) for name in names)],
+    ]
     parts = [
         "## Training",
         f"{len(steps)} steps of `examples/demo.toml`; a step takes {figure(statistics.median(times)) if times else '-'} ms (median). Means over steps:",
@@ -211,7 +229,9 @@ def training(results):
     ]
     checked = results.lines("train/validation.jsonl", "validation during the training")
     if checked:
-        names = [name for name in ("step", "gap_mae_mm", "gap_baseline_mm", "similarity_accuracy", "feature_std") if name in checked[0]]
+        names = [
+            name for name in ("step", "gap_mae_mm", "gap_baseline_mm", "similarity_accuracy", "feature_std") if name in checked[0]
+        ]
         parts.append(table(names, [[figure(line.get(name)) for name in names] for line in checked]))
     return parts
 
@@ -225,17 +245,29 @@ def page(results):
     parts = [f"# {name}", "By `scripts/gpu-run.sh`, written by `scripts/gpu-report.py`.", table(["what", ""], rows)]
     seen = clocks(results)
     if seen:
-        parts += ["Medians of what `nvidia-smi` saw while the GPU was busy:", table(["stage", "samples", "SM MHz", "memory MHz", "W", "C"], seen)]
-    parts += ["## Checks", table(["check", "outcome"], [(what, found.get(check, "**not run**")) for check, what in CHECKS.items()])]
+        parts += [
+            "Medians of what `nvidia-smi` saw while the GPU was busy:",
+            table(["stage", "samples", "SM MHz", "memory MHz", "W", "C"], seen),
+        ]
+    parts += [
+        "## Checks",
+        table(["check", "outcome"], [(what, found.get(check, "**not run**")) for check, what in CHECKS.items()]),
+    ]
     parts += comparison(results)
     shown = [part for file, what in PROFILES.items() for part in profile_section(results, file, what)]
     if shown:
         parts += ["## Kernels of a step", *shown]
     parts += training(results)
-    others = [f"- {stage}: {what}" for stage, what in found.items() if stage not in CHECKS and not what.startswith(("fine", "everything"))]
+    others = [
+        f"- {stage}: {what}"
+        for stage, what in found.items()
+        if stage not in CHECKS and not what.startswith(("fine", "everything"))
+    ]
     if others:
         parts += ["## How the other stages ended", "\n".join(others)]
-    gone = [f"- {line}" for line in results.missing] + [f"- too large to be packed: {line}" for line in results.text("left-out.txt").splitlines()]
+    gone = [f"- {line}" for line in results.missing] + [
+        f"- too large to be packed: {line}" for line in results.text("left-out.txt").splitlines()
+    ]
     parts += ["## Missing", "\n".join(gone) or "Nothing."]
     return name, "\n\n".join(parts) + "\n"
 
@@ -260,17 +292,49 @@ def self_test():
         _, text = page(Results(root))
         assert text.count("**not run**") == len(CHECKS) and "`profile.json`: the kernels" in text, text
         put("gpu.log", "name, driver_version\nPlanted Card 80GB, 580.1\n")
-        put("summary.txt", "10:00:00  doctor: fine (0 s)\n10:00:09  parity: FAILED, 3 of 5 tests passed (9 s); failed: a\n10:01:00  ops: skipped, x\n")
+        put(
+            "summary.txt",
+            "10:00:00  doctor: fine (0 s)\n10:00:09  parity: FAILED, 3 of 5 tests passed (9 s); failed: a\n10:01:00  ops: skipped, x\n",
+        )
         put("stages.txt", "check 10:00:00\nstep 10:00:10\n")
-        put("clocks.csv", "timestamp, a, b, c, d, e\n" + "".join(
-            f"2026/01/01 10:00:{s}.5, {mhz} MHz, 2619 MHz, 300.5 W, 50, {busy} %\n" for s, mhz, busy in (("05", 345, 0), ("11", 1900, 90), ("13", 1980, 99))))
+        put(
+            "clocks.csv",
+            "timestamp, a, b, c, d, e\n"
+            + "".join(
+                f"2026/01/01 10:00:{s}.5, {mhz} MHz, 2619 MHz, 300.5 W, 50, {busy} %\n"
+                for s, mhz, busy in (("05", 345, 0), ("11", 1900, 90), ("13", 1980, 99))
+            ),
+        )
         put("criterion/a/new/benchmark.json", json.dumps({"full_id": "cuda/step/tiny/First", "throughput": {"Elements": 6}}))
         put("criterion/a/new/estimates.json", json.dumps({"median": {"point_estimate": 2e6}}))
-        put("torch-step.jsonl", "".join(json.dumps({"name": "step/tiny/First", "variant": v, "ms": ms}) + "\n" for v, ms in (("contiguous eager", 5), ("channels_last graph", 3))))
-        rows = [{"name": "small", "calls": 2, "ms": 0.5, "flops": 0, "bytes": 5e8, "roof_share": 0.5}, {
-            "name": "conv", "calls": 1, "ms": 1.5, "flops": 1.5e11, "bytes": 3e9, "roof_share": 0.25, "roof": "wgmma"}]
-        put("profile.json", json.dumps({"step_ms": 2.5, "steps": 20, "memory_bytes": 2**30, "roof_flops_per_s": 4e14, "roof_bytes_per_s": 3e12, "rows": rows}))
-        put("train/metrics.jsonl", "".join(json.dumps({"step": i, "loss": 4 - i / 100, "step_ms": 3.5}) + "\n" for i in range(100)) + '{"step": 1')
+        put(
+            "torch-step.jsonl",
+            "".join(
+                json.dumps({"name": "step/tiny/First", "variant": v, "ms": ms}) + "\n"
+                for v, ms in (("contiguous eager", 5), ("channels_last graph", 3))
+            ),
+        )
+        rows = [
+            {"name": "small", "calls": 2, "ms": 0.5, "flops": 0, "bytes": 5e8, "roof_share": 0.5},
+            {"name": "conv", "calls": 1, "ms": 1.5, "flops": 1.5e11, "bytes": 3e9, "roof_share": 0.25, "roof": "wgmma"},
+        ]
+        put(
+            "profile.json",
+            json.dumps(
+                {
+                    "step_ms": 2.5,
+                    "steps": 20,
+                    "memory_bytes": 2**30,
+                    "roof_flops_per_s": 4e14,
+                    "roof_bytes_per_s": 3e12,
+                    "rows": rows,
+                }
+            ),
+        )
+        put(
+            "train/metrics.jsonl",
+            "".join(json.dumps({"step": i, "loss": 4 - i / 100, "step_ms": 3.5}) + "\n" for i in range(100)) + '{"step": 1',
+        )
         name, text = page(Results(root))
         wanted = [
             "| step/tiny/First | 2.0000 | - | 3.0000 | channels_last graph | 5.0000 | 1.50 |",
@@ -279,8 +343,12 @@ def self_test():
             "Step 2.5 ms (mean of 20), 1024 MiB of memory. All rows together 2 ms, 0.80 of the step.",
             "`roof_flops_per_s` 400 TFLOP/s, `roof_bytes_per_s` 3000 GB/s",
             "| `conv` | 1 | 1.5 | 75.0 | 100 | 2000 | 25 % wgmma |\n| `small` | 2 | 0.5 | 25.0 | - | 1000 | 50 % |",
-            "100 steps of `examples/demo.toml`; a step takes 3.5 ms", "| last 20 | 3.1050 |",
-            "- ops: skipped, x", "- operations: our times", "- `profile-demo.json`: ", "| compute-sanitizer memcheck over ten tests | **not run** |",
+            "100 steps of `examples/demo.toml`; a step takes 3.5 ms",
+            "| last 20 | 3.1050 |",
+            "- ops: skipped, x",
+            "- operations: our times",
+            "- `profile-demo.json`: ",
+            "| compute-sanitizer memcheck over ten tests | **not run** |",
         ]
         assert name == "Planted Card 80GB", name
         for line in wanted:

@@ -174,7 +174,7 @@ measured() {
 # example, is noted, and the rows after it go on in a new process.
 rows() {
     local name="$1" most="$2" bench="$here/bin/$3" filter="$4" log="$work/$1.log" began count code pattern lost="" text
-    local left=()
+    local wanted=() left=()
     shift 4
     if [ ! -x "$bench" ]; then
         note "$name: left out, $(basename "$bench") is not in the bundle"
@@ -182,8 +182,8 @@ rows() {
     fi
     began="$(now)"
     run_for "$(allowed 15)" "$bench" --bench --list "$filter" >"$scratch/list" 2>"$log"
-    mapfile -t left < <(sed -n 's/: benchmark$//p' "$scratch/list")
-    count=${#left[@]}
+    mapfile -t wanted < <(sed -n 's/: benchmark$//p' "$scratch/list")
+    left=("${wanted[@]}") count=${#wanted[@]}
     if [ "$count" -eq 0 ]; then
         failed "$name: FAILED, no row on cuda:0; see $name.log"
         tail -3 "$log" | sed 's/^/          /' | tee -a "$out/summary.txt"
@@ -200,7 +200,7 @@ rows() {
         lost+=" ${left[0]:-end}"
         left=("${left[@]:1}")
     done
-    text="$((count - ${#left[@]} - $(wc -w <<<"$lost"))) of $count rows ($(whole $(($(now) - began))) s)${lost:+; failed:$lost}"
+    text="$(printf '%s\n' "${wanted[@]}" | grep -cxF -f <(measured)) of $count rows ($(whole $(($(now) - began))) s)${lost:+; failed:$lost}"
     [ ${#left[@]} -eq 0 ] || text+="; not measured: ${left[*]}"
     if [ -z "$lost" ] && [ ${#left[@]} -eq 0 ]; then
         note "$name: fine, $text"
