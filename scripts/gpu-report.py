@@ -27,8 +27,10 @@ CHECKS = {
     "conformance": "every PTX wrapper against the emulated device",
     "parity": "tests `parity` and `cuda`: every operation against the CPU in f64, whole steps",
     "golden": "golden values of an independent PyTorch program",
-    "memcheck": "compute-sanitizer memcheck over ten tests",
-    "racecheck": "compute-sanitizer racecheck over ten tests",
+    "memcheck": "compute-sanitizer memcheck over nine tests",
+    "memcheck-step": "the same over two training steps",
+    "racecheck": "compute-sanitizer racecheck over nine tests",
+    "racecheck-step": "the same over two training steps",
     "train": "500 training steps of `examples/demo.toml`",
 }
 PROFILES = {"profile.json": "default settings", "profile-demo.json": "`examples/demo.toml`"}
@@ -348,7 +350,7 @@ def self_test():
             "- ops: skipped, x",
             "- operations: our times",
             "- `profile-demo.json`: ",
-            "| compute-sanitizer memcheck over ten tests | **not run** |",
+            "| compute-sanitizer memcheck over nine tests | **not run** |",
         ]
         assert name == "Planted Card 80GB", name
         for line in wanted:
