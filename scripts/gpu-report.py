@@ -28,9 +28,9 @@ CHECKS = {
     "parity": "tests `parity` and `cuda`: every operation against the CPU in f64, whole steps",
     "golden": "golden values of an independent PyTorch program",
     "memcheck": "compute-sanitizer memcheck over nine tests",
-    "memcheck-step": "the same over two training steps",
+    "memcheck-step": "memcheck over two training steps",
     "racecheck": "compute-sanitizer racecheck over nine tests",
-    "racecheck-step": "the same over two training steps",
+    "racecheck-step": "racecheck over two training steps",
     "train": "500 training steps of `examples/demo.toml`",
 }
 PROFILES = {"profile.json": "default settings", "profile-demo.json": "`examples/demo.toml`"}
@@ -121,60 +121,70 @@ def clocks(results):
     return rows
 
 
-def kernel_rows(profile):
-    rows, seen = [], [row for row in profile.get("rows", []) if isinstance(row, dict)]
-    total = sum(row.get("ms") or 0 for row in seen)
-    for row in sorted(seen, key=lambda row: -(row.get("ms") or 0)):
+# Columns of a profile's rows: key of the share of a roof, and of that roof's name.
+SHARES = {"of roof": ("roof_share", "roof"), "with wgmma": ("wgmma_share", "wgmma_share_of")}
+# Roofs: key, name, unit.
+ROOFS = [
+    ("roof_flops_per_s", "mma.sync", 1e12, "TFLOP/s"),
+    ("roof_wgmma_flops_per_s", "wgmma", 1e12, "TFLOP/s"),
+    ("roof_bytes_per_s", "memory, by a copy,", 1e9, "GB/s"),
+]
+
+
+def kernel_table(rows):
+    """Rows in order of their time; columns that no row has are left out."""
+    total = sum(row.get("ms") or 0 for row in rows)
+    rows = sorted(rows, key=lambda row: -(row.get("ms") or 0))
+    shares = {title: keys for title, keys in SHARES.items() if any(row.get(keys[0]) is not None for row in rows)}
+    has_cold = any(row.get("cold_ms") for row in rows)
+
+    def rate(row, key, unit):
+        return figure(row[key] / row["ms"] * 1e3 / unit) if row.get(key) and row.get("ms") else "-"
+
+    def share(row, keys):
+        value = row.get(keys[0])
+        return "-" if value is None else f"{100 * value:.0f} % {row.get(keys[1]) or ''}".strip()
+
+    head = ["kernel", "calls", "ms", *(["cold ms"] if has_cold else []), "% of the sum", "TFLOP/s", "GB/s", *shares]
+    cells = []
+    for row in rows[:MOST_ROWS]:
         ms = row.get("ms") or 0
-        seconds = ms / 1e3
-        share = row.get("roof_share")
-        # A later version of the program says of which roof.
-        roof = next((value for key, value in row.items() if "roof" in key and isinstance(value, str)), "")
-        per = lambda amount, unit: figure(amount / seconds / unit) if amount and seconds else "-"
-        rows.append(
-            [
-                f"`{row.get('name')}`",
-                figure(row.get("calls")),
-                figure(ms),
-                f"{100 * ms / total:.1f}" if total else "-",
-                per(row.get("flops"), 1e12),
-                per(row.get("bytes"), 1e9),
-                "-" if share is None else f"{100 * share:.0f} % {roof}".strip(),
-            ]
+        cells.append(
+            [f"`{row.get('name')}`", figure(row.get("calls")), figure(ms), *([figure(row.get("cold_ms"))] if has_cold else [])]
         )
+        cells[-1] += [f"{100 * ms / total:.1f}" if total else "-", rate(row, "flops", 1e12), rate(row, "bytes", 1e9)]
+        cells[-1] += [share(row, keys) for keys in shares.values()]
     if len(rows) > MOST_ROWS:
-        rest = sum(row.get("ms") or 0 for row in sorted(seen, key=lambda row: -(row.get("ms") or 0))[MOST_ROWS:])
-        rows = [
-            *rows[:MOST_ROWS],
-            [f"{len(rows) - MOST_ROWS} more", "", figure(rest), f"{100 * rest / total:.1f}" if total else "-", "", "", ""],
-        ]
-    return rows, total
+        rest = sum(row.get("ms") or 0 for row in rows[MOST_ROWS:])
+        cells.append([f"{len(rows) - MOST_ROWS} more", "", figure(rest)] + [""] * (len(head) - 3))
+    return table(head, cells)
 
 
 def profile_section(results, name, what):
     profile = results.json(name, f"the kernels of a step, {what}")
     if not isinstance(profile, dict):
         return []
-    rows, total = kernel_rows(profile)
+    rows = [row for row in profile.get("rows", []) if isinstance(row, dict)]
+    total, step = sum(row.get("ms") or 0 for row in rows), profile.get("step_ms")
     roofs = []
-    for key, value in profile.items():
-        if "roof" in key and isinstance(value, (int, float)):
-            is_work = "flop" in key
-            roofs.append(f"`{key}` {figure(value / (1e12 if is_work else 1e9))} {'TFLOP/s' if is_work else 'GB/s'}")
-        elif "roof" in key and isinstance(value, dict):
-            roofs += [f"`{key}.{k}` {figure(v)}" for k, v in value.items() if isinstance(v, (int, float))]
-    if not roofs:
-        results.missing.append(f"`{name}`: roofs")
+    for key, roof, unit, unit_name in ROOFS:
+        if profile.get(key):
+            stated = profile.get("roof_wgmma_stated") if roof == "wgmma" else None
+            roofs.append(f"{roof} {figure(profile[key] / unit, 4)} {unit_name}{f' ({stated})' if stated else ''}")
+        elif roof != "wgmma":
+            results.missing.append(f"`{name}`: the roof of {roof.split(',')[0]}")
     if not total:
-        results.missing.append(f"`{name}`: times (a driver that only counts?)")
-    step = profile.get("step_ms")
+        results.missing.append(f"`{name}`: times (does the driver only count?)")
     ratio = f"{total / step:.2f} of the step" if total and step else "no step to compare with"
     memory = (profile.get("memory_bytes") or 0) / 2**20
+    lost = [f"- {row.get('name')} was not timed: {row['lost']}" for row in rows if row.get("lost")]
+    lost += [f"- {note}" for note in profile.get("notes") or []]
     return [
         f"### {what[0].upper()}{what[1:]}",
-        f"Step {figure(step)} ms (mean of {profile.get('steps')}), {figure(memory)} MiB of memory. All rows together {figure(total)} ms, {ratio}. "
-        f"Roofs: {', '.join(roofs) or 'not measured'}.",
-        table(["kernel", "calls", "ms", "% of the sum", "TFLOP/s", "GB/s", "of its roof"], rows),
+        f"Step {figure(step)} ms (mean of {profile.get('steps')}), {figure(memory)} MiB of memory. "
+        f"All rows together {figure(total)} ms, {ratio}. Roofs: {'; '.join(roofs) or 'not measured'}.",
+        kernel_table(rows),
+        *(["\n".join(lost)] if lost else []),
     ]
 
 
@@ -208,6 +218,8 @@ def comparison(results):
 def training(results):
     steps = results.lines("train/metrics.jsonl", "losses of the training")
     if not steps:
+        if (results.folder / "train/metrics.jsonl").exists():
+            results.missing.append("`train/metrics.jsonl`: it has no step")
         return []
     # The first steps capture the graph.
     times = [step["step_ms"] for step in steps[10:] if isinstance(step.get("step_ms"), (int, float))]
@@ -241,9 +253,8 @@ def training(results):
 def page(results):
     found = outcomes(results)
     name, known = card(results)
-    built = results.text("BUILT.txt", "what was built").strip().splitlines()
-    rows = [(key, value) for key, value in known.items()] + [tuple(line.split(": ", 1)) for line in built if ": " in line]
-    rows += [("system", results.text("system.txt").strip() or "unknown")]
+    built = results.text("BUILT.txt", "what was built") + results.text("system.txt", "when and on what system")
+    rows = [*known.items(), *(line.split(": ", 1) for line in built.splitlines() if ": " in line)]
     parts = [f"# {name}", "By `scripts/gpu-run.sh`, written by `scripts/gpu-report.py`.", table(["what", ""], rows)]
     seen = clocks(results)
     if seen:
@@ -318,7 +329,9 @@ def self_test():
         )
         rows = [
             {"name": "small", "calls": 2, "ms": 0.5, "flops": 0, "bytes": 5e8, "roof_share": 0.5},
-            {"name": "conv", "calls": 1, "ms": 1.5, "flops": 1.5e11, "bytes": 3e9, "roof_share": 0.25, "roof": "wgmma"},
+            {"name": "conv", "calls": 1, "ms": 1.5, "cold_ms": 1.6, "flops": 1.5e11, "bytes": 3e9}
+            | {"roof_share": 0.25, "roof": "mma.sync", "wgmma_share": 0.125, "wgmma_share_of": "wgmma"},
+            {"name": "lost", "calls": 1, "ms": None, "lost": "no memory", "roof_share": None},
         ]
         put(
             "profile.json",
@@ -329,6 +342,9 @@ def self_test():
                     "memory_bytes": 2**30,
                     "roof_flops_per_s": 4e14,
                     "roof_bytes_per_s": 3e12,
+                    "roof_wgmma_flops_per_s": 8e14,
+                    "roof_wgmma_stated": None,
+                    "notes": ["something to note"],
                     "rows": rows,
                 }
             ),
@@ -343,8 +359,11 @@ def self_test():
             "3 of 5 tests passed (9 s); failed: a |",
             "| step | 2 | 1940 | 2619 | 300 | 50 |",
             "Step 2.5 ms (mean of 20), 1024 MiB of memory. All rows together 2 ms, 0.80 of the step.",
-            "`roof_flops_per_s` 400 TFLOP/s, `roof_bytes_per_s` 3000 GB/s",
-            "| `conv` | 1 | 1.5 | 75.0 | 100 | 2000 | 25 % wgmma |\n| `small` | 2 | 0.5 | 25.0 | - | 1000 | 50 % |",
+            "Roofs: mma.sync 400 TFLOP/s; wgmma 800 TFLOP/s; memory, by a copy, 3000 GB/s.",
+            "| kernel | calls | ms | cold ms | % of the sum | TFLOP/s | GB/s | of roof | with wgmma |",
+            "| `conv` | 1 | 1.5 | 1.6 | 75.0 | 100 | 2000 | 25 % mma.sync | 12 % wgmma |\n",
+            "| `small` | 2 | 0.5 | - | 25.0 | - | 1000 | 50 % | - |\n| `lost` | 1 | - | - | 0.0 | - | - | - | - |",
+            "- lost was not timed: no memory\n- something to note",
             "100 steps of `examples/demo.toml`; a step takes 3.5 ms",
             "| last 20 | 3.1050 |",
             "- ops: skipped, x",

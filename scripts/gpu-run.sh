@@ -217,7 +217,7 @@ rows() {
 
 stage_check() {
     cp "$here/BUILT.txt" "$work/" 2>/dev/null
-    uname -srm >"$work/system.txt"
+    printf 'measured: %s\nsystem: %s\n' "$(date -u +%F)" "$(uname -srm)" >"$work/system.txt"
     if command -v nvidia-smi >/dev/null; then
         program gpu 4 nvidia-smi --format=csv \
             --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.memory,power.limit,clocks.sm,clocks.mem,temperature.gpu
