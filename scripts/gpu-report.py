@@ -309,13 +309,13 @@ def self_test():
             "summary.txt",
             "10:00:00  doctor: fine (0 s)\n10:00:09  parity: FAILED, 3 of 5 tests passed (9 s); failed: a\n10:01:00  ops: skipped, x\n",
         )
-        put("stages.txt", "check 10:00:00\nstep 10:00:10\n")
+        put("stages.txt", "check 10:00:00\nstep 10:00:10\ntorch 10:00:20\n")
         put(
             "clocks.csv",
             "timestamp, a, b, c, d, e\n"
             + "".join(
                 f"2026/01/01 10:00:{s}.5, {mhz} MHz, 2619 MHz, 300.5 W, 50, {busy} %\n"
-                for s, mhz, busy in (("05", 345, 0), ("11", 1900, 90), ("13", 1980, 99))
+                for s, mhz, busy in (("11", 1900, 90), ("12", 345, 0), ("13", 1980, 99), ("21", 1500, 99))
             ),
         )
         put("criterion/a/new/benchmark.json", json.dumps({"full_id": "cuda/step/tiny/First", "throughput": {"Elements": 6}}))
