@@ -206,7 +206,8 @@ rows() {
         lost+=" ${left[0]:-end}"
         left=("${left[@]:1}")
     done
-    text="$(printf '%s\n' "${wanted[@]}" | grep -cxF -f <(measured)) of $count rows ($(whole $(($(now) - began))) s)${lost:+; failed:$lost}"
+    text="$((count - $(printf '%s\n' "${wanted[@]}" | grep -cvxF -f <(measured)))) of $count rows"
+    text+=" ($(whole $(($(now) - began))) s)${lost:+; failed:$lost}"
     [ ${#left[@]} -eq 0 ] || text+="; not measured: $(few "${left[*]}")"
     if [ -z "$lost" ] && [ ${#left[@]} -eq 0 ]; then
         note "$name: fine, $text"
