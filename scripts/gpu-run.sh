@@ -155,7 +155,7 @@ tests() {
     if [ -z "$failing$missing" ]; then
         note "$name: fine, $text"
     else
-        failed "$name: FAILED, $text${failing:+; failed: $(few "$failing")}${missing:+; not finished: $(few "$missing")}"
+        failed "$name: $([ -n "$failing" ] && echo FAILED || echo INCOMPLETE), $text${failing:+; failed: $(few "$failing")}${missing:+; not finished: $(few "$missing")}"
     fi
 }
 
@@ -212,7 +212,7 @@ rows() {
     if [ -z "$lost" ] && [ ${#left[@]} -eq 0 ]; then
         note "$name: fine, $text"
     else
-        failed "$name: FAILED, $text; see $name.log"
+        failed "$name: $([ -n "$lost" ] && echo FAILED || echo INCOMPLETE), $text; see $name.log"
     fi
 }
 
