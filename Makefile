@@ -1,6 +1,6 @@
 # What continuous integration calls. `make check` is everything that must pass.
 
-.PHONY: check format lint docs test bench golden emulator ptx ptx-long sanitize kernels
+.PHONY: check format lint docs test bench golden emulator ptx ptx-long sanitize kernels gpu-script
 
 check: format lint docs test
 
@@ -43,3 +43,8 @@ sanitize:
 # No kernel spills: registers and instructions of every kernel (needs nvcc). `scripts/kernel-table.py` writes docs/kernels/table.md.
 kernels:
 	scripts/kernel-table.py --check
+
+# The scripts for a machine with a GPU, on planted programs: half a minute, needs no GPU.
+gpu-script:
+	scripts/test-gpu-run.sh
+	scripts/gpu-report.py --self-test

@@ -16,8 +16,7 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::time::Duration;
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use common::bound::{Bound, Recorded, data, is_update, normals};
 use common::cases::{Case, cases};
@@ -61,18 +60,9 @@ fn label(case: &Case) -> String {
     format!("{}/{}", case.op.rule().name(), case.name.replace(", ", "_").replace(' ', "_"))
 }
 
-fn group(criterion: &mut Criterion, name: String) -> BenchmarkGroup<'_, WallTime> {
-    let mut group = criterion.benchmark_group(name);
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1));
-    group
-}
-
 fn operations(criterion: &mut Criterion) {
     for case in cases().into_iter().filter(|case| case.real) {
-        let mut group = group(criterion, label(&case));
+        let mut group = criterion.benchmark_group(label(&case));
         let mut made = None;
         if !matches!(case.op, Op::Probe(_)) {
             group.throughput(throughput(&case, 1));
@@ -209,7 +199,7 @@ fn device_pass(case: &Case, recorded: &Recorded, pass: &str) -> Result<Pass> {
 fn operations_on_device(criterion: &mut Criterion) {
     let Some(_kept) = gpu::open() else { return };
     for case in cases().into_iter().filter(|case| case.real) {
-        let mut group = group(criterion, format!("cuda/{}", label(&case)));
+        let mut group = criterion.benchmark_group(format!("cuda/{}", label(&case)));
         for (pass, wanted) in device_passes(&case.op) {
             let recorded = Recorded::new(&case, 1, wanted);
             group.throughput(device_throughput(&case, &recorded, pass));
@@ -224,5 +214,17 @@ fn operations_on_device(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, operations_on_device, operations);
+/// Settings that the command line may override; those of a group would win.
+fn settings() -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group! {
+    name = benches;
+    config = settings();
+    targets = operations_on_device, operations
+}
 criterion_main!(benches);

@@ -35,10 +35,6 @@ fn steps_of_device() -> Vec<(&'static str, ProgramOptions)> {
 
 fn steps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("step");
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(5));
     for (name, base) in steps_of_both() {
         for gradient_views in [GradientViews::First, GradientViews::All] {
             let options = ProgramOptions { gradient_views, ..base.clone() };
@@ -94,7 +90,6 @@ fn device_step(options: &ProgramOptions) -> Result<CudaStep> {
 fn steps_on_device(criterion: &mut Criterion) {
     let Some(_kept) = gpu::open() else { return };
     let mut group = criterion.benchmark_group("cuda/step");
-    group.sample_size(10).measurement_time(Duration::from_secs(3));
     for (name, base) in steps_of_both().into_iter().chain(steps_of_device()) {
         for gradient_views in [GradientViews::First, GradientViews::All] {
             let options = ProgramOptions { gradient_views, ..base.clone() };
@@ -109,5 +104,22 @@ fn steps_on_device(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, steps_on_device, steps);
-criterion_main!(benches);
+/// Settings that the command line may override; those of a group would win.
+fn settings(warm_up: u64, measurement: u64) -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(warm_up))
+        .measurement_time(Duration::from_secs(measurement))
+}
+
+criterion_group! {
+    name = on_device;
+    config = settings(3, 3);
+    targets = steps_on_device
+}
+criterion_group! {
+    name = on_cpu;
+    config = settings(1, 5);
+    targets = steps
+}
+criterion_main!(on_device, on_cpu);
