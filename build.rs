@@ -24,16 +24,18 @@ struct Compiler {
     command: Vec<String>,
     /// What distinguishes its output from that of other compilers or flags.
     identity: String,
+    /// Folders of the headers it may read.
+    headers: &'static [&'static str],
     /// Extension of what it makes.
     extension: &'static str,
     /// Whether it leaves the PTX it made on the way, for the tests that interpret it.
     keeps_ptx: bool,
-    /// Contents of all headers its input may include: any change compiles everything again.
-    headers: Vec<u8>,
 }
 
 fn main() {
-    for name in ["NVCC", "CUDA_HOME", "SPATIALSSL_CUDA_ARCHS", "CXX", "PATH"] {
+    for name in
+        ["NVCC", "CUDA_HOME", "SPATIALSSL_CUDA_ARCHS", "SPATIALSSL_CUDA_TOOLKIT", "CXX", "PATH"]
+    {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=build.rs");
@@ -43,15 +45,21 @@ fn main() {
     let cache = cache_dir(&out);
     fs::create_dir_all(&cache).expect("the build folder can be written");
     let emulator = env::var_os("CARGO_FEATURE_EMULATOR").is_some();
-    let mut archs = String::new();
+    let (mut archs, mut toolkit) = (String::new(), String::new());
     let mut images = Vec::new();
+    let files = sources(Path::new("kernels"), "cu");
     if let Some(nvcc) = find_nvcc() {
-        archs = env::var("SPATIALSSL_CUDA_ARCHS").unwrap_or_else(|_| ARCHS.into());
-        let files = sources(Path::new("kernels"), "cu");
-        images = compile_all(&nvcc_compiler(&nvcc, &archs), &files, &cache);
+        let version = nvcc_says(&nvcc, "--version");
+        toolkit = toolkit_of(&version).unwrap_or_default();
+        archs = env::var("SPATIALSSL_CUDA_ARCHS").unwrap_or_else(|_| known_archs(&nvcc));
+        let compiler = nvcc_compiler(&nvcc, &version, &toolkit, &archs);
+        images = compile_all(&compiler, &files, &cache);
         if emulator {
             gather_ptx(&images, &out.join("ptx"));
         }
+    }
+    if let Ok(pretended) = env::var("SPATIALSSL_CUDA_TOOLKIT") {
+        toolkit = pretended;
     }
     if emulator {
         emulated_driver(&out, &cache);
@@ -63,6 +71,8 @@ fn main() {
         }
     }
     println!("cargo:rustc-env=SPATIALSSL_CUDA_ARCHS={archs}");
+    println!("cargo:rustc-env=SPATIALSSL_CUDA_TOOLKIT={toolkit}");
+    write_index(&out.join("kernels.txt"), &files, images.len());
     write_images(&out.join("device_code.bin"), &images);
 }
 
@@ -94,11 +104,37 @@ fn find_nvcc() -> Option<PathBuf> {
     home.into_iter().chain([own]).chain(on_path).find(|nvcc| nvcc.is_file())
 }
 
-fn nvcc_compiler(nvcc: &Path, archs: &str) -> Compiler {
+fn nvcc_says(nvcc: &Path, what: &str) -> String {
+    let said = Command::new(nvcc).arg(what).output();
+    let said = said.unwrap_or_else(|e| panic!("{} does not run: {e}", nvcc.display()));
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
+/// `13.0` of `..., release 13.0, V13.0.88`.
+fn toolkit_of(version: &str) -> Option<String> {
+    Some(version.split("release ").nth(1)?.split(',').next()?.trim().to_string())
+}
+
+/// Those of [`ARCHS`] that this nvcc knows: before 12.8 it has not heard of the last two. It lists them without letters.
+fn known_archs(nvcc: &Path) -> String {
+    let list = nvcc_says(nvcc, "--list-gpu-code");
+    let known = |arch: &&str| {
+        let number = arch.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        list.split_whitespace().any(|code| code == format!("sm_{number}"))
+    };
+    ARCHS.split(' ').filter(known).collect::<Vec<_>>().join(" ")
+}
+
+fn nvcc_compiler(nvcc: &Path, version: &str, toolkit: &str, archs: &str) -> Compiler {
     let mut command = vec![nvcc.display().to_string()];
     command.extend(
         ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-fatbin"].map(String::from),
     );
+    // Device code of 12.x runs on any driver since 525, but those before 550 cannot read what nvcc 12.8 and later compress by
+    // default. A driver that may load code of 13.x can.
+    if toolkit.starts_with("12.") {
+        command.push("--no-compress".into());
+    }
     let list: Vec<&str> = archs.split_whitespace().collect();
     for arch in &list {
         command.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
@@ -106,21 +142,19 @@ fn nvcc_compiler(nvcc: &Path, archs: &str) -> Compiler {
     if let Some(first) = list.first() {
         command.push(format!("-gencode=arch=compute_{first},code=compute_{first}"));
     }
-    let version = Command::new(nvcc).arg("--version").output();
-    let version = version.unwrap_or_else(|e| panic!("{} does not run: {e}", nvcc.display())).stdout;
-    let identity = format!("{}{}", String::from_utf8_lossy(&version), command[1..].join(" "));
-    let headers = headers_digest(&["kernels"]);
-    Compiler { command, identity, extension: "fatbin", keeps_ptx: true, headers }
+    let identity = format!("{version}{}", command[1..].join(" "));
+    Compiler { command, identity, headers: &["kernels"], extension: "fatbin", keeps_ptx: true }
 }
 
 /// Compiles the files whose outputs are not in the cache, several at once; returns the outputs in the order of `files`.
 fn compile_all(compiler: &Compiler, files: &[PathBuf], cache: &Path) -> Vec<PathBuf> {
+    let headers = headers_digest(compiler.headers);
     let outputs: Vec<PathBuf> = files
         .iter()
         .map(|file| {
             let mut hash = Sha256::new();
             hash.update(&compiler.identity);
-            hash.update(&compiler.headers);
+            hash.update(&headers);
             hash.update(fs::read(file).expect("a source file can be read"));
             let digest: String =
                 hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
@@ -186,6 +220,7 @@ fn gather_ptx(images: &[PathBuf], folder: &Path) {
     }
 }
 
+/// Contents of all headers in some folders: any change compiles everything again.
 fn headers_digest(folders: &[&str]) -> Vec<u8> {
     let mut hash = Sha256::new();
     for folder in folders {
@@ -199,7 +234,7 @@ fn headers_digest(folders: &[&str]) -> Vec<u8> {
 }
 
 /// Builds `<OUT_DIR>/emulator/libcuda.so` from the kernels and the emulator, and `emulator/check/libcuda.so`, in which every memory
-/// access of a kernel is checked.
+/// access of a kernel is checked, and `emulator/bare/libcuda.so`, which has what drivers of CUDA 12.0 have and nothing else.
 fn emulated_driver(out: &Path, cache: &Path) {
     let folder = out.join("emulator");
     println!("cargo:rustc-env=SPATIALSSL_EMULATOR_DIR={}", folder.display());
@@ -215,12 +250,18 @@ fn emulated_driver(out: &Path, cache: &Path) {
     let interpreter = compile(&sources(Path::new("kernels/emulator/ptx"), "cpp"), &wide);
     let emulated = compile(&emulator, &["-O2", "-DEMU_WITH_PTX"]);
     let plain = [compile(&kernels, &["-O2"]), emulated, interpreter].concat();
-    link(tool.path(), &folder, &plain);
+    link(tool.path(), &folder, &plain, &[]);
+    // Symbols that came later, and those by which tests control the emulated driver.
+    let hidden = out.join("bare.map");
+    let script = "{ local: cuFuncGetParamInfo; cuEventElapsedTime_v2; emu_*; };\n";
+    fs::write(&hidden, script).expect("writing to OUT_DIR");
+    let script = format!("-Wl,--version-script={}", hidden.display());
+    link(tool.path(), &folder.join("bare"), &plain, &[&script]);
     // Accesses become calls of functions that the emulator supplies: libtsan is never linked.
     let instrumented = ["-O1", "-fsanitize=thread", "-ftrivial-auto-var-init=pattern"];
     let checked =
         [compile(&kernels, &instrumented), compile(&emulator, &["-O2", "-DEMU_CHECK"])].concat();
-    link(tool.path(), &folder.join("check"), &checked);
+    link(tool.path(), &folder.join("check"), &checked, &[]);
 }
 
 fn interpreter_flags() -> Vec<&'static str> {
@@ -258,18 +299,37 @@ fn host_compiler(program: &Path, more: &[&str]) -> Compiler {
     let mut command = vec![program.display().to_string()];
     command.extend(flags.iter().chain(more).map(ToString::to_string));
     let identity = command.join(" ");
-    let headers = headers_digest(&["kernels", "kernels/emulator", "kernels/emulator/ptx"]);
-    Compiler { command, identity, extension: "o", keeps_ptx: false, headers }
+    let headers: &[_] = &["kernels", "kernels/emulator", "kernels/emulator/ptx"];
+    Compiler { command, identity, headers, extension: "o", keeps_ptx: false }
 }
 
-fn link(program: &Path, folder: &Path, objects: &[PathBuf]) {
+fn link(program: &Path, folder: &Path, objects: &[PathBuf], more: &[&str]) {
     fs::create_dir_all(folder).expect("the build folder can be written");
     let mut link = Command::new(program);
-    link.args(["-shared", "-Wl,-soname,libcuda.so", "-pthread", "-o"]);
+    link.args(["-shared", "-Wl,-soname,libcuda.so", "-pthread"]).args(more).arg("-o");
     link.arg(folder.join("libcuda.so")).args(objects).arg("-ldl");
     let ran = link.output().unwrap_or_else(|e| panic!("{} does not run: {e}", program.display()));
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "linking the emulated driver failed:\n{text}");
+}
+
+/// The number of the image that holds each kernel, one a line: a kernel is the first argument of a macro that stands at the
+/// beginning of a line, `KERNEL` or one made of it. A single image, that of the emulated driver, holds all of them.
+fn write_index(path: &Path, files: &[PathBuf], images: usize) {
+    let mut index = String::new();
+    for (number, file) in files.iter().enumerate() {
+        for line in fs::read_to_string(file).expect("a source file can be read").lines() {
+            let Some((name, _)) = line.split_once('(').and_then(|(_, rest)| rest.split_once(','))
+            else {
+                continue;
+            };
+            let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if line.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(is_word) {
+                index += &format!("{name} {}\n", if images == 1 { 0 } else { number });
+            }
+        }
+    }
+    fs::write(path, index).expect("writing to OUT_DIR");
 }
 
 /// Count, then offset and length of each image, then the images, each on 64 bytes. Nothing at all without images.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs NVIDIA's CUDA compiler from PyPI into .cuda/, where build.rs looks for it. No root, no driver, no GPU needed; about 300 MB.
+# It is 13.0: PyPI has no nvcc of 12.x, only its ptxas. What it makes needs driver 580 or later to run; see docs/profiling.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,7 +3,8 @@
 
 Registers, shared memory and spills are ptxas' own words (-Xptxas -v), threads come from the PTX, instruction counts from
 nvdisasm. Occupancy follows from them by the limits below; where the Rust code computes the dynamic shared memory, it is
-left out of it and the figure is marked. Exits with 1 if a kernel spills or has a local stack and is not in ALLOWED.
+left out of it and the figure is marked (`tests/cuda/device.rs` adds it). Exits with 1 if a kernel spills or has a local stack and is
+not in ALLOWED, or has more shared memory than every GPU gives a block.
 
 Needs nvcc ($NVCC, .cuda/ as scripts/install-nvcc.sh leaves it, or the path) with ptxas and nvdisasm beside it; no GPU.
 Usage: scripts/kernel-table.py [--check] [kernel file names without .cu ...]
@@ -32,6 +33,8 @@ LIMITS = {
     "100": (2048, 32, 228),
     "120": (1536, 24, 100),
 }
+# Shared memory a block may have on each of them, and what dynamic shared memory begins at a multiple of, behind the static.
+SHARED_LIMIT, SHARED_ALIGN = 99 * 1024, 1024
 SASS = {
     "HMMA": r"HMMA\.",
     "HGMMA": r"HGMMA\.",
@@ -158,18 +161,28 @@ def main():
                 threads[name] = count
                 dynamic[name] = str(fixed.get(name, "by shape")) if uses else "0"
         version = re.search(r"release [\d.]+, (V[\d.]+)", run([which[0], "--version"]))[1]
-    bad = []
+    bad, large = [], []
     for (_, name), by_arch in found.items():
         for arch, ((_, _, stack, spills), counts) in by_arch.items():
             if (stack or spills or counts["LDL/STL"]) and name not in ALLOWED:
                 bad.append(f"{name} on sm_{arch}: {stack} bytes of stack, {spills} bytes spilled, {counts['LDL/STL']} accesses to local memory")
+    for (_, name), by_arch in found.items():
+        for arch, ((_, static, _, _), _) in by_arch.items():
+            known = int(dynamic[name]) if dynamic[name].isdigit() else 0
+            behind = -(-static // SHARED_ALIGN) * SHARED_ALIGN if dynamic[name] != "0" else static
+            if behind + known > SHARED_LIMIT:
+                large.append(f"{name} on sm_{arch}: {static} bytes static, {known} dynamic, of {SHARED_LIMIT}")
     text = render(found, threads, dynamic, version)
     if not check and not wanted:
         TABLE.write_text(text)
     else:
         print(text)
     if bad:
-        sys.exit("kernels with a local stack or spills:\n  " + "\n  ".join(bad))
+        print("kernels with a local stack or spills:\n  " + "\n  ".join(bad), file=sys.stderr)
+    if large:
+        print("kernels with too much shared memory:\n  " + "\n  ".join(large), file=sys.stderr)
+    if bad or large:
+        sys.exit(1)
 
 
 def render(found, threads, dynamic, version):

@@ -34,8 +34,9 @@ const IMPORTS: [(&str, &str, &str); 2] = [
 ];
 
 /// Files with unsafe code.
-const UNSAFE: [(&str, &str); 9] = [
-    ("src/driver/nvtx.rs", "calls of the NVTX library"),
+const UNSAFE: [(&str, &str); 10] = [
+    ("src/driver/nvtx.rs", "calls of a profiler"),
+    ("src/driver/system.rs", "calls of the CUDA driver"),
     ("src/driver/counts.rs", "a function of the emulated driver"),
     ("tests/common/emulator.rs", "the emulated driver is a C library"),
     ("src/driver/device.rs", "calls of the CUDA driver"),

@@ -2,7 +2,10 @@
 #include "emulator.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "cache.h"
 #include "driver.h"
@@ -83,6 +86,7 @@ EMU_API uint64_t emu_counter(const char* name) {
     if (strcmp(name, "host_bytes") == 0) return c.host_bytes;
     if (strcmp(name, "waits") == 0) return c.waits;
     if (strcmp(name, "leaks") == 0) return c.leaks;
+    if (strcmp(name, "lookups_failed") == 0) return c.lookups_failed;
     if (strcmp(name, "live_bytes") == 0) return device_heap().live_bytes();
     if (strcmp(name, "reports") == 0) return check_report_count();
     return UINT64_MAX;
@@ -201,4 +205,36 @@ EMU_API int emu_allow(const void* pointer, size_t bytes) {
     if (device_heap().find(pointer, bytes) == nullptr) return kInvalidValue;
     check_forbid(pointer, bytes, false);
     return 0;
+}
+
+// A profiler that NVTX finds by NVTX_INJECTION64_PATH: prints each range to stderr if EMU_PRINT_RANGES is set. See nvtxTypes.h.
+namespace {
+struct NvtxCallbacks {
+    size_t struct_size;
+    int (*table)(int module, void**** table, unsigned* bytes);
+};
+thread_local std::vector<std::string> ranges;
+
+int push_range(const char* name) {
+    ranges.emplace_back(name);
+    if (getenv("EMU_PRINT_RANGES") != nullptr) fprintf(stderr, "range begins: %s\n", name);
+    return static_cast<int>(ranges.size()) - 1;
+}
+
+int pop_range() {
+    if (ranges.empty()) return -1;
+    if (getenv("EMU_PRINT_RANGES") != nullptr) fprintf(stderr, "range ends: %s\n", ranges.back().c_str());
+    ranges.pop_back();
+    return static_cast<int>(ranges.size());
+}
+}  // namespace
+
+EMU_API int InitializeInjectionNvtx2(const void* (*export_table)(uint32_t)) {
+    const auto* callbacks = static_cast<const NvtxCallbacks*>(export_table(1));
+    void*** table = nullptr;
+    unsigned bytes = 0;
+    if (callbacks == nullptr || callbacks->table(1, &table, &bytes) == 0 || bytes < 12 * sizeof(void*)) return 0;
+    *table[9] = reinterpret_cast<void*>(push_range);
+    *table[11] = reinterpret_cast<void*>(pop_range);
+    return 1;
 }

@@ -14,7 +14,7 @@
 namespace emu {
 
 struct CallCounters {
-    uint64_t launches = 0, allocations = 0, copies = 0, graph_launches = 0, host_bytes = 0, waits = 0, leaks = 0;
+    uint64_t launches = 0, allocations = 0, copies = 0, graph_launches = 0, host_bytes = 0, waits = 0, leaks = 0, lookups_failed = 0;
 };
 CallCounters& counters();
 

@@ -1,5 +1,7 @@
-// driver_module.cpp: modules, functions, launches. A module is any image: the kernels are in this library.
+// driver_module.cpp: modules, functions, launches. A module is any image: the kernels are in this library. But of a fat binary
+// only those kernels are found that it names, as a real driver would.
 #include <cstring>
+#include <utility>
 
 #include "driver.h"
 #include "memory.h"
@@ -18,6 +20,33 @@ Function* find_function(void* handle) {
     return nullptr;
 }
 
+// Head of what nvcc -fatbin makes.
+struct FatBinary {
+    uint32_t magic;
+    uint16_t version, head_bytes;
+    uint64_t bytes;
+};
+
+std::map<void*, const char*>& images() {
+    static std::map<void*, const char*> all;
+    return all;
+}
+
+// Whether the image of a module has code of a kernel: a section of its name. Any other image than a fat binary has all kernels.
+bool has_kernel(void* module, const char* name) {
+    static std::map<std::pair<const char*, std::string>, bool> known;
+    const char* image = images()[module];
+    if (strncmp(image, "\x50\xed\x55\xba", 4) != 0) return true;
+    FatBinary head;
+    const auto [entry, is_new] = known.try_emplace({image, name}, false);
+    if (is_new) {
+        memcpy(&head, image, sizeof(head));
+        const std::string section = std::string(".text.") + name;
+        entry->second = memmem(image, head.head_bytes + head.bytes, section.c_str(), section.size() + 1) != nullptr;
+    }
+    return entry->second;
+}
+
 }  // namespace
 
 #define FUNCTION(handle)                         \
@@ -29,12 +58,14 @@ EMU_API int cuModuleLoadData(void** module, const void* image) {
     if (image == nullptr) return kInvalidValue;
     *module = new char;
     driver().modules.insert(*module);
+    images()[*module] = static_cast<const char*>(image);
     return kSuccess;
 }
 
 EMU_API int cuModuleUnload(void* module) {
     ENTER_UNCAPTURED();
     if (driver().modules.erase(module) == 0) return kInvalidHandle;
+    images().erase(module);
     delete static_cast<char*>(module);
     return kSuccess;
 }
@@ -43,7 +74,10 @@ EMU_API int cuModuleGetFunction(void** out, void* module, const char* name) {
     ENTER();
     if (driver().modules.count(module) == 0) return kInvalidHandle;
     const Kernel* kernel = find_kernel(name);
-    if (kernel == nullptr) return refuse(kNotFound, std::string("no kernel ") + name);
+    if (kernel == nullptr || !has_kernel(module, name)) {
+        ++counters().lookups_failed;
+        return refuse(kNotFound, std::string("no kernel ") + name);
+    }
     auto& function = driver().functions[kernel];
     if (!function) function = std::make_unique<Function>(Function{kernel, kDefaultDynamic});
     *out = function.get();

@@ -32,7 +32,8 @@ size_t emu_last_report(char* buf, size_t len);
 int emu_reset(void);
 
 // "launches", "allocations", "copies", "graph_launches", "live_bytes", "host_bytes" (copied to and from the device), "waits" (calls in which
-// the host waited for work that was not done), "leaks" (allocations alive when the context was released), "reports" (check build). Unknown names give UINT64_MAX.
+// the host waited for work that was not done), "leaks" (allocations alive when the context was released), "lookups_failed" (kernels
+// asked of a module that has none of that name), "reports" (check build). Unknown names give UINT64_MAX.
 uint64_t emu_counter(const char* name);
 int emu_reset_counters(void);  // all of them but live_bytes, and the statistics of kernels
 

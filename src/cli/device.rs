@@ -4,6 +4,7 @@ use std::thread::available_parallelism;
 
 use crate::driver;
 use crate::error::{Error, Result};
+use crate::tape::Arrangement;
 use crate::train::Target;
 
 /// Where Linux states the version of NVIDIA's driver.
@@ -20,11 +21,12 @@ pub(super) struct Choice {
     pub(super) line: String,
 }
 
-/// How a GPU is used: `--no-graph` and `--sync-each`.
+/// How a GPU is used: `--no-graph`, `--sync-each` and `--separate-values`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct GpuFlags {
     pub(super) no_graph: bool,
     pub(super) sync_each: bool,
+    pub(super) separate_values: bool,
 }
 
 /// The device for `run.device` (already checked for its form) and `run.threads` (0: all).
@@ -36,8 +38,11 @@ pub(super) fn choose(device: &str, threads: usize, flags: GpuFlags) -> Result<Ch
         threads,
         line: format!("device: CPU ({threads} thread{plural}){why}"),
     };
+    let arrangement =
+        if flags.separate_values { Arrangement::Separate } else { Arrangement::Planned };
+    let (graph, sync_each) = (!flags.no_graph, flags.sync_each);
     let gpu = |ordinal: usize, (name, memory): &(String, usize)| Choice {
-        target: Target::Cuda { ordinal, graph: !flags.no_graph, sync_each: flags.sync_each },
+        target: Target::Cuda { ordinal, graph, sync_each, arrangement },
         threads,
         line: format!(
             "device: cuda:{ordinal}, {name}, {:.1} GiB",
@@ -57,7 +62,8 @@ pub(super) fn choose(device: &str, threads: usize, flags: GpuFlags) -> Result<Ch
         (_, Ok(found)) => {
             let ordinal = device.strip_prefix("cuda:").and_then(|n| n.parse().ok()).unwrap_or(0);
             match found.get(ordinal) {
-                Some(one) => Ok(gpu(ordinal, one)),
+                // Before the volumes are read, which may take long.
+                Some(one) => driver::check_driver().map(|()| gpu(ordinal, one)),
                 None => Err(refusal(device, &format!("{} GPUs, numbered from 0", found.len()))),
             }
         }
@@ -77,7 +83,9 @@ fn refusal(device: &str, found: &str) -> Error {
 
 /// What failed and why, on one line; what to do about it is left out.
 fn in_short(error: &Error) -> String {
-    error.to_string().lines().take(2).map(str::trim).collect::<Vec<_>>().join(", ")
+    // An error of a driver call has its cause on the second line, any other what was found and needed on two.
+    let lines = if error.to_string().contains("\n  needed: ") { 3 } else { 2 };
+    error.to_string().lines().take(lines).map(str::trim).collect::<Vec<_>>().join(", ")
 }
 
 /// All GPUs, at least one, or in a few words why there is none to use.

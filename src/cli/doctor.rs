@@ -26,10 +26,43 @@ struct Report {
     memory: Memory,
     cache_dir: Option<PathBuf>,
     driver: Option<String>,
-    /// Name and bytes of memory of each GPU, or why none is found.
-    gpus: std::result::Result<Vec<(String, usize)>, String>,
+    /// Version of CUDA of the driver.
+    driver_cuda: Option<(i32, i32)>,
+    /// Each GPU, or why none is found.
+    gpus: std::result::Result<Vec<Gpu>, String>,
     /// Architectures the kernels were compiled for.
     archs: &'static [&'static str],
+    /// The CUDA toolkit they were compiled by.
+    toolkit: Option<(i32, i32)>,
+    /// Where named ranges of profilers go.
+    ranges: Option<&'static str>,
+}
+
+/// A GPU as the driver describes it.
+struct Gpu {
+    name: String,
+    memory: usize,
+    /// Why kernels do not run on it, if they do not.
+    kernels: std::result::Result<(), String>,
+}
+
+impl Gpu {
+    fn all() -> Result<Vec<Gpu>> {
+        let kernels = |ordinal| driver::try_kernel(ordinal).map_err(|e| e.to_string());
+        let named = driver::names()?.into_iter().enumerate();
+        Ok(named
+            .map(|(ordinal, (name, memory))| Gpu { name, memory, kernels: kernels(ordinal) })
+            .collect())
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "memory_bytes": self.memory,
+            "kernels_run": self.kernels.is_ok(),
+            "error": self.kernels.as_ref().err(),
+        })
+    }
 }
 
 /// Memory in bytes; `None` where the system does not say.
@@ -49,8 +82,11 @@ impl Report {
             memory: Memory::read(),
             cache_dir: Environment::read().cache_dir(),
             driver: device::driver_version(),
-            gpus: driver::names().map_err(|e| e.to_string().lines().next().unwrap_or("").into()),
+            driver_cuda: driver::driver_version().ok(),
+            gpus: Gpu::all().map_err(|e| e.to_string().lines().next().unwrap_or("").into()),
             archs: driver::architectures(),
+            toolkit: driver::toolkit(),
+            ranges: driver::ranges(),
         }
     }
 
@@ -65,8 +101,11 @@ impl Report {
             "memory_limit_bytes": self.memory.limit,
             "cache_dir": self.cache_dir.as_ref().map(|dir| dir.to_string_lossy()),
             "nvidia_driver": self.driver,
-            "gpus": self.gpus.as_ref().map(|list| list.iter().map(|(name, bytes)| json!({"name": name, "memory_bytes": bytes})).collect::<Vec<_>>()).unwrap_or_default(),
+            "driver_cuda": self.driver_cuda.map(dotted),
+            "gpus": self.gpus.iter().flatten().map(Gpu::json).collect::<Vec<_>>(),
             "device_code": self.archs,
+            "cuda_toolkit": self.toolkit.map(dotted),
+            "profiler_ranges": self.ranges,
         })
     }
 
@@ -96,37 +135,62 @@ impl Report {
                 ),
             ),
             ("cache", cache),
-            ("NVIDIA driver", self.driver.clone().unwrap_or_else(|| "none".into())),
+            ("NVIDIA driver", self.driver_text()),
             ("GPUs", self.gpu_text()),
             ("device code", self.code_text()),
+            (
+                "profiler ranges",
+                self.ranges
+                    .unwrap_or("to no one: neither NVTX_INJECTION64_PATH nor a library of NVTX")
+                    .into(),
+            ),
         ];
-        rows.iter().map(|(name, value)| format!("{name:14} {value}\n")).collect()
+        rows.iter()
+            .map(|(name, value)| format!("{name:15} {}\n", value.replace('\n', INDENT)))
+            .collect()
     }
 }
 
 impl Report {
+    fn driver_text(&self) -> String {
+        let cuda = self.driver_cuda.map(|version| format!("CUDA {}", dotted(version)));
+        let all: Vec<String> = self.driver.iter().cloned().chain(cuda).collect();
+        if all.is_empty() { "none".into() } else { all.join(", ") }
+    }
+
     fn gpu_text(&self) -> String {
-        match &self.gpus {
-            Err(why) => format!("none: {why}"),
-            Ok(list) if list.is_empty() => "none".into(),
-            Ok(list) => {
-                let one = |(i, (name, bytes)): (usize, &(String, usize))| {
-                    format!("cuda:{i} {name}, {}", gib(*bytes as u64))
-                };
-                list.iter().enumerate().map(one).collect::<Vec<_>>().join("; ")
+        let list = match &self.gpus {
+            Err(why) => return format!("none: {why}"),
+            Ok(list) if list.is_empty() => return "none".into(),
+            Ok(list) => list,
+        };
+        let one = |(i, gpu): (usize, &Gpu)| {
+            let head = format!("cuda:{i} {}, {}", gpu.name, gib(gpu.memory as u64));
+            match &gpu.kernels {
+                Ok(()) => format!("{head}, kernels run"),
+                Err(why) => format!("{head}, kernels do not run: {why}"),
             }
-        }
+        };
+        list.iter().enumerate().map(one).collect::<Vec<_>>().join("\n")
     }
 
     fn code_text(&self) -> String {
         if self.archs.is_empty() {
-            return "none: nvcc was not found when this program was built\n               \
+            return "none: nvcc was not found when this program was built\n\
                     run scripts/install-nvcc.sh in the source folder and build again, or set NVCC"
                 .into();
         }
         let list: Vec<String> = self.archs.iter().map(|a| format!("sm_{a}")).collect();
-        format!("{}, and PTX for later ones", list.join(" "))
+        let by = self.toolkit.map(|version| format!(", by CUDA toolkit {}", dotted(version)));
+        format!("{}, and PTX for later ones{}", list.join(" "), by.unwrap_or_default())
     }
+}
+
+/// Before further lines of a row.
+const INDENT: &str = "\n                ";
+
+fn dotted((major, minor): (i32, i32)) -> String {
+    format!("{major}.{minor}")
 }
 
 fn gib(bytes: u64) -> String {
@@ -203,14 +267,17 @@ mod tests {
             memory: Memory::default(),
             cache_dir: None,
             driver: None,
+            driver_cuda: None,
             gpus: Err("no driver".into()),
             archs: &[],
+            toolkit: None,
+            ranges: None,
         };
         let text = report.text();
-        assert!(text.contains("CPU features   none\n"), "{text}");
+        assert!(text.contains("CPU features    none\n"), "{text}");
         assert!(text.contains("unknown available of unknown\n"), "{text}");
         assert!(text.contains("RUN/cache"), "{text}");
-        assert!(text.contains("GPUs           none: no driver\n"), "{text}");
+        assert!(text.contains("GPUs            none: no driver\n"), "{text}");
         assert!(text.contains("install-nvcc.sh"), "{text}");
     }
 }

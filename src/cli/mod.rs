@@ -34,6 +34,11 @@ pub use train::TrainJob;
 /// Prints to stdout and stderr, and installs a panic hook; for `main` alone.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     std::panic::set_hook(Box::new(output::report_panic));
+    crate::driver::watch_ranges(std::env::var_os("NVTX_INJECTION64_PATH").as_deref());
+    #[cfg(feature = "emulator")]
+    if let Ok(version) = std::env::var("SPATIALSSL_CUDA_TOOLKIT") {
+        crate::driver::pretend_toolkit(&version);
+    }
     let result = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => dispatch(&arguments.command),
         Err(error) => return usage(error),

@@ -79,7 +79,11 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
     let flags = Overrides { device: args.device.clone(), steps: args.steps, seed: args.seed };
     let (mut config, warnings) = Config::load(args.config.as_deref(), &args.set, &flags)?;
     check_out(&args.out, &args.data)?;
-    let gpu = GpuFlags { no_graph: args.no_graph, sync_each: args.sync_each };
+    let gpu = GpuFlags {
+        no_graph: args.no_graph,
+        sync_each: args.sync_each,
+        separate_values: args.separate_values,
+    };
     let choice = device::choose(&config.run.device, config.run.threads, gpu)?;
     if config.data.cache_dir.is_empty() {
         config.data.cache_dir = cache_dir(environment, &args.out)?;

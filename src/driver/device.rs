@@ -7,11 +7,16 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use bytemuck::NoUninit;
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute};
+use cudarc::driver::sys::{self, CUfunction_attribute};
 use cudarc::driver::{DriverError, result};
 
-use super::image::images;
-use super::{Block, Kernel, Launch, Pinned, Stream, failed, has_device_code};
+use super::image::{image_of, images};
+use super::system::describe;
+use super::version::{check_ptx, check_versions};
+use super::{
+    Block, Kernel, Launch, Pinned, Stream, architectures, count, driver_version, failed,
+    has_device_code, toolkit,
+};
 use crate::error::{Error, Result};
 
 /// A device's context and its two streams. It belongs to the thread that made it.
@@ -113,55 +118,13 @@ pub struct Device {
     pub memory: usize,
 }
 
-/// Number of devices of the driver.
-///
-/// # Errors
-/// [`Error::Device`] if there is no driver, or it finds none.
-pub fn count() -> Result<usize> {
-    // SAFETY: looks the library up and closes it again.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device("no NVIDIA driver: its library libcuda.so was not found".into()));
-    }
-    result::init().map_err(|e| failed("cuInit", e))?;
-    let found = result::device::get_count().map_err(|e| failed("cuDeviceGetCount", e))?;
-    Ok(usize::try_from(found).unwrap_or(0))
-}
-
-/// Version of CUDA the driver speaks, for example (13, 0).
-///
-/// # Errors
-/// [`Error::Device`] if there is no driver.
-pub fn driver_version() -> Result<(i32, i32)> {
-    count()?;
-    let mut version = 0;
-    // SAFETY: writes one integer.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }
-        .result()
-        .map_err(|e| failed("cuDriverGetVersion", e))?;
-    Ok((version / 1000, version % 1000 / 10))
-}
-
-/// Name and bytes of memory of each device.
-///
-/// # Errors
-/// [`Error::Device`] if there is no driver.
-pub fn names() -> Result<Vec<(String, usize)>> {
-    (0..count()?)
-        .map(|ordinal| {
-            let number = i32::try_from(ordinal).unwrap_or(i32::MAX);
-            let device = result::device::get(number).map_err(|e| failed("cuDeviceGet", e))?;
-            describe(device).map(|(name, memory, _)| (name, memory))
-        })
-        .collect()
-}
-
 impl Device {
     /// Opens device number `ordinal` and loads the device code of this program.
     ///
     /// # Errors
-    /// [`Error::Device`]: no driver, no such device, no device code in this program or none for this device.
+    /// [`Error::Device`]: no driver or one that is too old, no such device, no device code in this program or none for this device.
     pub fn open(ordinal: usize, sync_each: bool) -> Result<Device> {
-        let found = count()?;
+        let (found, version) = (count()?, driver_version()?);
         if ordinal >= found {
             return Err(Error::Device(format!(
                 "device cuda:{ordinal} does not exist\n  found: {found} devices, numbered from 0\n  use one of those, or --device cpu"
@@ -174,8 +137,10 @@ impl Device {
                     .into(),
             ));
         }
+        check_versions(version, toolkit())?;
         let context = Rc::new(Context::new(ordinal)?);
         let (name, memory, capability) = describe(context.device)?;
+        check_ptx(&name, capability, version, toolkit(), architectures())?;
         let modules = images()
             .map(|image| {
                 // SAFETY: the image is a complete fat binary, made by nvcc.
@@ -206,23 +171,24 @@ impl Device {
             let why = "the device code and the program are not of one build: build again";
             Error::Device(format!("kernel {} is not in the device code\n  {why}", kernel.name))
         };
-        let found = self.modules.iter().find_map(|&module| {
-            let name = CString::new(kernel.name).ok()?;
-            // SAFETY: the module is loaded as long as self.
-            unsafe { result::module::get_function(module, name) }.ok()
-        });
-        let function = found.ok_or_else(missing)?;
-        let (mut offset, mut len) = (0usize, 0usize);
-        // SAFETY: writes two sizes.
-        unsafe { sys::cuFuncGetParamInfo(function, 0, &raw mut offset, &raw mut len) }
-            .result()
-            .map_err(|e| failed("cuFuncGetParamInfo", e))?;
-        if len != kernel.params_len {
+        let module = image_of(kernel.name).and_then(|image| self.modules.get(image));
+        let (Some(&module), Ok(name)) = (module, CString::new(kernel.name)) else {
+            return Err(missing());
+        };
+        // SAFETY: the module is loaded as long as self.
+        let function = unsafe { result::module::get_function(module, name) };
+        let function = function.map_err(|_| missing())?;
+        if let Some(len) = params_len(function)?.filter(|len| *len != kernel.params_len) {
             return Err(Error::Device(format!(
                 "kernel {} takes {len} bytes, this program gives {}\n  build again",
                 kernel.name, kernel.params_len
             )));
         }
+        let fixed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        // SAFETY: the function is loaded.
+        let fixed = unsafe { result::function::get_function_attribute(function, fixed) }
+            .map_err(|e| failed("cuFuncGetAttribute", e))?;
+        check_shared(kernel, u32::try_from(fixed).unwrap_or(0))?;
         if kernel.shared > 0 {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is loaded.
@@ -352,21 +318,22 @@ impl Device {
             .map_err(|e| failed("cuMemcpyHtoDAsync", e))
     }
 
-    /// Queues a copy of `len` bytes at `offset` in `from` to the start of `to`, which holds them after an event recorded behind
-    /// the copy was waited for.
+    /// Queues a copy of bytes at `offset` in `from` to a range of bytes of `to`, which holds them after an event recorded behind the
+    /// copy was waited for.
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
     pub fn download_later(
         &self,
         to: &mut Pinned,
+        range: Range<usize>,
         from: &Block,
         offset: usize,
-        len: usize,
     ) -> Result<()> {
-        let bytes = &mut to.bytes_mut()[..len];
+        let source = from.range(offset, range.len());
+        let bytes = &mut to.bytes_mut()[range];
         // SAFETY: both ranges exist; page-locked memory lives until the stream is done with it (its drop waits).
-        unsafe { result::memcpy_dtoh_async(bytes, from.range(offset, len), self.context.stream) }
+        unsafe { result::memcpy_dtoh_async(bytes, source, self.context.stream) }
             .map_err(|e| failed("cuMemcpyDtoHAsync", e))
     }
 
@@ -434,18 +401,53 @@ impl Drop for Device {
     }
 }
 
-/// Name, bytes of memory and compute capability of a device.
-fn describe(device: sys::CUdevice) -> Result<(String, usize, (i32, i32))> {
-    let name = result::device::get_name(device).map_err(|e| failed("cuDeviceGetName", e))?;
-    // SAFETY: the device exists.
-    let memory =
-        unsafe { result::device::total_mem(device) }.map_err(|e| failed("cuDeviceTotalMem", e))?;
-    let attribute = |which| {
-        // SAFETY: the device exists.
-        unsafe { result::device::get_attribute(device, which) }
-            .map_err(|e| failed("cuDeviceGetAttribute", e))
-    };
-    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    Ok((name, memory, (major, minor)))
+/// Bytes of a kernel's one argument, from drivers that tell: those of CUDA 12.4 and later.
+fn params_len(function: sys::CUfunction) -> Result<Option<usize>> {
+    type ParamInfo =
+        unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
+    // SAFETY: a driver that exports this name has a function of this signature there.
+    let found = unsafe { sys::culib().get::<ParamInfo>(b"cuFuncGetParamInfo\0") };
+    let Ok(ask) = found else { return Ok(None) };
+    let (mut offset, mut len) = (0usize, 0usize);
+    // SAFETY: writes two sizes.
+    unsafe { ask(function, 0, &raw mut offset, &raw mut len) }
+        .result()
+        .map_err(|e| failed("cuFuncGetParamInfo", e))?;
+    Ok(Some(len))
+}
+
+/// Bytes of shared memory a block may have on every GPU of compute capability 8.0 and later.
+const SHARED_LIMIT: u32 = 99 * 1024;
+/// Dynamic shared memory begins at a multiple of this behind the static.
+const SHARED_ALIGN: u32 = 1024;
+
+/// Fails if static (`fixed`) and dynamic shared memory of a kernel are more than every GPU has.
+fn check_shared(kernel: &Kernel, fixed: u32) -> Result<()> {
+    let before = if kernel.shared > 0 { fixed.next_multiple_of(SHARED_ALIGN) } else { fixed };
+    let all = before + kernel.shared;
+    if all <= SHARED_LIMIT {
+        return Ok(());
+    }
+    Err(Error::Device(format!(
+        "kernel {} takes too much shared memory\n  found: {fixed} bytes, and {} asked for at launch: {all} in all\n  \
+         needed: at most {SHARED_LIMIT}\n  this is a bug: please report it",
+        kernel.name, kernel.shared
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dynamic_shared_memory_begins_on_1024_bytes_and_both_fit() {
+        let fits = |fixed, dynamic| {
+            let kernel = Kernel::new::<u64>("k", 32).with_shared(dynamic);
+            check_shared(&kernel, fixed).is_ok()
+        };
+        assert!(fits(101_376, 0) && !fits(101_377, 0));
+        assert!(fits(0, 101_376) && !fits(0, 101_377));
+        assert!(fits(1, 100_352) && !fits(1, 100_353));
+        assert!(fits(1024, 100_352) && !fits(1025, 100_352));
+    }
 }

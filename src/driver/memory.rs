@@ -43,7 +43,7 @@ pub struct Block {
 impl Block {
     pub(super) fn new(context: &Rc<Context>, len: usize) -> Result<Block> {
         // SAFETY: the context is current in this thread, since it belongs to it; the length is not zero.
-        let pointer = unsafe { result::malloc_sync(len.max(256)) }.map_err(|e| {
+        let pointer = unsafe { result::malloc_sync(len.max(1)) }.map_err(|e| {
             let free = result::mem_get_info().map_or(0, |(free, _)| free) >> 20;
             failed(&format!("cuMemAlloc: {} MiB wanted, {free} MiB free", len >> 20), e)
         })?;

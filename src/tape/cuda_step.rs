@@ -1,6 +1,6 @@
 //! A planned tape in the memory of a CUDA device: what runs there.
 //!
-//! One allocation holds everything. A step is: one copy of all inputs from page-locked memory, the launches (after two eager steps
+//! One allocation holds everything, or one each value (`places.rs`). A step is: one copy of all inputs from page-locked memory, the launches (after two eager steps
 //! captured into a graph and replayed), one copy of all results back. Inputs that are made on the device are made by launches
 //! at the head of the step, captured with the others, and not copied. Nothing is allocated or read back in between, and the host
 //! may prepare the next step while one runs.
@@ -11,11 +11,12 @@ use half::bf16;
 
 use super::layout::{ALIGN, Call, Layout};
 use super::pairs::{Joining, pairs};
+use super::places::{Arrangement, Places};
 use super::{Plan, Role, Tape, ValueId};
 use crate::backend::Span;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::Range as ProfilerRange;
-use crate::driver::{Block, DevPtr, Device, Event, Graph, Kernel, Pinned, Stream};
+use crate::driver::{DevPtr, Device, Event, Graph, Kernel, Pinned, Stream};
 use crate::error::Result;
 use crate::ops::{CudaIo, Joined, Op, Pass};
 
@@ -37,7 +38,7 @@ pub struct CudaStep {
     // Dropped in this order: what uses the device before the device.
     graph: Option<Graph>,
     slots: Vec<Slot>,
-    block: Block,
+    places: Places,
     queue: Queue,
     calls: Vec<Call>,
     layout: Layout,
@@ -56,7 +57,21 @@ impl CudaStep {
     /// # Errors
     /// [`crate::Error::Device`] if memory does not suffice or a kernel is missing.
     pub fn new(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
-        CudaStep::with(tape, device, use_graph, pairs(tape))
+        CudaStep::arranged(tape, device, use_graph, Arrangement::Planned)
+    }
+
+    /// The same with values in allocations as `arrangement` says. The bits are the same.
+    ///
+    /// # Errors
+    /// As [`CudaStep::new`].
+    pub fn arranged(
+        tape: &Tape,
+        device: Device,
+        use_graph: bool,
+        arrangement: Arrangement,
+    ) -> Result<CudaStep> {
+        let layout = Layout::new(tape, pairs(tape), arrangement);
+        CudaStep::with(tape, device, use_graph, layout)
     }
 
     /// The same with every call on its own: none does a part of another's work. For comparison.
@@ -64,7 +79,8 @@ impl CudaStep {
     /// # Errors
     /// As [`CudaStep::new`].
     pub fn unjoined(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
-        CudaStep::with(tape, device, use_graph, Vec::new())
+        let layout = Layout::new(tape, Vec::new(), Arrangement::Planned);
+        CudaStep::with(tape, device, use_graph, layout)
     }
 
     /// The same with those pairs only whose operations `joins` accepts: the first and the second. For comparison.
@@ -80,17 +96,19 @@ impl CudaStep {
         let op = |at: usize| &tape.records()[at].op;
         let mut pairs = pairs(tape);
         pairs.retain(|pair| joins(op(pair.first), op(pair.second)));
-        CudaStep::with(tape, device, use_graph, pairs)
+        let layout = Layout::new(tape, pairs, Arrangement::Planned);
+        CudaStep::with(tape, device, use_graph, layout)
     }
 
-    fn with(tape: &Tape, device: Device, use_graph: bool, pairs: Vec<Joining>) -> Result<CudaStep> {
-        let layout = Layout::new(tape, pairs);
+    fn with(tape: &Tape, device: Device, use_graph: bool, layout: Layout) -> Result<CudaStep> {
         device.load(tape.records().iter().flat_map(|r| r.op.cuda().kernels()))?;
-        let block = device.alloc(layout.len)?;
-        device.zero(&block, 0, layout.plan.persistent_len)?;
-        device.zero(&block, layout.plan.len, layout.len - layout.plan.len)?;
-        let base = block.ptr();
-        let calls = layout.calls(tape, base);
+        let places = Places::new(tape, &layout, &device)?;
+        for range in [0..layout.plan.persistent_len, layout.plan.len..layout.len] {
+            for piece in places.pieces(range) {
+                device.zero(piece.block, piece.offset, piece.bytes.len())?;
+            }
+        }
+        let calls = layout.calls(tape, &places);
         let slots = (0..SLOTS)
             .map(|_| {
                 Ok(Slot {
@@ -115,7 +133,7 @@ impl CudaStep {
         let step = CudaStep {
             graph,
             slots,
-            block,
+            places,
             queue,
             calls,
             layout,
@@ -136,7 +154,7 @@ impl CudaStep {
 
     /// Bytes of device memory in all.
     pub fn device_len(&self) -> usize {
-        self.layout.len
+        self.places.len()
     }
 
     /// The queue, to time launches.
@@ -150,7 +168,7 @@ impl CudaStep {
     /// If it is stored otherwise.
     pub fn half_address(&self, id: ValueId) -> DevPtr {
         assert_eq!(self.storage(id), Storage::Half, "an input made on the device is bf16");
-        self.block.ptr().offset(self.layout.plan.span(id).offset)
+        self.places.address(self.layout.plan.span(id).offset)
     }
 
     fn storage(&self, id: ValueId) -> Storage {
@@ -180,14 +198,29 @@ impl CudaStep {
         }
         let mut bytes = vec![0; span.len];
         encode(data, storage, &mut bytes);
-        self.queue.device.upload(&self.block, span.offset, &bytes)?;
+        self.upload(span.offset, &bytes)?;
         let (_, root, elements) = self.values[id.index()];
         if let Some(at) = self.layout.twin((root, elements)) {
             let mut bytes = vec![0; 2 * data.len()];
             encode(data, Storage::Half, &mut bytes);
-            self.queue.device.upload(&self.block, at, &bytes)?;
+            self.upload(at, &bytes)?;
         }
         Ok(())
+    }
+
+    fn upload(&self, at: usize, bytes: &[u8]) -> Result<()> {
+        for piece in self.places.pieces(at..at + bytes.len()) {
+            self.queue.device.upload(piece.block, piece.offset, &bytes[piece.bytes])?;
+        }
+        Ok(())
+    }
+
+    fn download(&self, at: usize, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        for piece in self.places.pieces(at..at + len) {
+            self.queue.device.download(piece.block, piece.offset, &mut bytes[piece.bytes])?;
+        }
+        Ok(bytes)
     }
 
     /// Elements of a value, behind everything queued: an input, parameter, state or result.
@@ -196,9 +229,7 @@ impl CudaStep {
     /// [`crate::Error::Device`] if a copy or something queued before fails.
     pub fn read(&self, id: ValueId) -> Result<Vec<f32>> {
         let span = self.layout.plan.span(id);
-        let mut bytes = vec![0; span.len];
-        self.queue.device.download(&self.block, span.offset, &mut bytes)?;
-        Ok(decode(&bytes, self.storage(id)))
+        Ok(decode(&self.download(span.offset, span.len)?, self.storage(id)))
     }
 
     /// The bf16 copy of a value that has one.
@@ -208,8 +239,7 @@ impl CudaStep {
     pub fn read_twin(&self, id: ValueId) -> Result<Option<Vec<f32>>> {
         let (_, root, elements) = self.values[id.index()];
         let Some(at) = self.layout.twin((root, elements)) else { return Ok(None) };
-        let mut bytes = vec![0; self.layout.plan.span(id).len / 2];
-        self.queue.device.download(&self.block, at, &mut bytes)?;
+        let bytes = self.download(at, self.layout.plan.span(id).len / 2)?;
         Ok(Some(decode(&bytes, Storage::Half)))
     }
 
@@ -278,7 +308,14 @@ impl CudaStep {
         let at = (self.submitted % SLOTS as u64) as usize;
         let Span { offset, len } = self.layout.plan.results;
         let slot = &mut self.slots[at];
-        self.queue.device.download_later(&mut slot.results, &self.block, offset, len)?;
+        for piece in self.places.pieces(offset..offset + len) {
+            self.queue.device.download_later(
+                &mut slot.results,
+                piece.bytes,
+                piece.block,
+                piece.offset,
+            )?;
+        }
         self.queue.device.record(&slot.done)?;
         slot.busy = true;
         self.submitted += 1;
@@ -365,8 +402,12 @@ impl CudaStep {
             return Ok(());
         }
         let slot = &self.slots[(self.submitted % SLOTS as u64) as usize];
-        let (device, at) = (&self.queue.device, offset + from);
-        device.upload_on(Stream::Main, &self.block, at, &slot.inputs, from..len)
+        for piece in self.places.pieces(offset + from..offset + len) {
+            let bytes = from + piece.bytes.start..from + piece.bytes.end;
+            let (device, block) = (&self.queue.device, piece.block);
+            device.upload_on(Stream::Main, block, piece.offset, &slot.inputs, bytes)?;
+        }
+        Ok(())
     }
 
     /// Queues the records of a range, one launch at a time, and nothing else: neither copies nor waits. For measurements.
@@ -374,7 +415,7 @@ impl CudaStep {
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses.
     pub fn launch(&self, range: Range<usize>) -> Result<()> {
-        let work = self.block.ptr().offset(self.layout.plan.workspace.offset);
+        let work = self.places.address(self.layout.plan.workspace.offset);
         for Joining { first, second, joint } in &self.layout.pairs {
             let whole = range.contains(first) == range.contains(second);
             assert!(whole || joint.elided.is_none(), "calls {first} and {second} run together");

@@ -1,6 +1,7 @@
 //! Where the values of a tape lie in the memory of a CUDA device, and its records with those places bound.
 
 use super::pairs::{Joining, Needs};
+use super::places::{Arrangement, Places};
 use super::plan::Units;
 use super::storage::storages;
 use super::work::Work;
@@ -45,6 +46,7 @@ impl Call {
 /// Where the values of a tape lie.
 pub(super) struct Layout {
     pub(super) plan: Plan,
+    pub(super) arrangement: Arrangement,
     pub(super) pairs: Vec<Joining>,
     pub(super) storages: Vec<Storage>,
     /// Offset of the bf16 copy of each value that owns memory and has one.
@@ -53,7 +55,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(tape: &Tape, pairs: Vec<Joining>) -> Layout {
+    pub(super) fn new(tape: &Tape, pairs: Vec<Joining>, arrangement: Arrangement) -> Layout {
         let storages = storages(tape);
         let element = |id: ValueId| storages[id.index()].element_len();
         let scratch = |r: &Record| r.op.cuda().cuda_workspace(r.pass, &r.shapes);
@@ -65,6 +67,7 @@ impl Layout {
             uses: &needs.uses,
             elided: &needs.elided,
             handed: &needs.handed,
+            apart: arrangement == Arrangement::Separate,
         };
         let plan = Plan::with(tape, &units);
         let mut len = plan.len;
@@ -75,7 +78,7 @@ impl Layout {
                 len += (2 * value.shape.len()).next_multiple_of(ALIGN);
             }
         }
-        Layout { plan, pairs, storages, twins, len }
+        Layout { plan, arrangement, pairs, storages, twins, len }
     }
 
     /// Offset of the bf16 copy of `id`, if there is one: as far into its root's copy as `id` lies in its root.
@@ -85,19 +88,19 @@ impl Layout {
             .then(|| self.twins[root.index()] + 2 * elements)
     }
 
-    /// All records with their places in the memory at `base`.
-    pub(super) fn calls(&self, tape: &Tape, base: DevPtr) -> Vec<Call> {
+    /// All records with their places in memory.
+    pub(super) fn calls(&self, tape: &Tape, places: &Places) -> Vec<Call> {
         let span = |id: ValueId| DevSpan {
-            ptr: base.offset(self.plan.span(id).offset),
-            twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| base.offset(at)),
+            ptr: places.address(self.plan.span(id).offset),
+            twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| places.address(at)),
         };
         let written = |id: ValueId| {
-            let twin = |at| (base.offset(at), 2 * tape.shape(id).len());
+            let twin = |at| (places.address(at), 2 * tape.shape(id).len());
             let stored = self.plan.span(tape.root(id).0).len > 0;
             let whole = (span(id).ptr, self.plan.span(id).len);
             // A value that is handed on in registers lies nowhere.
-            let places = [Some(whole), self.twin(tape.root(id)).map(twin)];
-            places.into_iter().flatten().filter(move |_| stored)
+            let both = [Some(whole), self.twin(tape.root(id)).map(twin)];
+            both.into_iter().flatten().filter(move |_| stored)
         };
         let mut calls: Vec<Call> = tape
             .records()
@@ -116,7 +119,7 @@ impl Layout {
             })
             .collect();
         for (pair, handed) in self.pairs.iter().zip(&self.plan.handed) {
-            let handed = base.offset(handed.offset);
+            let handed = places.address(handed.offset);
             calls[pair.first].next = Some((pair.second, handed));
             calls[pair.second].last = Some((pair.first, handed));
         }

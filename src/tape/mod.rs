@@ -11,6 +11,7 @@ mod executor;
 mod inspect;
 mod layout;
 mod pairs;
+mod places;
 mod plan;
 mod step;
 mod storage;
@@ -19,6 +20,7 @@ mod work;
 pub use cuda_step::CudaStep;
 pub use executor::Executor;
 pub use inspect::describe;
+pub use places::Arrangement;
 pub use plan::{Plan, Units};
 pub use step::Step;
 

@@ -17,6 +17,8 @@ pub struct Units<'a> {
     pub elided: &'a [ValueId],
     /// Memory between two records: first, last, units.
     pub handed: &'a [(usize, usize, usize)],
+    /// Whether values share no memory even if they are never alive together.
+    pub apart: bool,
 }
 
 /// Where every value lives. Everything is counted in the units it was planned in: elements on the CPU, where all have the
@@ -62,6 +64,7 @@ impl Plan {
             uses: &[],
             elided: &[],
             handed: &[],
+            apart: false,
         };
         Plan::with(tape, &units)
     }
@@ -90,6 +93,9 @@ impl Plan {
         lifetimes.extend(units.handed.iter().enumerate().map(|(i, &(first, last, len))| {
             Lifetime { id: tape.values.len() + i, len, first, last }
         }));
+        if units.apart {
+            lifetimes.iter_mut().for_each(|l| (l.first, l.last) = (0, tape.records.len()));
+        }
         let unshared_len = lifetimes.iter().map(|l| l.len.next_multiple_of(units.align)).sum();
         let arena_len = place(&lifetimes, persistent_len, units.align, &mut spans);
         let scratch = tape.records.iter().map(units.scratch).max().unwrap_or(0);

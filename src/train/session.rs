@@ -13,7 +13,7 @@ use crate::driver::Device;
 use crate::error::{Error, Result, escape};
 use crate::model::{ResEncUNet, Stage, starts};
 use crate::ops::AdamW;
-use crate::tape::{CudaStep, Executor, Step};
+use crate::tape::{Arrangement, CudaStep, Executor, Step};
 
 /// The volumes of a run and which of them train.
 pub(super) struct RunData {
@@ -131,6 +131,8 @@ pub enum Target {
         graph: bool,
         /// Whether every launch is waited for, so that a fault names its kernel.
         sync_each: bool,
+        /// Whether values share allocations.
+        arrangement: Arrangement,
     },
 }
 
@@ -151,9 +153,10 @@ impl Model {
         let program = Program::new(&options)?;
         let mut step = match target {
             Target::Cpu => Executor::cpu(Step::new(&program.tape)),
-            Target::Cuda { ordinal, graph, sync_each } => {
+            Target::Cuda { ordinal, graph, sync_each, arrangement } => {
                 let device = Device::open(ordinal, sync_each)?;
-                Executor::Cuda(Box::new(CudaStep::new(&program.tape, device, graph)?))
+                let step = CudaStep::arranged(&program.tape, device, graph, arrangement)?;
+                Executor::Cuda(Box::new(step))
             }
         };
         for (id, values) in starts(&program.tape, config.run.seed) {

@@ -1,7 +1,8 @@
 //! The emulated CUDA driver: loaded before the first call of the CUDA driver, it is the driver.
 //!
 //! With `SPATIALSSL_EMULATOR=none` it is not loaded: the same tests then run on the machine's own driver and GPU, and what only the
-//! emulated driver can do (orders, counters, reports) is left out.
+//! emulated driver can do (orders, counters, reports) is left out. Such a run can be tried without a GPU: the folder of [`bare_folder`] in
+//! `LD_LIBRARY_PATH` holds a driver that has nothing a real one of CUDA 12.0 lacks.
 #![allow(unsafe_code, reason = "a C library is loaded and called")]
 
 use std::ffi::{CString, c_char, c_int};
@@ -32,6 +33,11 @@ pub(crate) const BUILD: &str = "SPATIALSSL_EMULATOR";
 /// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
 pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("SPATIALSSL_EMULATOR_DIR"))
+}
+
+/// The folder of the emulated driver that has what drivers of CUDA 12.0 have and nothing else.
+pub(crate) fn bare_folder() -> PathBuf {
+    folder().join("bare")
 }
 
 /// Loads the emulated driver, unless the environment says otherwise. It must be called before anything asks for the CUDA driver.
@@ -79,6 +85,11 @@ pub(crate) struct Compiled {
 }
 
 impl Emulator {
+    /// Whether the driver is the emulated one, and counts.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.library.is_some()
+    }
+
     /// All kernels.
     pub(crate) fn kernels(&self) -> Vec<Compiled> {
         let Some(library) = &self.library else { return Vec::new() };
@@ -136,9 +147,13 @@ impl Emulator {
     }
 
     /// A counter by name: launches, allocations, copies, graph_launches, live_bytes,
-    /// host_bytes, waits, leaks.
+    /// host_bytes, waits, leaks, lookups_failed.
+    ///
+    /// Panics without the emulated driver: nothing that is asserted of a count may pass because there is none.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        let Some(library) = &self.library else { return 0 };
+        let Some(library) = &self.library else {
+            panic!("{name} is counted by the emulated driver only")
+        };
         let name = CString::new(name).expect("a name without zeros");
         // SAFETY: the function has this signature.
         unsafe {
@@ -198,7 +213,7 @@ impl Emulator {
 
     /// Races, overruns and uninitialised reads that the checking build has seen; empty if there are none.
     pub(crate) fn reports(&self) -> String {
-        if self.counter("reports") == 0 {
+        if !self.is_loaded() || self.counter("reports") == 0 {
             return String::new();
         }
         self.text(b"emu_reports_text\0")

@@ -1,9 +1,9 @@
 //! Device, memory, kernels: what the driver layer promises.
 
-use spatialssl::driver::{Device, Kernel, count, driver_version, names};
+use spatialssl::driver::{Device, Kernel, count, driver_version, names, try_kernel};
 
 use crate::common::cases::cases;
-use crate::emulator::{emulator, left_out};
+use crate::emulator::{alone, emulator, left_out};
 
 #[test]
 fn the_emulated_device_is_found() {
@@ -11,7 +11,7 @@ fn the_emulated_device_is_found() {
         return;
     }
     assert_eq!(count().unwrap(), 1);
-    assert!(driver_version().unwrap() >= (12, 4));
+    assert_eq!(driver_version().unwrap(), (13, 0));
     let (name, memory) = names().unwrap().remove(0);
     assert!(name.contains("emulated"), "{name}");
     assert!(memory >= 1 << 30, "{memory}");
@@ -43,7 +43,7 @@ fn a_copy_for_later_arrives_only_when_waited_for() {
     let event = device.event(false).unwrap();
     from.bytes_mut().fill(7);
     device.upload_later(&block, 0, &from, 64).unwrap();
-    device.download_later(&mut to, &block, 0, 64).unwrap();
+    device.download_later(&mut to, 0..64, &block, 0).unwrap();
     device.record(&event).unwrap();
     event.wait().unwrap();
     assert_eq!(to.bytes(), [7; 64]);
@@ -66,6 +66,32 @@ fn more_memory_than_there_is_is_refused_in_words() {
     for part in ["cuMemAlloc", "wanted", "free", "views.batch"] {
         assert!(error.contains(part), "{part}: {error}");
     }
+}
+
+/// Every kernel is looked up in the module that has it, and in no other: tools report each lookup that fails.
+#[test]
+fn no_lookup_of_a_kernel_fails() {
+    if left_out("no_lookup_of_a_kernel_fails") {
+        return;
+    }
+    let _alone = alone();
+    let device = Device::open(0, false).unwrap();
+    let failed = || emulator().counter("lookups_failed");
+    let before = failed();
+    for case in cases() {
+        device.load(case.op.cuda().kernels()).unwrap();
+    }
+    assert_eq!(failed(), before);
+    static ABSENT: Kernel = Kernel::new::<u64>("no_such_kernel_either", 32);
+    device.load([&ABSENT]).unwrap_err();
+    assert_eq!(failed(), before, "what no module has is not looked up");
+}
+
+#[test]
+fn a_device_that_copies_right_runs_kernels() {
+    emulator();
+    try_kernel(0).unwrap();
+    assert_eq!(try_kernel(1).unwrap_err().exit_code(), 5);
 }
 
 /// The emulated driver lists every kernel that was compiled: each is known to an operation, with its argument and its threads.
@@ -93,4 +119,24 @@ fn every_compiled_kernel_belongs_to_an_operation() {
     known.sort_by_key(|k| k.name);
     known.dedup_by_key(|k| k.name);
     assert_eq!(compiled, known.len(), "kernels compiled and known");
+}
+
+/// Static shared memory by ptxas, in docs/kernels/table.md, and what is asked for at launch, which begins at 1,024 bytes behind it: both fit
+/// on every GPU.
+#[test]
+fn shared_memory_of_every_kernel_fits() {
+    let table = include_str!("../../docs/kernels/table.md");
+    let mut seen = 0;
+    for case in cases() {
+        for kernel in case.op.cuda().kernels() {
+            let row = table.lines().find(|l| l.starts_with(&format!("| `{}` |", kernel.name)));
+            let Some(row) = row else { panic!("{} has no row in the table", kernel.name) };
+            let fixed: u32 = row.split('|').nth(3).unwrap().trim().parse().unwrap();
+            let behind = if kernel.shared > 0 { fixed.next_multiple_of(1024) } else { fixed };
+            let all = behind + kernel.shared;
+            assert!(all <= 99 * 1024, "{}: {fixed} + {} bytes", kernel.name, kernel.shared);
+            seen += usize::from(kernel.shared > 64 * 1024);
+        }
+    }
+    assert!(seen > 0, "no kernel asks for much");
 }

@@ -1,4 +1,5 @@
-//! The CUDA path of the product, from the driver layer up, on the emulated driver.
+//! The CUDA path of the product, from the driver layer up, on the emulated driver. With a GPU, built with nvcc,
+//! `SPATIALSSL_EMULATOR=none cargo test --test cuda` runs it there.
 
 #[cfg(test)]
 #[path = "../common/mod.rs"]
@@ -28,6 +29,8 @@ mod joined_norm;
 mod pool;
 #[cfg(test)]
 mod profile;
+#[cfg(test)]
+mod separate;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use spatialssl::backend::cuda::{Repeats, Timed};
 use spatialssl::driver::Device;
-use spatialssl::tape::CudaStep;
+use spatialssl::tape::{Arrangement, CudaStep};
 use spatialssl::train::{
     Config, Effort, GradientViews, Overrides, Program, Target, measure_roofs, profile, wgmma_roof,
 };
@@ -95,7 +95,12 @@ fn counts_are_those_of_one_step() {
     ];
     let settings = settings.map(String::from);
     let (config, _) = Config::load(None, &settings, &Overrides::default()).unwrap();
-    let target = Target::Cuda { ordinal: 0, graph: true, sync_each: false };
+    let target = Target::Cuda {
+        ordinal: 0,
+        graph: true,
+        sync_each: false,
+        arrangement: Arrangement::default(),
+    };
     let found = profile(&config, target, 2).unwrap();
     let calls: f64 = found.rows.iter().map(|row| row.calls).sum();
     assert_eq!(Some(calls as usize), found.graph_nodes, "launches of a step");

@@ -6,7 +6,7 @@ use spatialssl::driver::Device;
 use spatialssl::model::starts;
 use spatialssl::ops::Op;
 use spatialssl::scalar::Scalar;
-use spatialssl::tape::{CudaStep, Step};
+use spatialssl::tape::{Arrangement, CudaStep, Step};
 use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 use crate::emulator::{Order, alone, emulator, left_out};
@@ -17,19 +17,28 @@ pub(super) fn small(gradient_views: GradientViews) -> ProgramOptions {
     ProgramOptions { gradient_views, ..options(&[8, 16], &[1, 1], [16, 16, 18], 1) }
 }
 
-struct Trained {
+pub(super) struct Trained {
     program: Program,
-    step: CudaStep,
+    pub(super) step: CudaStep,
     /// The six losses of each step.
-    losses: Vec<[f64; 6]>,
+    pub(super) losses: Vec<[f64; 6]>,
     /// Bits of everything kept, after the last step.
-    bits: Vec<u32>,
+    pub(super) bits: Vec<u32>,
 }
 
 /// The program on the device with its start values.
 pub(super) fn open(options: &ProgramOptions, graph: bool) -> (Program, CudaStep) {
+    open_arranged(options, graph, Arrangement::Planned)
+}
+
+fn open_arranged(
+    options: &ProgramOptions,
+    graph: bool,
+    arrangement: Arrangement,
+) -> (Program, CudaStep) {
     let program = Program::new(options).unwrap();
-    let mut step = CudaStep::new(&program.tape, Device::open(0, false).unwrap(), graph).unwrap();
+    let device = Device::open(0, false).unwrap();
+    let mut step = CudaStep::arranged(&program.tape, device, graph, arrangement).unwrap();
     for (id, values) in starts(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }
@@ -46,7 +55,16 @@ pub(super) fn narrow(values: &[f64]) -> Vec<f32> {
 }
 
 fn train(options: &ProgramOptions, steps: u32, graph: bool) -> Trained {
-    let (program, mut step) = open(options, graph);
+    train_arranged(options, steps, graph, Arrangement::Planned)
+}
+
+pub(super) fn train_arranged(
+    options: &ProgramOptions,
+    steps: u32,
+    graph: bool,
+    arrangement: Arrangement,
+) -> Trained {
+    let (program, mut step) = open_arranged(options, graph, arrangement);
     let mut losses = Vec::new();
     for t in 0..steps {
         for (id, values) in inputs(options, &program, t, 1e-3) {

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod device;
 #[cfg(test)]
+mod driver;
+#[cfg(test)]
 #[path = "../common/emulator.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod emulator;

@@ -6,6 +6,7 @@
 
 extern "C" {
 int cuInit(unsigned flags);
+int cuDriverGetVersion(int* version);
 int cuDeviceGet(int* device, int ordinal);
 int cuDeviceGetName(char* name, int len, int device);
 int cuDevicePrimaryCtxRetain(void** context, int device);

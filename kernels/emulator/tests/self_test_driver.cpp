@@ -1,5 +1,6 @@
 // self_test_driver.cpp: memory, lazy streams, events, capture and replay, errors that stay.
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 
 #include "check.h"
@@ -30,7 +31,29 @@ struct Fixture {
 
 void test_functions(Fixture& f) {
     void* missing = nullptr;
+    emu_reset_counters();
     EXPECT_EQ(cuModuleGetFunction(&missing, f.module, "no_such_kernel"), 500);
+    EXPECT_EQ(emu_counter("lookups_failed"), 1);
+    // A fat binary has the kernels it names: its head says how long it is.
+    struct {
+        uint32_t magic = 0xba55ed50u;
+        uint16_t version = 1, head_bytes = 16;
+        uint64_t bytes = 64;
+        char sections[64] = ".text.t_scale";
+    } fat;
+    void *module = nullptr, *scale = nullptr;
+    EXPECT_EQ(cuModuleLoadData(&module, &fat), 0);
+    EXPECT_EQ(cuModuleGetFunction(&scale, module, "t_scale"), 0);
+    EXPECT_EQ(cuModuleGetFunction(&missing, module, "t_add_one"), 500);
+    EXPECT_EQ(emu_counter("lookups_failed"), 2);
+    EXPECT_EQ(cuModuleUnload(module), 0);
+    int version = 0;
+    EXPECT_EQ(cuDriverGetVersion(&version), 0);
+    EXPECT_EQ(version, 13000);
+    setenv("EMU_DRIVER_VERSION", "12020", 1);
+    EXPECT_EQ(cuDriverGetVersion(&version), 0);
+    EXPECT_EQ(version, 12020);
+    unsetenv("EMU_DRIVER_VERSION");
     size_t offset = 1, size = 0;
     EXPECT_EQ(cuFuncGetParamInfo(f.scale, 0, &offset, &size), 0);
     EXPECT_EQ(offset, 0);
