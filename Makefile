@@ -30,7 +30,7 @@ emulator:
 # The kernels' compiled PTX, interpreted, under the product's tests; then faults planted in it (needs nvcc).
 ptx:
 	scripts/ptx-check.py
-	scripts/ptx-mutants.py
+	scripts/ptx-mutants.py --quick
 
 # The same with whole steps, lanes one by one, truncated sums and inexact approximations: an hour.
 ptx-long:

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Plants faults in the compiled PTX, one at a time: the tests must see each. Called by scripts/ptx-check.py --mutants; no GPU, needs nvcc.
 
-    scripts/ptx-mutants.py [--seed 1] [--only WORD]
+    scripts/ptx-mutants.py [--seed 1] [--only WORD] [--quick]
 
-For each class of instructions one instruction of a kernel is changed, drawn among those that the tests reach; besides, all of a kind at
-once where the question is how a wrapper of ptx.cuh reads (KINDS). A fault counts as seen if the tests of the kernel's operation fail or the interpreter complains. Survivors must stand in SURVIVORS with their
-reason, else the exit code is 1.
+For each class of instructions one instruction of a kernel is changed, drawn among those that the tests reach, and if the tests do not see that,
+another; besides, all of a kind at once where the question is how a wrapper of ptx.cuh reads (KINDS). A fault counts as seen if the tests of the kernel's
+operation fail or the interpreter complains. The exit code is 1 if a class, or a kind, is not seen at all. What was not seen is listed.
 """
 
 import argparse
 import concurrent.futures
 import importlib.util
+import itertools
 import pathlib
 import random
 import re
@@ -26,7 +27,7 @@ spec.loader.exec_module(ptx_check)
 
 ARCH = "80"
 # Kernel file: operations whose parity cases launch it. Files not listed belong to the operation of their name.
-OPERATIONS = {"gap_loss": ["gap_"], "norm_grad": ["norm "], "norm": ["norm "], "concat": ["concat"], "linear": ["linear"]}
+OPERATIONS = {"gap_loss": ["gap_"], "norm_grad": ["norm "], "norm": ["norm "]}
 # Kernel files whose kernels parity does not launch.
 LEFT_OUT = {"roofline", "view", "ema"}
 R = r"%\w+"
@@ -68,7 +69,6 @@ CLASSES = {
     "division of floats": (r"div\.rn\.f32", "mul.f32"),
     "reciprocal": (r"rcp\.rn\.f32", "sqrt.rn.f32"),
     "root": (r"sqrt\.rn\.f(32|64)", r"rcp.rn.f\1"),
-    "reciprocal root": (r"rsqrt\.approx\.f32", "sqrt.approx.f32"),
     "exponential": (r"ex2\.approx(\.ftz)?\.f32", r"lg2.approx.f32"),
     "sign of a float": (r"neg\.f32", "abs.f32"),
     "magnitude of a float": (r"abs\.f32", "neg.f32"),
@@ -76,8 +76,7 @@ CLASSES = {
     "rounding to bf16": (r"cvt\.rn\.bf16\.f32", "cvt.rz.bf16.f32"),
     "pair of bf16": (rf"(cvt\.rn\.bf16x2\.f32\s+{R}), (\S+), (\S+)$", r"\1, \3, \2"),
     "float of a whole number": (r"cvt\.rn\.f32\.[su](32|64)", r"cvt.rp.f32.s\1"),
-    "sign of a wider number": (r"cvt\.u64\.u32", "cvt.s64.s32"),
-    "float constant": (r"0f3F800000", "0f40000000"),
+    "float constant": (r"~0f3F800000", "0f40000000"),
     "pack": (rf"(mov\.b32\s+{R}), \{{(\S+), ?(\S+)\}}$", r"\1, {\3, \2}"),
     "load": (rf"(ld\.global(?:\.nc)?(?:\.v\d)?\.\w+\s+.*), \[({R})(\+\d+)?\]$", r"\1, [\2+16]"),
     "elements of a load": (r"(ld\.global(?:\.nc)?\.v4\.\w+\s+)\{(\S+), (\S+), ", r"\1{\3, \2, "),
@@ -90,21 +89,20 @@ CLASSES = {
     "group of cp.async": (r"cp\.async\.commit_group$", "mov.u32 %r1, %r1"),
     "wait for cp.async": (r"(cp\.async\.wait_group) +(\d+)$", r"\1 9"),
     "matrix of ldmatrix": (rf"(ldmatrix\.sync\.aligned\.m8n8\.x4\S* )\{{({R}), ({R}), ", r"\1{\3, \2, "),
-    "transposition of ldmatrix": (r"m8n8\.(x[24])\.trans", r"m8n8.\1"),
+    "transposition of ldmatrix": (r"~m8n8\.(x[24])\.trans", r"m8n8.\1"),
     "fragments of A": (rf"(mma\.sync.*?\}}, \{{{R}), ({R}), ({R}), ", r"\1, \3, \2, "),
     "sums of mma": (rf"(mma\.sync\S+ \{{)({R}), ({R}), ", r"\1\3, \2, "),
-    "distance of a shuffle": (r"(shfl\.sync\.\w+\.b32\s+\S+, \S+), (16|8|4|2|1), ", r"\1, 0, "),
-    "vote": (r"(vote\.sync\.\w+\.\w+\s+%\w+), (%p\d+)", r"\1, !\2"),
+    "mode of a shuffle": (r"shfl\.sync\.bfly", "shfl.sync.up"),
     "barrier": (r"bar\.sync\s+0$", "mov.u32 %r1, %r1"),
     "condition of a branch": (r"^@(%p\d+) bra", r"@!\1 bra"),
-    "special register": (r"%ctaid\.x", "%ctaid.y"),
+    "special register": (r"~%ctaid\.x", "%ctaid.y"),
 }
 
 # All of a kind at once: name, pattern, replacement, environment.
 KINDS = [
     ("cvt.rn.bf16x2: operands swapped, everywhere", *CLASSES["pair of bf16"], {}),
-    ("ldmatrix x4 not transposed, everywhere", r"m8n8\.x4\.trans", "m8n8.x4", {}),
-    ("waits for one group less, everywhere", r"(wait_group\s+)(\d)$", lambda m: m[1] + str(int(m[2]) + 1), {}),
+    ("ldmatrix x4 not transposed, everywhere", r"~m8n8\.x4\.trans", "m8n8.x4", {}),
+    ("waits for one group less, everywhere", r"~(wait_group\s+)(\d)$", lambda m: m[1] + str(int(m[2]) + 1), {}),
     ("mma: a1 and a2 swapped, everywhere", *CLASSES["fragments of A"], {}),
     ("mma: b0 and b1 swapped, everywhere", rf"(mma\.sync.*?\}}, \{{[^}}]*\}}, \{{)({R}), ({R})", r"\1\3, \2", {}),
     ("cp.async never fills with zeros, everywhere", *CLASSES["source bytes of cp.async"], {}),
@@ -112,8 +110,17 @@ KINDS = [
     ("no bar.warp.sync anywhere, lanes one by one", r"bar\.warp\.sync\s+\S+$", "mov.u32 %r1, %r1", {"EMU_PTX_SOLO": "1"}),
 ]
 
-# Class, kernel: why no test can see it.
-SURVIVORS: dict[tuple[str, str], str] = {}
+# Kernel files whose tests take minutes: left out by --quick.
+SLOW = {"conv3d", "conv_transpose3d"}
+# Kind, program: why the program cannot see it. Reasons for single instructions stand in docs/kernels/mutations-ptx.md.
+BLIND = {("no bar.sync anywhere", "conformance"): "its blocks are one warp, which __syncwarp orders as well"}
+# Instructions of a class that are tried until one is seen: many an instruction cannot matter (either way of an alignment check is right, a
+# loop that three axes never enter).
+TRIES = 4
+
+
+def operations(stem):
+    return OPERATIONS.get(stem, [stem])
 
 
 class Mutant:
@@ -122,47 +129,53 @@ class Mutant:
 
 
 def statements(text):
-    """(kernel, number of the line, source line reached by, instruction without guard and semicolon) of a .ptx file."""
-    kernel, place, files = None, None, dict(re.findall(r'\.file\s+(\d+) "(?:[^"]*/)?([^"/]+)"', text))
+    """(kernel, number of the line, number in the kernel, instruction with its guard) of a .ptx file, numbered as the interpreter does."""
+    kernel, count = None, 0
     for number, line in enumerate(text.splitlines()):
-        bare = line.strip()
+        bare = re.sub(r"//.*", "", line).strip()
         if m := re.search(r"\.entry (\w+)", bare):
-            kernel = m[1]
-        elif m := re.match(r"\.loc\s+(\d+) (\d+)", bare):
-            place = f"{files.get(m[1], '?')}:{m[2]}"
+            kernel, count = m[1], 0
         elif bare.startswith(".section"):
             return
-        elif kernel and bare.endswith(";") and not bare.startswith("."):
-            yield kernel, number, place, bare.lstrip("{ ")[:-1].rstrip("; ")
+        elif kernel and ";" in bare and not bare.startswith("."):
+            for piece in bare.split(";"):
+                piece = piece.strip("{} \t")
+                if piece and not piece.startswith("."):
+                    yield kernel, number, count, piece
+                    count += 1
 
 
 def mutated(pattern, replacement, instruction):
-    """The instruction with the fault, or None where it does not apply. Patterns begin behind the guard, unless they name it."""
+    """The instruction with the fault, or None where it does not apply. A pattern begins behind the guard; with ^, at it; with ~, anywhere."""
     guard, rest = re.match(r"(@!?%p\d+ )?(.*)", instruction).groups()
-    whole = pattern.startswith("^")
-    text = instruction if whole else rest
-    if not (re.match(pattern, text) if not pattern.startswith(("0f", "%ctaid")) else re.search(pattern, text)):
-        return None
-    new = re.sub(pattern, replacement, text, count=1)
-    new = new if whole else (guard or "") + new
+    if pattern[0] == "~":
+        pattern = pattern[1:]
+    elif pattern[0] != "^":
+        pattern = rf"(?<![\w.%]){pattern}"
+        if not re.match(pattern, rest):
+            return None
+    new = re.sub(pattern, replacement, instruction, count=1)
     return None if new == instruction else new
 
 
-def draw(ptx, reached, seed):
-    """One mutant of each class."""
-    texts = {path.stem: path.read_text() for path in sorted((ptx / ARCH).glob("*.ptx")) if path.stem not in LEFT_OUT}
+def draw(ptx, reached, seed, left_out):
+    """Of each class its name and TRIES mutants, if there are so many."""
+    texts = {path.stem: path.read_text() for path in sorted((ptx / ARCH).glob("*.ptx")) if path.stem not in left_out}
     for name, (pattern, replacement) in CLASSES.items():
-        by_stem = {}
+        found = []
         for stem, text in texts.items():
-            for kernel, number, place, instruction in statements(text):
+            for kernel, number, count, instruction in statements(text):
                 new = mutated(pattern, replacement, instruction)
-                if new is not None and (kernel, place) in reached:
-                    by_stem.setdefault(stem, []).append(Mutant(name, kernel, stem, number, instruction, new))
+                if new is not None:
+                    found.append((Mutant(name, kernel, stem, number, instruction, new), count in reached.get(kernel, ())))
+        # A file first, then an instruction of it: small kernels are drawn as often as large ones. Which is drawn does not change with what is reached.
         chance = random.Random(f"{seed} {name}")
-        if by_stem:
-            yield chance.choice(by_stem[chance.choice(sorted(by_stem))])
-        else:
-            yield Mutant(name, None, None, 0, "", "")
+        chance.shuffle(found)
+        stems = sorted({mutant.stem for mutant, _ in found})
+        chance.shuffle(stems)
+        of_stem = [[m for m, is_reached in found if m.stem == stem and is_reached] for stem in stems]
+        turns = [m for row in itertools.zip_longest(*of_stem) for m in row if m is not None]
+        yield name, turns[:TRIES]
 
 
 def plant(mutant, ptx, folder):
@@ -173,9 +186,9 @@ def plant(mutant, ptx, folder):
     assert mutant.old in lines[mutant.line]
     lines[mutant.line] = lines[mutant.line].replace(mutant.old, mutant.new)
     (folder / f"{mutant.stem}.ptx").write_text("\n".join(lines) + "\n")
-    for partner in ("norm", "norm_grad", "adamw", "ema"):
-        if partner != mutant.stem:
-            (folder / f"{partner}.ptx").symlink_to(ptx / ARCH / f"{partner}.ptx")
+    for path in (ptx / ARCH).glob("*.ptx"):
+        if path.stem != mutant.stem:
+            (folder / path.name).symlink_to(path)
 
 
 def seen(build, folder, cases, extra, program, names=()):
@@ -198,8 +211,17 @@ def seen(build, folder, cases, extra, program, names=()):
 def try_one(build, mutant, number):
     folder = ptx_check.TESTS / f"mutants/{number}"
     plant(mutant, build.ptx, folder)
-    cases = OPERATIONS.get(mutant.stem, [mutant.stem])
-    return seen(build, folder, cases, mutant.extra, build.programs["parity"])
+    return seen(build, folder, operations(mutant.stem), mutant.extra, build.programs["parity"])
+
+
+def try_class(build, number, name_and_mutants):
+    """Mutants with what saw them, up to the first that is seen."""
+    tried = []
+    for mutant in name_and_mutants[1]:
+        tried.append((mutant, try_one(build, mutant, number)))
+        if tried[-1][1]:
+            break
+    return tried
 
 
 def try_kind(build, kind, number):
@@ -232,47 +254,62 @@ def try_kind(build, kind, number):
     return by_program
 
 
-def reached_lines(build):
-    """(kernel, source line) that the tests reach, from a run without a fault."""
+def reached_instructions(build, left_out):
+    """{kernel: numbers of the instructions that the tests reach}, from a run without a fault."""
     report = ptx_check.TESTS / "mutants/reached.txt"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     env = ptx_check.environment(build, build.ptx / ARCH, report, {"EMU_PTX_LINES": "1"})
+    if SLOW <= left_out:
+        env["SPATIALSSL_CASES"] = ";".join(op for path in (build.ptx / ARCH).glob("*.ptx") if path.stem not in left_out for op in operations(path.stem))
     done = subprocess.run([build.programs["parity"], "--test-threads", "2"], cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"parity fails without a fault:\n{done.stdout[-3000:]}")
-    return {(line.split()[1], place) for line in report.read_text().splitlines() if line.startswith("REACHED ") for place in line.split()[2:]}
+    found = {}
+    for line in report.read_text().splitlines():
+        if line.startswith("RAN "):
+            _, kernel, _, *ran = line.split()
+            found.setdefault(kernel, set()).update(map(int, ran))
+    return found
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--only", default="", help="classes that contain this word")
+    options.add_argument("--quick", action="store_true", help="no faults in single convolution kernels, whose tests take long")
     options = options.parse_args()
     build = ptx_check.Build(["parity", "golden", "cuda"])
     build.conformance(ARCH)
     begun = time.monotonic()
-    mutants = [m for m in draw(build.ptx, reached_lines(build), options.seed) if options.only in m.name]
-    survivors, caught, absent = [], 0, []
+    left_out = LEFT_OUT | (SLOW if options.quick else set())
+    reached = reached_instructions(build, left_out)
+    classes = [(name, mutants) for name, mutants in draw(build.ptx, reached, options.seed, left_out) if options.only in name]
+    # Without a fault nothing may be seen: else the verdicts below say nothing.
+    for stem in ("gelu", "norm"):
+        if how := try_one(build, Mutant("no fault", None, stem, 0, "", ""), f"none-{stem}"):
+            sys.exit(f"{stem} without a fault is seen as faulty: {how}")
+    caught, survivors, blind, unseen = 0, 0, [], []
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         kinds = [kind for kind in KINDS if options.only in kind[0]]
         for kind, result in zip(kinds, pool.map(lambda job: try_kind(build, job[1], job[0]), enumerate(kinds))):
             for program, how in result:
-                print(f"{kind[0]}: {program} {'sees it: ' + how if how else 'MISSES IT'}", flush=True)
+                reason = BLIND.get((kind[0], program))
+                print(f"{kind[0]}: {program} {'sees it: ' + how if how else 'does not see it: ' + (reason or 'NO REASON KNOWN')}", flush=True)
                 caught += how is not None
-                survivors += [(kind[0], program)] if how is None else []
-        present = [m for m in mutants if m.kernel]
-        absent = [m.name for m in mutants if not m.kernel]
-        for mutant, how in zip(present, pool.map(lambda job: try_one(build, job[1], job[0]), enumerate(present))):
-            what = f"{mutant.name}, {mutant.kernel}: `{mutant.old}` became `{mutant.new}`: "
-            print(what + ("seen: " + how if how else "NOT SEEN"), flush=True)
-            caught += how is not None
-            survivors += [(mutant.name, mutant.kernel)] if how is None else []
-    print(f"{caught} faults seen, {len(survivors)} not seen, {time.monotonic() - begun:.0f} s; classes without an instruction: {', '.join(absent) or 'none'}")
-    unknown = [s for s in survivors if s not in SURVIVORS]
-    for survivor in survivors:
-        print(f"not seen: {survivor[0]}, {survivor[1]}: {SURVIVORS.get(survivor, 'NO REASON KNOWN')}")
-    sys.exit(1 if unknown else 0)
+                blind += [kind[0]] if how is None and reason is None else []
+        for (name, mutants), tried in zip(classes, pool.map(lambda job: try_class(build, *job), enumerate(classes))):
+            for mutant, how in tried:
+                what = f"{name}, {mutant.kernel}: `{mutant.old}` became `{mutant.new}`: "
+                print(what + ("seen: " + how if how else "NOT SEEN"), flush=True)
+                caught += how is not None
+                survivors += how is None
+            unseen += [name] if tried and tried[-1][1] is None else []
+    absent = [name for name, mutants in classes if not mutants]
+    print(f"{caught} faults seen, {survivors} single instructions not seen, {time.monotonic() - begun:.0f} s; "
+          f"classes without an instruction: {', '.join(absent) or 'none'}")
+    print(f"kinds and classes that no test sees: {', '.join(blind + unseen) or 'none'}")
+    sys.exit(1 if blind or unseen else 0)
 
 
 if __name__ == "__main__":

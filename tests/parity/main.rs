@@ -43,11 +43,24 @@ fn random_numbers_agree_within_their_rounding() {
     }
 }
 
-/// Every second of `all` from `first` on, on whole and on random numbers.
+/// Products in one pass of a convolution.
+fn products(case: &Case) -> usize {
+    match &case.op {
+        spatialssl::ops::Op::Conv3d(_) => {
+            let [x, w] = [&case.inputs[0], &case.inputs[1]];
+            x[..4].iter().product::<usize>() * w.iter().product::<usize>()
+        }
+        _ => 0,
+    }
+}
+
+/// Every second of `all` from `first` on, on whole and on random numbers. The f64 reference of the largest takes too long for random ones.
 fn check_every_second(all: &[Case], first: usize) {
     for (i, case) in all.iter().enumerate().skip(first).step_by(2) {
         check(case, Numbers::Whole, 1, &[ORDERS[i % 3]]);
-        check(case, Numbers::Normal(2), 1, &[ORDERS[(i + 1) % 3]]);
+        if products(case) < 1_500_000_000 {
+            check(case, Numbers::Normal(2), 1, &[ORDERS[(i + 1) % 3]]);
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 use half::bf16;
 use spatialssl::driver::Device;
 use spatialssl::ops::{
-    AdamW, AvgPool, Axis, Concat, Conv3d, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu, Op,
-    Probe, ResidualAdd, SCALARS,
+    AdamW, AvgPool, Axis, Concat, Conv3d, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu,
+    Linear, Op, Probe, ResidualAdd, SCALARS,
 };
 use spatialssl::optim::{Block, record_update};
 use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
@@ -61,6 +61,14 @@ fn others() -> Vec<Case> {
         let rule = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
         all.push(case("pieces", rule, vec![vec![SCALARS], vec![2], vec![len]]));
     }
+    // Filters of more elements than a block of threads.
+    for bias in [false, true] {
+        let mut inputs = vec![vec![7, 48], vec![40, 48]];
+        if bias {
+            inputs.push(vec![40]);
+        }
+        all.push(case("blocks", Linear { bias }, inputs));
+    }
     // A factor between 1/2 and 1; more partial sums than one block of threads adds at once.
     all.push(case("limit", GradNorm { max_norm: Some(36.0) }, vec![vec![2048]]));
     all.push(case("blocks", GradNorm { max_norm: None }, vec![vec![1_100_000]]));
@@ -92,7 +100,10 @@ fn memory_bound_operations_agree() {
 
 #[test]
 fn a_probe_measures_the_gradient() {
-    for len in [1, 17, 70_003, 1_100_000] {
+    // Squares of the last two have no place in f32.
+    for (len, size) in
+        [(1, 1.0), (17, 1.0), (70_003, 1.0), (1_100_000, 1.0), (70_003, 1e-21), (70_003, 1e25)]
+    {
         let mut tape = Tape::default();
         let x = tape.param("x", &[len], Init::Constant(0.0));
         let (probed, norm) = tape.probe("probe", x).unwrap();
@@ -102,7 +113,8 @@ fn a_probe_measures_the_gradient() {
         tape.keep(grad);
         emulator();
         let mut step = CudaStep::new(&tape, Device::open(0, false).unwrap(), false).unwrap();
-        let dy: Vec<f32> = normals(0, 0, len).iter().map(|&x| bf16::from_f64(x).to_f32()).collect();
+        let dy: Vec<f32> =
+            normals(0, 0, len).iter().map(|&x| bf16::from_f64(size * x).to_f32()).collect();
         step.write(x, &vec![1.0; len]).unwrap();
         step.write(seed, &dy).unwrap();
         step.run_range(0..step.len()).unwrap();
@@ -111,7 +123,7 @@ fn a_probe_measures_the_gradient() {
         let got = f64::from(step.read(norm).unwrap()[0]);
         // Squares and sums of eight in f32, the rest in f64: (1 + 8) u of the square, half of it of the root, one rounding.
         let bound = 6.0 / f64::from(1 << 24) * want;
-        assert!((got - want).abs() <= bound, "norm of {len}: {got}, not {want}");
+        assert!((got - want).abs() <= bound, "norm of {len} of size {size:e}: {got}, not {want}");
     }
 }
 

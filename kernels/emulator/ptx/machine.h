@@ -165,7 +165,7 @@ struct Options {
     int solo = 0;                // EMU_PTX_SOLO: lanes run one by one between warp operations: 1 ascending, 2 descending, 3 mixed
     bool mma_truncates = false;  // EMU_PTX_MMA=truncate: sums as tensor cores are known to cut them
     int approx_ulps = 0;         // EMU_PTX_APPROX: approximations are off by up to so many units in the last place
-    bool lines = false;          // EMU_PTX_LINES: the report names source lines reached and not reached
+    bool lines = false;          // EMU_PTX_LINES: the report names instructions that ran, source lines reached and missed
 };
 const Options& options();
 

@@ -174,13 +174,20 @@ void load_module(const string& path, Program& program) {
     Reader(path, text, program).run();
 }
 
-// Lines of the sources that instructions of a kernel stand for, reached and not.
+// Instructions of a kernel that ran, by their number in its text; lines of the sources they stand for, reached and not.
 void report_lines(std::ostream& out, const Kernel& k) {
     std::set<string> missed, reached;
     for (size_t i = 0; i < k.hit.size(); ++i) {
         if (k.code[i].line != 0) (k.hit[i] ? reached : missed).insert(k.place(k.code[i]));
     }
     for (auto& l : reached) missed.erase(l);
+    std::set<int> ran;
+    for (size_t i = 0; i < k.hit.size(); ++i) {
+        if (k.hit[i] && k.code[i].text >= 0) ran.insert(k.code[i].text);
+    }
+    out << "RAN " << k.name << " " << k.texts.size();
+    for (int text : ran) out << " " << text;
+    out << "\n";
     for (const auto& [what, lines] : {std::pair{"REACHED", &reached}, std::pair{"MISSED", &missed}}) {
         out << what << " " << k.name;
         for (auto& l : *lines) out << " " << l;
