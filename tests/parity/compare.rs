@@ -12,7 +12,7 @@ use spatialssl::backend::cuda::Storage;
 use spatialssl::driver::Device;
 use spatialssl::ops::Op;
 use spatialssl::scalar::Scalar;
-use spatialssl::tape::{CudaStep, Step, ValueId};
+use spatialssl::tape::{Arrangement, CudaStep, Step, ValueId};
 
 use crate::common::bound::{Recorded, data, is_update, normals};
 use crate::common::cases::Case;
@@ -153,7 +153,10 @@ fn cuda(
         panic!("{} {}: {e}\n{}", case.op.rule().name(), case.name, emulator().last_report())
     };
     let device = Device::open(0, false).unwrap_or_else(|e| fail(e));
-    let mut step = CudaStep::new(&recorded.tape, device, false).unwrap_or_else(|e| fail(e));
+    // Each value ends at a guard page: an access behind it is a fault instead of one in the next value or in padding.
+    let apart = Arrangement::Separate;
+    let mut step =
+        CudaStep::arranged(&recorded.tape, device, false, apart).unwrap_or_else(|e| fail(e));
     let narrow = |values: &[f64]| values.iter().map(|&x| x as f32).collect::<Vec<_>>();
     for output in outputs {
         let nan = vec![f32::NAN; recorded.tape.shape(output.id).len()];

@@ -5,7 +5,7 @@ use half::bf16;
 use spatialssl::driver::Device;
 use spatialssl::ops::{
     AdamW, AvgPool, Axis, Concat, Conv3d, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu,
-    Linear, Op, Probe, ResidualAdd, SCALARS,
+    Linear, Op, Pairwise, PairwiseKind, Probe, ResidualAdd, SCALARS,
 };
 use spatialssl::optim::{Block, record_update};
 use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
@@ -69,6 +69,9 @@ fn others() -> Vec<Case> {
         }
         all.push(case("blocks", Linear { bias }, inputs));
     }
+    for kind in [PairwiseKind::Difference, PairwiseKind::Concat] {
+        all.push(case("blocks", Pairwise { kind }, vec![vec![3, 2, 48]]));
+    }
     // A factor between 1/2 and 1; more partial sums than one block of threads adds at once.
     all.push(case("limit", GradNorm { max_norm: Some(36.0) }, vec![vec![2048]]));
     all.push(case("blocks", GradNorm { max_norm: None }, vec![vec![1_100_000]]));
@@ -129,7 +132,10 @@ fn a_probe_measures_the_gradient() {
 
 #[test]
 fn the_norm_of_all_gradients_is_exact_to_its_rounding() {
-    for len in [1, 9, 4097, 1_100_000] {
+    // Squares of the last two have no place in f32.
+    for (len, size) in
+        [(1, 1.0), (9, 1.0), (4097, 1.0), (1_100_000, 1.0), (4097, 1e-21), (4097, 1e25)]
+    {
         let mut tape = Tape::default();
         let inputs = [tape.input("a", &[len]), tape.input("b", &[3])];
         let norm = tape.record("norm", GradNorm { max_norm: Some(1.5) }, &inputs).unwrap();
@@ -139,7 +145,7 @@ fn the_norm_of_all_gradients_is_exact_to_its_rounding() {
         let mut square = 0.0;
         for (i, &input) in inputs.iter().enumerate() {
             let values = normals(0, i as u32, tape.shape(input).len());
-            let values: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
+            let values: Vec<f32> = values.into_iter().map(|x| (size * x) as f32).collect();
             square += values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
             step.write(input, &values).unwrap();
         }
@@ -149,7 +155,10 @@ fn the_norm_of_all_gradients_is_exact_to_its_rounding() {
         for (got, want) in got.iter().zip(want) {
             // As for the probe.
             let bound = 6.0 / f64::from(1 << 24) * want;
-            assert!((f64::from(*got) - want).abs() <= bound, "of {len}: {got}, not {want}");
+            assert!(
+                (f64::from(*got) - want).abs() <= bound,
+                "of {len} of size {size:e}: {got}, not {want}"
+            );
         }
     }
 }
