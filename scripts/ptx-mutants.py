@@ -106,6 +106,7 @@ KINDS = [
     ("mma: a1 and a2 swapped, everywhere", *CLASSES["fragments of A"], {}),
     ("mma: b0 and b1 swapped, everywhere", rf"(mma\.sync.*?\}}, \{{[^}}]*\}}, \{{)({R}), ({R})", r"\1\3, \2", {}),
     ("cp.async never fills with zeros, everywhere", *CLASSES["source bytes of cp.async"], {}),
+    ("an instruction that the interpreter does not know", r"cvt\.rn\.bf16x2\.f32", "cvt.rn.unheard.bf16x2.f32", {}),
     ("no bar.sync anywhere", r"bar\.sync\s+0$", "mov.u32 %r1, %r1", {}),
     ("no bar.warp.sync anywhere, lanes one by one", r"bar\.warp\.sync\s+\S+$", "mov.u32 %r1, %r1", {"EMU_PTX_SOLO": "1"}),
 ]

@@ -77,6 +77,7 @@ fn others() -> Vec<Case> {
     all.push(case("blocks", GradNorm { max_norm: None }, vec![vec![1_100_000]]));
     for c in [1, 8, 17, 48, 320] {
         all.push(case("slices", GlobalPool, vec![vec![2, 17, 16, 15, c]]));
+        all.push(case("one slice", GlobalPool, vec![vec![3, 2, 3, 4, c]]));
         all.push(case("widths", AvgPool { window: [2, 1, 2] }, vec![vec![2, 5, 6, 7, c]]));
         let (low, high) = (vec![2, 3, 5, 4, c], vec![2, 3, 5, 4, 16]);
         all.push(case("widths", Concat { axis: Axis::Channel }, vec![low, high]));
