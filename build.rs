@@ -17,6 +17,8 @@ use sha2::{Digest, Sha256};
 
 /// Architectures the device code is compiled for; PTX of the first is added, for later GPUs.
 const ARCHS: &str = "80 86 89 90a 100 120";
+/// Architectures whose code is made of the PTX of another: nvcc gives the same for both, since no kernel asks which one it is.
+const SHARED_PTX: [(&str, &str); 3] = [("86", "80"), ("89", "80"), ("120", "100")];
 
 /// What a kernel file is compiled by.
 struct Compiler {
@@ -28,8 +30,8 @@ struct Compiler {
     headers: &'static [&'static str],
     /// Extension of what it makes.
     extension: &'static str,
-    /// Whether it leaves the PTX it made on the way, for the tests that interpret it.
-    keeps_ptx: bool,
+    /// Whether it leaves what it made on the way: PTX, for the tests that interpret it, machine code and its assembler's report.
+    keeps_parts: bool,
 }
 
 fn main() {
@@ -55,7 +57,7 @@ fn main() {
         let compiler = nvcc_compiler(&nvcc, &version, &toolkit, &archs);
         images = compile_all(&compiler, &files, &cache);
         if emulator {
-            gather_ptx(&images, &out.join("ptx"));
+            gather_parts(&images, &out);
         }
     }
     if let Ok(pretended) = env::var("SPATIALSSL_CUDA_TOOLKIT") {
@@ -128,22 +130,28 @@ fn known_archs(nvcc: &Path) -> String {
 fn nvcc_compiler(nvcc: &Path, version: &str, toolkit: &str, archs: &str) -> Compiler {
     let mut command = vec![nvcc.display().to_string()];
     command.extend(
-        ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-fatbin"].map(String::from),
+        ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xptxas", "-v", "-fatbin"]
+            .map(String::from),
     );
     // Device code of 12.x runs on any driver since 525, but those before 550 cannot read what nvcc 12.8 and later compress by
-    // default. A driver that may load code of 13.x can.
-    if toolkit.starts_with("12.") {
-        command.push("--no-compress".into());
-    }
+    // default. A driver that may load code of 13.x reads any: 48 MB, most of it line numbers for profilers, become 5.
+    let compression =
+        if toolkit.starts_with("12.") { "--no-compress" } else { "--compress-mode=size" };
+    command.push(compression.into());
     let list: Vec<&str> = archs.split_whitespace().collect();
-    for arch in &list {
-        command.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
-    }
-    if let Some(first) = list.first() {
-        command.push(format!("-gencode=arch=compute_{first},code=compute_{first}"));
+    let ptx_of = |arch: &str| {
+        let shared = SHARED_PTX.iter().find(|(of, with)| *of == arch && list.contains(with));
+        shared.map_or(arch.to_string(), |(_, with)| (*with).to_string())
+    };
+    for &arch in list.iter().filter(|&&arch| ptx_of(arch) == arch) {
+        let codes =
+            list.iter().filter(|code| ptx_of(code) == arch).map(|code| format!("sm_{code}"));
+        let ptx = (list.first() == Some(&arch)).then(|| format!("compute_{arch}"));
+        let codes: Vec<String> = codes.chain(ptx).collect();
+        command.push(format!("-gencode=arch=compute_{arch},code=[{}]", codes.join(",")));
     }
     let identity = format!("{version}{}", command[1..].join(" "));
-    Compiler { command, identity, headers: &["kernels"], extension: "fatbin", keeps_ptx: true }
+    Compiler { command, identity, headers: &["kernels"], extension: "fatbin", keeps_parts: true }
 }
 
 /// Compiles the files whose outputs are not in the cache, several at once; returns the outputs in the order of `files`.
@@ -183,7 +191,7 @@ fn compile(compiler: &Compiler, file: &Path, output: &Path) {
     let mut command = Command::new(&compiler.command[0]);
     command.args(&compiler.command[1..]).arg(file).arg("-o").arg(&partial);
     let kept = partial.with_extension("kept");
-    if compiler.keeps_ptx {
+    if compiler.keeps_parts {
         fs::create_dir_all(&kept).expect("the build folder can be written");
         command.arg("--keep").arg("--keep-dir").arg(&kept);
     }
@@ -191,31 +199,48 @@ fn compile(compiler: &Compiler, file: &Path, output: &Path) {
     let ran = ran.unwrap_or_else(|e| panic!("{} does not run: {e}", compiler.command[0]));
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "compiling {} failed:\n{text}", file.display());
-    if compiler.keeps_ptx {
-        // `gelu.compute_80.ptx` becomes `gelu-<digest>.compute_80.ptx`, beside the fat binary that ptxas made of it.
-        for ptx in sources(&kept, "ptx") {
-            let stem = ptx.file_stem().expect("a file has a name").to_string_lossy();
-            let arch = stem.rsplit('.').next().expect("nvcc names the architecture");
-            let beside = output.with_extension(format!("{arch}.ptx"));
-            fs::rename(&ptx, beside).expect("the build folder can be written");
+    if compiler.keeps_parts {
+        // `gelu.compute_80.ptx` becomes `gelu-<digest>.80.ptx`, beside the fat binary; `gelu.compute_80.sm_86.cubin`, or
+        // `gelu.compute_90a.cubin` where the PTX serves one architecture, `gelu-<digest>.86.cubin`.
+        for extension in ["ptx", "cubin"] {
+            for part in sources(&kept, extension) {
+                let stem = part.file_stem().expect("a file has a name").to_string_lossy();
+                let arch = stem.rsplit(['.', '_']).next().expect("nvcc names the architecture");
+                let beside = output.with_extension(format!("{arch}.{extension}"));
+                fs::rename(&part, beside).expect("the build folder can be written");
+            }
         }
+        fs::write(output.with_extension("ptxas"), &ran.stderr)
+            .expect("the build folder can be written");
         fs::remove_dir_all(&kept).expect("the build folder can be written");
     }
     fs::rename(&partial, output).expect("the build folder can be written");
 }
 
-/// Copies the PTX of the images: `<folder>/<architecture>/<kernel file>.ptx`.
-fn gather_ptx(images: &[PathBuf], folder: &Path) {
-    let _ = fs::remove_dir_all(folder);
+/// Puts what the images are made of where scripts find it: `<out>/ptx/<architecture>/<kernel file>.ptx`, `<out>/cubin/..` likewise, and
+/// `<out>/ptxas/<kernel file>.ptxas`, which tells registers and spills.
+fn gather_parts(images: &[PathBuf], out: &Path) {
+    let place = |from: &Path, folder: PathBuf, name: String| {
+        fs::create_dir_all(&folder).expect("writing to OUT_DIR");
+        let to = folder.join(name);
+        fs::hard_link(from, &to)
+            .or_else(|_| fs::copy(from, &to).map(|_| ()))
+            .expect("writing to OUT_DIR");
+    };
+    for kind in ["ptx", "cubin", "ptxas"] {
+        let _ = fs::remove_dir_all(out.join(kind));
+    }
     for image in images {
         let name = image.file_stem().expect("an image has a name").to_string_lossy();
         let stem = name.rsplit_once('-').expect("a digest stands behind the name").0;
-        for ptx in sources(image.parent().expect("images lie in the cache"), "ptx") {
-            let of_image = ptx.file_stem().expect("a file has a name").to_string_lossy();
-            let Some(arch) = of_image.strip_prefix(&format!("{name}.compute_")) else { continue };
-            let to = folder.join(arch);
-            fs::create_dir_all(&to).expect("writing to OUT_DIR");
-            fs::copy(&ptx, to.join(format!("{stem}.ptx"))).expect("writing to OUT_DIR");
+        let cache = image.parent().expect("images lie in the cache");
+        place(&image.with_extension("ptxas"), out.join("ptxas"), format!("{stem}.ptxas"));
+        for kind in ["ptx", "cubin"] {
+            for part in sources(cache, kind) {
+                let of_image = part.file_stem().expect("a file has a name").to_string_lossy();
+                let Some(arch) = of_image.strip_prefix(&format!("{name}.")) else { continue };
+                place(&part, out.join(kind).join(arch), format!("{stem}.{kind}"));
+            }
         }
     }
 }
@@ -300,7 +325,7 @@ fn host_compiler(program: &Path, more: &[&str]) -> Compiler {
     command.extend(flags.iter().chain(more).map(ToString::to_string));
     let identity = command.join(" ");
     let headers: &[_] = &["kernels", "kernels/emulator", "kernels/emulator/ptx"];
-    Compiler { command, identity, headers, extension: "o", keeps_ptx: false }
+    Compiler { command, identity, headers, extension: "o", keeps_parts: false }
 }
 
 fn link(program: &Path, folder: &Path, objects: &[PathBuf], more: &[&str]) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes docs/kernels/table.md: what the compiler made of every kernel, for every architecture.
 
-Registers, shared memory and spills are ptxas' own words (-Xptxas -v), threads come from the PTX, instruction counts from
-nvdisasm. Occupancy follows from them by the limits below; where the Rust code computes the dynamic shared memory, it is
+Of the device code that the build makes, and keeps in parts (build.rs): registers, shared memory and spills are ptxas' own words, threads
+come from the PTX, instruction counts from nvdisasm. Occupancy follows from them by the limits below; where the Rust code computes the dynamic shared memory, it is
 left out of it and the figure is marked (`tests/cuda/device.rs` adds it). Exits with 1 if a kernel spills or has a local stack and is
 not in ALLOWED, or has more shared memory than every GPU gives a block.
 
@@ -11,13 +11,13 @@ Usage: scripts/kernel-table.py [--check] [kernel file names without .cu ...]
 """
 
 import concurrent.futures
+import json
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/kernels/table.md"
@@ -69,13 +69,13 @@ def run(command):
 
 
 def resources(log):
-    """Kernel: registers, static shared bytes, stack, spilled bytes."""
+    """Kernel and architecture: registers, static shared bytes, stack, spilled bytes."""
     found = {}
     for part in re.split(r"Compiling entry function '", log)[1:]:
-        name = part.split("'", 1)[0]
+        name, arch = re.match(r"(\w+)' for 'sm_(\w+)'", part).groups()
         number = lambda pattern: int((re.search(pattern, part) or [0, "0"])[1])
         spills = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
-        found[name] = (
+        found[name, arch] = (
             number(r"Used (\d+) registers"),
             number(r"(\d+) bytes smem"),
             number(r"(\d+) bytes stack frame"),
@@ -93,21 +93,21 @@ def instructions(listing):
     return found
 
 
-def compile_one(job):
-    (nvcc, nvdisasm), path, arch, folder = job
-    cubin = f"{folder}/{path.stem}-{arch}.cubin"
-    base = [nvcc, "-std=c++17", "-O3", f"-arch=sm_{arch}", str(path), "-o"]
-    log = run(base[:3] + ["-Xptxas", "-v", "-cubin"] + base[3:] + [cubin])
-    return path.stem, arch, resources(log), instructions(run([nvdisasm, "-c", cubin]))
+def built():
+    """Where the build keeps the parts of the device code."""
+    done = subprocess.run(["cargo", "test", "--no-run", "--test", "tidy", "--message-format=json"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit("the build failed")
+    for message in map(json.loads, done.stdout.splitlines()):
+        if message["reason"] == "build-script-executed" and any(name == "SPATIALSSL_EMULATOR_DIR" for name, _ in message["env"]):
+            return pathlib.Path(message["out_dir"])
+    sys.exit("the build says nothing of device code")
 
 
-def threads_of(nvcc, path, folder):
+def threads_of(ptx):
     """Kernel: threads per block, and whether it uses dynamic shared memory."""
-    ptx = f"{folder}/{path.stem}.ptx"
-    # 90a has every kernel; one that needs it has no other.
-    run([nvcc, "-std=c++17", "-O3", "-arch=compute_90a", "-ptx", str(path), "-o", ptx])
     found = {}
-    for part in re.split(r"\.entry ", pathlib.Path(ptx).read_text())[1:]:
+    for part in re.split(r"\.entry ", ptx.read_text())[1:]:
         name = re.match(r"\w+", part)[0]
         found[name] = int(re.search(r"\.maxntid (\d+)", part)[1]), "dynamic_shared" in part
     return found
@@ -150,17 +150,20 @@ def main():
     paths = [p for p in sorted((ROOT / "kernels").glob("*.cu")) if not wanted or p.stem in wanted]
     found, threads, dynamic = {}, {}, {}
     fixed = dynamic_shared()
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        which = tools()
-        jobs = [(which, path, arch, folder) for path in paths for arch in LIMITS]
-        for stem, arch, kernels, counts in pool.map(compile_one, jobs):
-            for name, values in kernels.items():
-                found.setdefault((stem, name), {})[arch] = (values, counts[name])
-        for names in pool.map(lambda path: threads_of(which[0], path, folder), paths):
-            for name, (count, uses) in names.items():
-                threads[name] = count
-                dynamic[name] = str(fixed.get(name, "by shape")) if uses else "0"
-        version = re.search(r"release [\d.]+, (V[\d.]+)", run([which[0], "--version"]))[1]
+    nvcc, nvdisasm = tools()
+    out = built()
+    jobs = [(path.stem, arch) for path in paths for arch in LIMITS]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        listings = pool.map(lambda job: instructions(run([nvdisasm, "-c", str(out / "cubin" / job[1] / f"{job[0]}.cubin")])), jobs)
+        counts = {(*job, name): count for job, listing in zip(jobs, listings) for name, count in listing.items()}
+    for path in paths:
+        for (name, arch), values in resources((out / "ptxas" / f"{path.stem}.ptxas").read_text()).items():
+            found.setdefault((path.stem, name), {})[arch] = (values, counts[path.stem, arch, name])
+        # 90a has every kernel; one that needs it has no other.
+        for name, (count, uses) in threads_of(out / "ptx/90a" / f"{path.stem}.ptx").items():
+            threads[name] = count
+            dynamic[name] = str(fixed.get(name, "by shape")) if uses else "0"
+    version = re.search(r"release [\d.]+, (V[\d.]+)", run([nvcc, "--version"]))[1]
     bad, large = [], []
     for (_, name), by_arch in found.items():
         for arch, ((_, _, stack, spills), counts) in by_arch.items():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plants faults in the compiled PTX, one at a time: the tests must see each. Called by scripts/ptx-check.py --mutants; no GPU, needs nvcc.
+"""Plants faults in the compiled PTX, one at a time: the tests must see each. Needs nvcc, no GPU.
 
     scripts/ptx-mutants.py [--seed 1] [--only WORD] [--quick]
 

@@ -1,5 +1,5 @@
 // driver_module.cpp: modules, functions, launches. A module is any image: the kernels are in this library. But of a fat binary
-// only those kernels are found that it names, as a real driver would.
+// only the kernels of its source file are found, whose path it names: a real driver finds no others either.
 #include <cstring>
 #include <utility>
 
@@ -32,17 +32,19 @@ std::map<void*, const char*>& images() {
     return all;
 }
 
-// Whether the image of a module has code of a kernel: a section of its name. Any other image than a fat binary has all kernels.
-bool has_kernel(void* module, const char* name) {
+// Whether the image of a module was compiled from the kernel's file. Names of kernels are compressed in a fat binary, the path is not. Any
+// other image than a fat binary has all kernels.
+bool has_kernel(void* module, const Kernel& kernel) {
     static std::map<std::pair<const char*, std::string>, bool> known;
     const char* image = images()[module];
     if (strncmp(image, "\x50\xed\x55\xba", 4) != 0) return true;
+    const char* name = strrchr(kernel.file, '/');
+    const std::string path = name != nullptr ? name : kernel.file;
     FatBinary head;
-    const auto [entry, is_new] = known.try_emplace({image, name}, false);
+    const auto [entry, is_new] = known.try_emplace({image, path}, false);
     if (is_new) {
         memcpy(&head, image, sizeof(head));
-        const std::string section = std::string(".text.") + name;
-        entry->second = memmem(image, head.head_bytes + head.bytes, section.c_str(), section.size() + 1) != nullptr;
+        entry->second = memmem(image, head.head_bytes + head.bytes, path.c_str(), path.size() + 1) != nullptr;
     }
     return entry->second;
 }
@@ -74,7 +76,7 @@ EMU_API int cuModuleGetFunction(void** out, void* module, const char* name) {
     ENTER();
     if (driver().modules.count(module) == 0) return kInvalidHandle;
     const Kernel* kernel = find_kernel(name);
-    if (kernel == nullptr || !has_kernel(module, name)) {
+    if (kernel == nullptr || !has_kernel(module, *kernel)) {
         ++counters().lookups_failed;
         return refuse(kNotFound, std::string("no kernel ") + name);
     }

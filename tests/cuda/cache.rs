@@ -10,10 +10,10 @@ const CACHE: u64 = 3 << 20;
 /// Blocks at work at once, about: one for each multiprocessor of a large card.
 const RUNNING: u32 = 132;
 
-/// Bytes moved by each pass, of the least, with an empty cache of so many bytes before each.
-fn moved(cache: u64, channels: usize) -> [f64; 3] {
+/// Bytes moved by each pass over so many planes of 64 x 64, of the least, with an empty cache of so many bytes before each.
+fn moved(cache: u64, planes: usize, channels: usize) -> [f64; 3] {
     let op = Conv3d { stride: [1; 3], padding: [1; 3], bias: true, normed: true };
-    let x = [1, 64, 64, 64, channels];
+    let x = [1, planes, 64, 64, channels];
     let filter = (27 * channels * channels) as f64;
     let activations = 4.0 * x.iter().product::<usize>() as f64;
     // The filter is read in bf16, its gradient written in f32.
@@ -37,10 +37,10 @@ fn narrow_convolutions_move_their_operands_about_once() {
     if left_out("traffic through the cache") {
         return;
     }
-    for channels in [32, 64] {
-        let [fwd, dgrad, wgrad] = moved(CACHE, channels);
+    for (planes, channels) in [(64, 32), (32, 64)] {
+        let [fwd, dgrad, wgrad] = moved(CACHE, planes, channels);
         println!(
-            "{channels} to {channels} at 64^3: forward {fwd:.2}, input gradient {dgrad:.2}, filter gradient {wgrad:.2} of the least"
+            "{channels} to {channels} at {planes} x 64^2: forward {fwd:.2}, input gradient {dgrad:.2}, filter gradient {wgrad:.2} of the least"
         );
         // The filter gradient with the sums of its blocks, written and read once more.
         let most = fwd.max(dgrad).max(wgrad);

@@ -57,10 +57,10 @@ fn convolution_op() -> Conv3d {
     Conv3d { stride: [1; 3], padding: [1; 3], bias: true, normed: true }
 }
 
-/// A 3x3x3 convolution of one volume of 64^3. Of the forward pass, the input gradient and the filter gradient with its sums: bytes
+/// A 3x3x3 convolution of one volume of 64^3, or of a part of it that is so many planes deep. Of the forward pass, the input gradient and the filter gradient with its sums: bytes
 /// asked for, and distinct bytes of each launch, over the least (input, output and filter once).
-fn convolution(channels: usize) -> [[f64; 2]; 3] {
-    let x = [1, 64, 64, 64, channels];
+fn convolution(channels: usize, planes: usize) -> [[f64; 2]; 3] {
+    let x = [1, planes, 64, 64, channels];
     let of = |name: &str| emulator().distinct(name).iter().sum::<u64>();
     let op = convolution_op();
     let kernels = Op::from(op.clone()).cuda().kernels();
@@ -81,7 +81,7 @@ fn convolution(channels: usize) -> [[f64; 2]; 3] {
                 .sum();
             let found = [moved(&all, parts) / least, distinct as f64 / least];
             println!(
-                "{channels} to {channels} at 64: {} asks for {:.2} of the least, distinct {:.2}",
+                "{channels} to {channels}, {planes} x 64 x 64: {} asks for {:.2} of the least, distinct {:.2}",
                 parts[0], found[0], found[1]
             );
             found
@@ -95,7 +95,7 @@ fn each_pass_of_a_narrow_convolution_reads_its_operands_about_once() {
         return;
     }
     let _alone = alone();
-    let [forward, dgrad, [asked, distinct]] = convolution(32);
+    let [forward, dgrad, [asked, distinct]] = convolution(32, 64);
     for (pass, [asked, distinct]) in [("fwd", forward), ("dgrad", dgrad)] {
         assert!(asked <= 1.5 && distinct <= 1.01, "{pass}: {asked:.2}, distinct {distinct:.2}");
     }
@@ -110,13 +110,14 @@ fn each_pass_of_a_wide_convolution_shares_what_its_blocks_read() {
         return;
     }
     let _alone = alone();
-    let [forward, dgrad, [asked, distinct]] = convolution(64);
+    let [forward, dgrad, [asked, distinct]] = convolution(64, 32);
     // Every block reads the whole filter, 1.7 of the least, from the cache.
     for (pass, [asked, distinct]) in [("fwd", forward), ("dgrad", dgrad)] {
         assert!(asked <= 3.1 && distinct <= 1.01, "{pass}: {asked:.2}, distinct {distinct:.2}");
     }
-    // Four tiles of 32 x 32 channels: both operands twice.
-    assert!(asked <= 2.8 && distinct <= 1.45, "wgrad: {asked:.2}, distinct {distinct:.2}");
+    // Four tiles of 32 x 32 channels: both operands twice, and the sums of 128 blocks, which do not grow with the volume: 1.5 here, 0.7 at
+    // 64^3.
+    assert!(asked <= 3.6 && distinct <= 1.45, "wgrad: {asked:.2}, distinct {distinct:.2}");
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn norms_beside_convolutions_read_their_input_less_often() {
         return;
     }
     let _alone = alone();
-    let (extent, channels) = (64, 32);
+    let (extent, channels) = (48, 32);
     let (tape, forward) = blocks(extent, channels);
     let open = |joined: bool| {
         let device = Device::open(0, false).unwrap();
@@ -240,8 +241,9 @@ fn norms_beside_convolutions_read_their_input_less_often() {
             "a residual block, {what}: {in_all:.2} passes for its norms, {in_norms:.2} of them by the norms' kernels and \
              {added:.2} by the convolutions'; alone {unjoined:.2}"
         );
-        assert!(in_all <= most + 0.03, "{what}: {in_all:.2} passes, at most {most}");
-        assert!(unjoined <= before + 0.03, "{what}: {unjoined:.2} passes alone, at most {before}");
+        // Statistics that blocks leave: 0.03 of a pass at 64^3, and their number does not grow with the volume.
+        assert!(in_all <= most + 0.1, "{what}: {in_all:.2} passes, at most {most}");
+        assert!(unjoined <= before + 0.1, "{what}: {unjoined:.2} passes alone, at most {before}");
     }
     println!("memory {} joined, {} alone", joined.device_len(), alone.device_len());
 }
