@@ -350,6 +350,8 @@ fn columns_of_narrow_layers_leave_parts() {
         "48 channels",
         &Chain { x: [1, 7, 31, 9, 16], channels: [48, 32], kernels: mixed, ..PLAIN },
     );
+    let kernels = [Some("conv3d_walk_fwd_c32_n16"), Some("conv3d_walk_dgrad_c16_n16")];
+    check("32 to 16", &Chain { x: [1, 17, 16, 17, 32], kernels, ..PLAIN });
     check("one plane", &Chain { x: [1, 1, 65, 67, 16], residual: Residual::Fixed, ..PLAIN });
     check(
         "no activation",
