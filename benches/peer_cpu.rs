@@ -8,12 +8,15 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
 
-use spatialssl::backend::cpu::conv::{self, ConvGeometry, ConvPass};
+use spatialssl::backend::cpu::conv;
+
+use spatialssl::backend::cpu::conv::{ConvGeometry, ConvPass};
+use spatialssl::config::GradientViews;
 use spatialssl::model::{ResEncUNet, Stage, initialise};
 use spatialssl::ops::{AdamW, Pass, scalar};
+use spatialssl::pretext::VectorHead;
+use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Record, Step, Tape, ValueId};
-use spatialssl::task::VectorHead;
-use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 #[path = "peers/profile.rs"]
 mod profile;

@@ -13,11 +13,12 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 use gpu::{Clock, must};
 use program::{Run, inputs, options};
+use spatialssl::config::GradientViews;
 use spatialssl::driver::Device;
 use spatialssl::error::Result;
 use spatialssl::model::starts;
+use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::CudaStep;
-use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 /// Name, and the program of it, of the steps on both processors.
 fn steps_of_both() -> Vec<(&'static str, ProgramOptions)> {

@@ -7,12 +7,14 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use spatialssl::backend::cuda::Queue;
-use spatialssl::data::philox::SampleKey;
-use spatialssl::data::{AugmentOptions, Batch, BatchScratch, SamplePlan, ViewOptions, Volume};
 use spatialssl::driver::{Block, Device};
 use spatialssl::error::Result;
-use spatialssl::task::geometry::OffsetRule;
-use spatialssl::train::{DeviceViews, DeviceVolume};
+use spatialssl::image::Volume;
+use spatialssl::random::philox::SampleKey;
+use spatialssl::views::geometry::OffsetRule;
+use spatialssl::views::{
+    AugmentOptions, Batch, BatchScratch, DeviceViews, DeviceVolume, SamplePlan, ViewOptions,
+};
 
 #[path = "gpu/mod.rs"]
 mod gpu;

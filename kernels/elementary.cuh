@@ -1,4 +1,4 @@
-// elementary.cuh: logarithm, exponential, sine and cosine of src/data/elementary.rs, operation by operation, so that a kernel
+// elementary.cuh: logarithm, exponential, sine and cosine of src/random/elementary.rs, operation by operation, so that a kernel
 // draws and computes the bits the CPU does.
 #pragma once
 

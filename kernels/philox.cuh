@@ -1,4 +1,4 @@
-// philox.cuh: the random numbers of src/data/philox.rs, bit for bit; the addressing is described there.
+// philox.cuh: the random numbers of src/random/philox.rs, bit for bit; the addressing is described there.
 // Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox4x32-10).
 #pragma once
 

@@ -5,7 +5,7 @@
 // Cut (role N + n) P + p of sample n, pair p of views i < j: the view is i for roles 0 and 2, j for roles 1 and 3, and the
 // start is boxes[n, p, role], whole numbers in f32. Representations are view-major, image view N + n; the first `split` of
 // them in rep0, the others in rep1. A box that leaves its view touches no memory outside of it: forward writes NaN, backward
-// leaves the cut out. It does not happen: src/task/geometry.rs makes boxes that fit.
+// leaves the cut out. It does not happen: src/views/geometry.rs makes boxes that fit.
 // Forward: grid cuts * `parts`, a block copies a part of one cut, 16 bytes (or one channel) at a time.
 // Backward: gathers; grid images * `parts`, a thread for each 16 bytes of a representation adds the cuts that cover it in
 // the order of the output. No atomics, the same bits as the order of the CPU in f32; rounded to bf16 once.

@@ -1,6 +1,6 @@
 // view.cu: cuts and augments all views of a batch from volumes that lie in device memory.
 //
-// What src/data/{affine,intensity}.rs do on the CPU, in their order: sample (a copy, or trilinear through an affine map), noise,
+// What src/views/{pose,intensity}.rs do on the CPU, in their order: sample (a copy, or trilinear through an affine map), noise,
 // blur, brightness, contrast, lower resolution, gamma of the negated values, gamma; then rounding to bf16. What is done to which
 // view stands in its ViewPlan, drawn on the host, in device memory: the launches are the same for every batch, and may be
 // captured into a graph.
@@ -58,7 +58,7 @@ __device__ __forceinline__ int view_of_block(const ViewParams& p) { return p.fir
 
 // The plan of this block's view, in shared memory.
 __device__ __forceinline__ const ViewPlan& load_plan(const ViewParams& p) {
-    static_assert(sizeof(ViewPlan) == 184, "as in src/train/device_views.rs; copied in words of 8 bytes");
+    static_assert(sizeof(ViewPlan) == 184, "as in src/views/cuda/sampler.rs; copied in words of 8 bytes");
     constexpr int kWords = sizeof(ViewPlan) / 8;
     SHARED_ARRAY(uint2, words, kWords);
     const uint2* from = reinterpret_cast<const uint2*>(p.plans + view_of_block(p));

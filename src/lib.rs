@@ -1,25 +1,31 @@
 //! Label-free pretraining of 3D medical-image encoders with observable spatial tasks.
 //!
 //! Reading order: [`train`] (the loop everything hangs from), [`ops`] with one small op such as
-//! `ops/gelu.rs`, [`tape`] (recording, backward, memory plan), [`task`] (the method's three tasks),
-//! [`data`] (volumes, views, augmentation). `ARCHITECTURE.md` has the map and the invariants.
-//!
-//! Layers import only downward: `driver < backend < ops < tape < {optim, model, task} < train < cli`,
-//! with `data` and `report` beside them.
+//! `ops/gelu.rs`, [`tape`] (recording, backward, memory plan), [`pretext`] (the method's three tasks),
+//! [`views`] (cutting and augmenting them). `ARCHITECTURE.md` has the map, the layers and the invariants.
 
 pub mod backend;
 pub mod cli;
-pub mod data;
+pub mod config;
+pub mod dataset;
 pub mod driver;
 pub mod error;
+pub mod evaluate;
+pub mod files;
+pub mod image;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod pretext;
+pub mod profile;
+pub mod random;
 pub mod report;
+pub mod run;
 pub mod scalar;
+pub mod session;
 pub mod shape;
 pub mod tape;
-pub mod task;
 pub mod train;
+pub mod views;
 
 pub use error::{Error, Result};

@@ -13,7 +13,8 @@ mod program;
 use std::sync::{Barrier, Mutex};
 
 use program::{Run, options};
-use spatialssl::train::{GradientViews, ProgramOptions};
+use spatialssl::config::GradientViews;
+use spatialssl::session::ProgramOptions;
 
 #[test]
 fn a_step_allocates_nothing() {

@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 use nifti_cases::build::{Build, gz, splitmix, values};
 use nifti_cases::{Case, Expect};
 use spatialssl::Error;
-use spatialssl::data::{
-    DataSet, FileStatus, Image, Normalize, OnBadFile, PrepareOptions, Spacing, check_files,
-    read_nifti,
-};
+use spatialssl::dataset::{DataSet, FileStatus, Normalize, OnBadFile, PrepareOptions, check_files};
+use spatialssl::image::{Image, Spacing, read_nifti};
 
 /// What reading must not exceed above the true size of the data, MiB.
 const MEMORY_MIB: u64 = 64;

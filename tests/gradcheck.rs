@@ -115,10 +115,10 @@ fn a_probe_measures_the_gradient() {
 
 #[test]
 fn the_whole_model_has_the_gradient_it_says_first() {
-    whole::check(spatialssl::train::GradientViews::First);
+    whole::check(spatialssl::config::GradientViews::First);
 }
 
 #[test]
 fn the_whole_model_has_the_gradient_it_says_all() {
-    whole::check(spatialssl::train::GradientViews::All);
+    whole::check(spatialssl::config::GradientViews::All);
 }

@@ -8,7 +8,8 @@ mod plan;
 mod program;
 
 use program::{Run, options};
-use spatialssl::train::{GradientViews, ProgramOptions};
+use spatialssl::config::GradientViews;
+use spatialssl::session::ProgramOptions;
 
 /// Large enough that loops are split over threads; no half of the 10296 voxels is a multiple of the 32 that norms sum at
 /// once, so another split would be other bits.

@@ -6,7 +6,9 @@ use std::error::Error;
 use std::io::Write;
 use std::time::Instant;
 
-use spatialssl::backend::cpu::conv::{self, ConvGeometry, ConvPass};
+use spatialssl::backend::cpu::conv;
+
+use spatialssl::backend::cpu::conv::{ConvGeometry, ConvPass};
 use spatialssl::ops::{Op, Pass};
 use spatialssl::shape::Shape;
 use spatialssl::tape::{Record, Tape};

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use bytemuck::NoUninit;
 
-use super::meter::Meter;
-pub use super::meter::{Repeats, Time, Timed};
+use crate::backend::meter::Meter;
+pub use crate::backend::meter::{Repeats, Time, Timed};
 use crate::driver::{DevPtr, Device, Kernel, Launch};
 use crate::error::Result;
 

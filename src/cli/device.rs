@@ -4,8 +4,8 @@ use std::thread::available_parallelism;
 
 use crate::driver;
 use crate::error::{Error, Result};
+use crate::session::Target;
 use crate::tape::Arrangement;
-use crate::train::Target;
 
 /// Where Linux states the version of NVIDIA's driver.
 const DRIVER_VERSION_FILE: &str = "/proc/driver/nvidia/version";

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::args::DoctorArgs;
-use super::device;
-use super::output::print;
-use super::train::Environment;
+use crate::cli::args::DoctorArgs;
+use crate::cli::device;
+use crate::cli::output::print;
+use crate::cli::train::Environment;
 use crate::driver;
 use crate::error::{Result, escape};
 

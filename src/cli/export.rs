@@ -1,7 +1,7 @@
 //! `spatialssl export`: the weights of a run, for other programs.
 
-use super::args::{ExportArgs, ExportFormat};
-use super::observe::check_run;
+use crate::cli::args::{ExportArgs, ExportFormat};
+use crate::cli::observe::check_run;
 use crate::error::{Error, Result, escape};
 
 /// Checks the command and hands it to the writer of its format.

@@ -3,11 +3,13 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::args::InspectArgs;
-use super::output::{print, print_warning};
+use crate::cli::args::InspectArgs;
+use crate::cli::output::{print, print_warning};
+use crate::config::{Config, Overrides};
 use crate::error::{Error, Result, escape};
+use crate::run::checkpoint;
+use crate::session::{Program, program_options};
 use crate::tape::{Plan, describe};
-use crate::train::{Config, Overrides, Program, checkpoint, program_options};
 
 /// Prints a configuration, or that of a run, with the program it describes; or the tensors of a weight file.
 pub(super) fn run(args: &InspectArgs) -> Result<()> {

@@ -21,8 +21,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::config::Config;
 use crate::error::{Error, Result, escape};
-use crate::train::{Config, ObserveOptions, RunOptions};
+use crate::train::{ObserveOptions, RunOptions};
 use args::{Arguments, Command, ExportArgs, ObserveArgs};
 use train::Environment;
 use ui::Watch;
@@ -60,7 +61,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(args),
         Command::Profile(args) => profile::run(args, |config, choice| {
             let steps = args.steps as usize;
-            with_threads(choice.threads, || crate::train::profile(config, choice.target, steps))
+            with_threads(choice.threads, || crate::profile::profile(config, choice.target, steps))
         }),
         Command::Doctor(args) => doctor::run(args, |paths| volumes::run(paths, args.json)),
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::ObserveArgs;
+use crate::cli::args::ObserveArgs;
 use crate::error::{Error, Result, escape};
 
 /// Checks the command and hands it to `start`.

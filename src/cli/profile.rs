@@ -4,11 +4,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::args::ProfileArgs;
-use super::device::{self, Choice, GpuFlags};
-use super::output::{print, print_line, print_warning};
+use crate::cli::args::ProfileArgs;
+use crate::cli::device;
+use crate::cli::device::{Choice, GpuFlags};
+use crate::cli::output::{print, print_line, print_warning};
+use crate::config::{Config, Overrides};
 use crate::error::{Error, Result, escape};
-use crate::train::{Config, Overrides, Profile, ProfileRow, Roofs, Share};
+use crate::profile::{Profile, ProfileRow, Roofs, Share};
 
 /// Checks the command, says which device it runs on, measures with `measure`, and prints.
 pub(super) fn run(
@@ -221,7 +223,7 @@ fn json_of(profile: &Profile) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::Wgmma;
+    use crate::profile::Wgmma;
 
     fn measured() -> Profile {
         let wgmma = Some(Wgmma { flops: 800e12, stated: None });

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::args::TrainArgs;
-use super::device::{self, GpuFlags};
-use super::output::{print_line, print_warning};
+use crate::cli::args::TrainArgs;
+use crate::cli::device;
+use crate::cli::device::GpuFlags;
+use crate::cli::output::{print_line, print_warning};
+use crate::config::{Config, Overrides};
 use crate::error::{Error, Result, escape};
-use crate::train::{Config, Overrides, Target};
+use crate::session::Target;
 
 /// A checked training command, ready for the library.
 #[derive(Clone, Debug)]
@@ -163,8 +165,8 @@ fn real_path(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::args::{Arguments, Command};
     use super::*;
+    use crate::cli::args::{Arguments, Command};
     use clap::Parser;
 
     fn args(line: &str) -> TrainArgs {

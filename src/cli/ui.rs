@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::output::{has_colour, print_line, warning_text};
-use super::progress::Progress;
-use crate::train::Ui;
-use crate::train::metrics::{StepRow, ValidationRow};
+use crate::cli::output::{has_colour, print_line, warning_text};
+use crate::cli::progress::Progress;
+use crate::run::rows::{StepRow, ValidationRow};
+use crate::session::Ui;
 
 /// Preparing volumes is worth a line only if it takes longer than this.
 const QUIET: Duration = Duration::from_secs(2);

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::output::print;
-use crate::data::{FileReport, FileStatus, check_files};
+use crate::cli::output::print;
+use crate::dataset::{FileReport, FileStatus, check_files};
 use crate::error::{Error, Result};
 
 /// One line per file, or with `json` one JSON object for all; an error if any file cannot be used.

@@ -2,7 +2,7 @@
 
 use bytemuck::NoUninit;
 
-use super::{DevPtr, Device, Kernel};
+use crate::driver::{DevPtr, Device, Kernel};
 use crate::error::{Error, Result};
 
 /// Argument of `roofline_copy`; see kernels/roofline.cu.

@@ -10,10 +10,10 @@ use bytemuck::NoUninit;
 use cudarc::driver::sys::{self, CUfunction_attribute};
 use cudarc::driver::{DriverError, result};
 
-use super::image::{image_of, images};
-use super::system::describe;
-use super::version::{check_ptx, check_versions};
-use super::{
+use crate::driver::image::{image_of, images};
+use crate::driver::system::describe;
+use crate::driver::version::{check_ptx, check_versions};
+use crate::driver::{
     Block, Kernel, Launch, Pinned, Stream, architectures, count, driver_version, failed,
     has_device_code, toolkit,
 };

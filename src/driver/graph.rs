@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use cudarc::driver::{DriverError, result, sys};
 
-use super::device::Context;
-use super::{Device, failed};
+use crate::driver::device::Context;
+use crate::driver::{Device, failed};
 use crate::error::Result;
 
 /// One of a device's two streams. What is queued on one runs in order; between the two only events order

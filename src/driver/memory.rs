@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use cudarc::driver::{result, sys};
 
-use super::device::Context;
-use super::{Device, Stream, failed};
+use crate::driver::device::Context;
+use crate::driver::{Device, Stream, failed};
 use crate::error::Result;
 
 /// An address in device memory, as kernels take it; 0 means none.

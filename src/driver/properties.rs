@@ -3,7 +3,7 @@
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{result, sys};
 
-use super::{Device, failed};
+use crate::driver::{Device, failed};
 use crate::error::Result;
 
 /// Numbers of a device, as its driver tells them.

@@ -3,8 +3,8 @@
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute};
 
-use super::version::check_versions;
-use super::{failed, toolkit};
+use crate::driver::version::check_versions;
+use crate::driver::{failed, toolkit};
 use crate::error::{Error, Result};
 
 /// Number of devices of the driver.

@@ -3,8 +3,8 @@
 //! Tensor names, structure and start are those of `ResidualEncoderUNet` in nnU-Net's
 //! `dynamic-network-architectures`; the dense representation is the last decoder stage's output.
 
-use super::Weights;
 use crate::error::{Error, Result};
+use crate::model::Weights;
 use crate::ops::{AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, InstanceNorm};
 use crate::tape::{Init, Tape, ValueId};
 

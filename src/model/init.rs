@@ -1,6 +1,6 @@
 //! Start values of parameters, from the run's seed.
 
-use crate::data::philox::{Purpose, SampleKey};
+use crate::random::philox::{Purpose, SampleKey};
 use crate::scalar::Scalar;
 use crate::tape::{Init, Role, Step, Tape, ValueId};
 

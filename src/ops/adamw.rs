@@ -1,11 +1,11 @@
 //! AdamW with decoupled weight decay and a clipping factor, in place.
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, arity, piece_grid, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, arity, piece_grid, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -1,13 +1,13 @@
 //! Average pool with stride equal to its window, no padding, incomplete windows dropped.
 
-use super::{
-    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, refuse,
-};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, refuse,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -1,14 +1,14 @@
 //! Concatenation along the batch or the channels.
 
-use super::{
-    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, PIECE_THREADS, Pair, Pass, piece_grid,
-    put_all, refuse,
-};
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::backend::{Io, MAX_OPERANDS};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, PIECE_THREADS, Pair, Pass, piece_grid,
+    put_all, refuse,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

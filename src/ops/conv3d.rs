@@ -10,14 +10,15 @@ pub(in crate::ops) mod table;
 use self::cuda::{Beyond, Operands, Product};
 use self::filter::FilterOperands;
 use self::joint::NormPart;
-use super::{
-    CpuRule, CudaIo, CudaRule, Joint, OpRule, Pair, Pass, Saved, activation, arity, refuse,
-};
 use crate::backend::Io;
-use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
+use crate::backend::cpu::conv;
+use crate::backend::cpu::conv::{ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, Joint, OpRule, Pair, Pass, Saved, activation, arity, refuse,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

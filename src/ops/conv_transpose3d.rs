@@ -2,19 +2,20 @@
 
 use bytemuck::NoUninit;
 
-use super::conv3d::cuda::{self, Beyond, Operands, Product};
-use super::conv3d::filter::{self, FilterOperands};
-use super::conv3d::params::{int, ints};
-use super::conv3d::table;
-use super::{
-    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, Pair, Pass, Saved, activation, arity,
-    refuse,
-};
 use crate::backend::Io;
-use crate::backend::cpu::conv::{self, ConvGeometry, ConvPass};
+use crate::backend::cpu::conv;
+use crate::backend::cpu::conv::{ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::conv3d::cuda::{Beyond, Operands, Product};
+use crate::ops::conv3d::filter::FilterOperands;
+use crate::ops::conv3d::params::{int, ints};
+use crate::ops::conv3d::{cuda, filter, table};
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, Pair, Pass, Saved, activation, arity,
+    refuse,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -2,11 +2,11 @@
 
 use bytemuck::NoUninit;
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
 use crate::backend::Io;
 use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

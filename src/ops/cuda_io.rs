@@ -1,8 +1,8 @@
 //! The operands of a call on a CUDA device.
 
-use super::Op;
 use crate::backend::cuda::DevSpan;
 use crate::driver::DevPtr;
+use crate::ops::Op;
 use crate::shape::Shape;
 
 /// The operands of one call.

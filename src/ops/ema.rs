@@ -1,14 +1,14 @@
 //! Exponential moving average of parameters: `avg += w (p - avg)`.
 
-use super::{
-    CpuRule, CudaIo, CudaRule, Joint, Op, OpRule, PIECE_THREADS, Pair, SCALARS, arity, piece_grid,
-    refuse, scalar,
-};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, Joint, Op, OpRule, PIECE_THREADS, Pair, SCALARS, arity, piece_grid,
+    refuse, scalar,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -2,12 +2,14 @@
 
 use multiversion::multiversion;
 
-use super::{CpuRule, CudaIo, CudaRule, Op, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, Op, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

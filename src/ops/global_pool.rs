@@ -1,13 +1,13 @@
 //! Global average pool: the mean over all voxels of each channel.
 
-use super::{
-    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, put,
-};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, activation, arity, piece_grid, put,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

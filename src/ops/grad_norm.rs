@@ -1,11 +1,11 @@
 //! Global gradient norm and the clipping factor that follows from it.
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, arity};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, arity};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -1,11 +1,11 @@
 //! Leaky ReLU: `y = x` where `x > 0`, else `slope x`.
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -2,11 +2,11 @@
 
 pub(in crate::ops) mod cuda;
 
-use super::{CpuRule, OpRule, Pass, Saved, activation, arity, put, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::norm;
 use crate::backend::cuda::Storage;
 use crate::error::Result;
+use crate::ops::{CpuRule, OpRule, Pass, Saved, activation, arity, put, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

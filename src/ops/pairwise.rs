@@ -2,11 +2,11 @@
 
 use bytemuck::NoUninit;
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, arity, refuse};
 use crate::backend::Io;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, arity, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -1,15 +1,15 @@
 //! A name for a value whose backward pass measures the gradient that arrives there.
 
-use super::grad_norm::{sum_blocks, sum_of_squares};
-use super::{
-    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, arity, grad_or_null, piece_grid,
-    put_all,
-};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::grad_norm::{sum_blocks, sum_of_squares};
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, arity, grad_or_null, piece_grid,
+    put_all,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -1,14 +1,14 @@
 //! Sum of two values of one shape: `y = a + b`.
 
-use super::{
-    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, arity, grad_or_null, piece_grid, put_all,
-    refuse,
-};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{
+    CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, arity, grad_or_null, piece_grid, put_all,
+    refuse,
+};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

@@ -2,13 +2,13 @@
 
 use bytemuck::NoUninit;
 
-use super::gap_loss::{LOSS_THREADS, SAVED};
-use super::vector_loss::{smooth_l1, smooth_l1_slope};
-use super::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put, refuse};
 use crate::backend::Io;
 use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::gap_loss::{LOSS_THREADS, SAVED};
+use crate::ops::vector_loss::{smooth_l1, smooth_l1_slope};
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

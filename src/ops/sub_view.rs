@@ -3,12 +3,12 @@
 use bytemuck::NoUninit;
 use rayon::prelude::*;
 
-use super::{CpuRule, CudaIo, CudaRule, OpRule, arity, put_all, refuse};
 use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, arity, put_all, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

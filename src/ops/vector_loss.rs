@@ -1,14 +1,14 @@
 //! Smooth L1 between predicted and true vectors of all ordered pairs.
 
-use super::gap_loss::{
-    LOSS_THREADS, LossBackwardParams, LossForwardParams, SAVED, infer_loss, loss_backward,
-    loss_forward,
-};
-use super::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put};
 use crate::backend::Io;
 use crate::backend::cuda::Queue;
 use crate::driver::Kernel;
 use crate::error::Result;
+use crate::ops::gap_loss::{
+    LOSS_THREADS, LossBackwardParams, LossForwardParams, SAVED, infer_loss, loss_backward,
+    loss_forward,
+};
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

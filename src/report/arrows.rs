@@ -1,12 +1,13 @@
 //! Predicted against true vectors: arrows in the three planes, angles, routes.
 
-use super::data::{CaseObservation, PairGap, Plane};
-use super::page::{HALF, THIRD, figure, name};
-use super::plot::{Picture, Plot};
-use super::series::{Shape, thin_evenly};
-use super::slice::plane_axes;
-use super::stats::{self, angle_deg, mean, median, norm};
-use super::text::{number, usable};
+use crate::report::data::{CaseObservation, PairGap, Plane};
+use crate::report::page::{HALF, THIRD, figure, name};
+use crate::report::plot::{Picture, Plot};
+use crate::report::series::{Shape, thin_evenly};
+use crate::report::slice::plane_axes;
+use crate::report::stats;
+use crate::report::stats::{angle_deg, mean, median, norm};
+use crate::report::text::{number, usable};
 
 /// Most pairs shown as arrows: one colour each.
 const MOST_ARROWS: usize = 5;

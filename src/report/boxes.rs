@@ -1,11 +1,11 @@
 //! Slices with the boxes of the similarity task drawn on them, and how alike the boxes are.
 
-use super::data::{CaseObservation, Draw, Mark, MarkKind, PairSimilarity, Plane, Slice};
-use super::page::{figure, name};
-use super::plot::{Picture, Plot};
-use super::series::{Shape, thin_evenly};
-use super::stats::norm;
-use super::text::{data_uri, direction, escape, number};
+use crate::report::data::{CaseObservation, Draw, Mark, MarkKind, PairSimilarity, Plane, Slice};
+use crate::report::page::{figure, name};
+use crate::report::plot::{Picture, Plot};
+use crate::report::series::{Shape, thin_evenly};
+use crate::report::stats::norm;
+use crate::report::text::{data_uri, direction, escape, number};
 
 /// Most pairs shown with images.
 const MOST_PAIRS: usize = 8;

@@ -1,11 +1,11 @@
 //! Curves over training steps: losses, validations, gradients, time.
 
-use super::data::{StepPoint, ValidationPoint};
-use super::page::{HALF, THIRD, figure};
-use super::plot::{Picture, Plot};
-use super::scale::Scale;
-use super::series::Shape;
-use super::stats::smooth;
+use crate::report::data::{StepPoint, ValidationPoint};
+use crate::report::page::{HALF, THIRD, figure};
+use crate::report::plot::{Picture, Plot};
+use crate::report::scale::Scale;
+use crate::report::series::Shape;
+use crate::report::stats::smooth;
 
 type OfStep = fn(&StepPoint) -> f64;
 type OfValidation = fn(&ValidationPoint) -> f64;

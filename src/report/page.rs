@@ -1,10 +1,10 @@
 //! The page around the plots: order of the sections, head, settings, lists of files.
 
-use super::data::{CaseObservation, FileSummary, ReportData, RunInfo};
-use super::plot::{MAX_DOTS, Picture, dropped_note};
-use super::stats::summarise;
-use super::text::{duration, escape, grouped, number};
-use super::{arrows, boxes, curves, scatter, verdict};
+use crate::report::data::{CaseObservation, FileSummary, ReportData, RunInfo};
+use crate::report::plot::{MAX_DOTS, Picture, dropped_note};
+use crate::report::stats::summarise;
+use crate::report::text::{duration, escape, grouped, number};
+use crate::report::{arrows, boxes, curves, scatter, verdict};
 
 /// Size in pixels of a plot that shares its row with one other.
 pub(super) const HALF: [f64; 2] = [520.0, 270.0];

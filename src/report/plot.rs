@@ -3,9 +3,9 @@
 //! Colours come from the classes `s1` to `s6`, `ink` and `truth` of the page's style sheet, so that the same
 //! picture serves light, dark and print.
 
-use super::scale::{Axis, Scale};
-use super::series::{Series, Shape, thin_evenly, thin_line};
-use super::text::{escape, number};
+use crate::report::scale::{Axis, Scale};
+use crate::report::series::{Series, Shape, thin_evenly, thin_line};
+use crate::report::text::{escape, number};
 
 /// Most points a scatter shows; more are subsampled evenly.
 pub(super) const MAX_DOTS: usize = 2000;

@@ -1,7 +1,7 @@
 //! A made-up but lifelike report, and the checks of the whole page that need one.
 
 use super::data::*;
-use super::slice::{Source, pair_slices, volume_slices};
+use crate::report::slice::{Source, pair_slices, volume_slices};
 
 /// Uniform numbers in [0, 1) from a fixed seed.
 struct Dice(u64);

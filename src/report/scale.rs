@@ -1,6 +1,6 @@
 //! Axes of a plot: scales, limits at round numbers, ticks and their labels.
 
-use super::text::{number, usable};
+use crate::report::text::{number, usable};
 
 /// How values are laid out along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! Predicted against true gaps, as distances and per axis.
 
-use super::data::{CaseObservation, PairGap};
-use super::page::{HALF, THIRD, figure};
-use super::plot::{Picture, Plot};
-use super::series::Shape;
-use super::stats::{self, mean, norm, r_squared};
-use super::text::number;
+use crate::report::data::{CaseObservation, PairGap};
+use crate::report::page::{HALF, THIRD, figure};
+use crate::report::plot::{Picture, Plot};
+use crate::report::series::Shape;
+use crate::report::stats;
+use crate::report::stats::{mean, norm, r_squared};
+use crate::report::text::number;
 
 /// The section of the gap head.
 pub(super) fn gaps(cases: &[CaseObservation]) -> String {
@@ -66,8 +67,8 @@ fn row(heading: &str, points: &[[f64; 2]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::data::Draw;
     use super::*;
+    use crate::report::data::Draw;
 
     #[test]
     fn the_table_beside_the_plot_agrees_with_hand_figures() {

@@ -3,7 +3,7 @@
 //! Images are shown as if the reader stood behind or above the patient: right is to the right (the
 //! neurological convention). The axes of the arrows in the report point the same way.
 
-use super::data::{Mark, MarkKind, PairSlices, Plane, Slice};
+use crate::report::data::{Mark, MarkKind, PairSlices, Plane, Slice};
 
 /// The voxels of one volume or view, read through a function.
 pub struct Source<'a> {

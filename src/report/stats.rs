@@ -1,7 +1,7 @@
 //! Figures computed from observations: errors, agreement, angles, smoothing.
 
-use super::data::{CaseObservation, Draw, PairGap, PairSimilarity};
-use super::text::usable;
+use crate::report::data::{CaseObservation, Draw, PairGap, PairSimilarity};
+use crate::report::text::usable;
 
 /// Below this standard deviation over views the features of the gap head count as constant.
 pub(super) const COLLAPSE_FEATURE_STD: f64 = 1e-3;

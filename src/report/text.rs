@@ -1,6 +1,6 @@
 //! Text of the page: escaping, numbers, base64 and PNG data URIs.
 
-use super::data::Slice;
+use crate::report::data::Slice;
 
 /// `text` made safe for element content and for attribute values in double quotes, HTML and XML alike.
 ///
@@ -126,8 +126,8 @@ pub(super) fn data_uri(slice: &Slice) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::data::Plane;
     use super::*;
+    use crate::report::data::Plane;
 
     #[test]
     fn base64_known_answers_of_rfc_4648() {

@@ -1,8 +1,8 @@
 //! The verdict in plain words, and the table of final figures against what a guess reaches.
 
-use super::data::{ReportData, ValidationPoint};
-use super::stats::{Summary, collapse, summarise};
-use super::text::{escape, grouped, number, usable};
+use crate::report::data::{ReportData, ValidationPoint};
+use crate::report::stats::{Summary, collapse, summarise};
+use crate::report::text::{escape, grouped, number, usable};
 
 /// The box at the top of the page and the table under it.
 pub(super) fn verdict(data: &ReportData) -> String {

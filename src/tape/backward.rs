@@ -1,8 +1,8 @@
 //! Appends the backward records.
 
-use super::{Record, Role, Tape, ValueId};
 use crate::ops::{Op, Pass, Probe};
 use crate::shape::Shape;
+use crate::tape::{Record, Role, Tape, ValueId};
 
 impl Tape {
     /// Appends records that compute the gradient of `sum_i seed_i loss_i` with respect to every value that requires one,

@@ -9,16 +9,15 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::layout::{ALIGN, Call, Layout};
-use super::pairs::{Joining, pairs};
-use super::places::{Arrangement, Places};
-use super::{Plan, Role, Tape, ValueId};
 use crate::backend::Span;
 use crate::backend::cuda::{Queue, Storage};
-use crate::driver::Range as ProfilerRange;
-use crate::driver::{DevPtr, Device, Event, Graph, Kernel, Pinned, Stream};
+use crate::driver::{DevPtr, Device, Event, Graph, Kernel, Pinned, Range as ProfilerRange, Stream};
 use crate::error::Result;
 use crate::ops::{CudaIo, Joined, Op, Pass};
+use crate::tape::layout::{ALIGN, Call, Layout};
+use crate::tape::pairs::{Joining, pairs};
+use crate::tape::places::{Arrangement, Places};
+use crate::tape::{Plan, Role, Tape, ValueId};
 
 /// Steps that are launched one kernel at a time before one is captured.
 const EAGER: u64 = 2;

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{CudaStep, Plan, Step, ValueId};
 use crate::error::Result;
+use crate::tape::{CudaStep, Plan, Step, ValueId};
 
 /// A planned tape with its memory, on the CPU or on a CUDA device.
 ///

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Plan, Record, Role, Tape, ValueId};
 use crate::ops::Pass;
+use crate::tape::{Plan, Record, Role, Tape, ValueId};
 
 /// A table of all records with the shape, place and size of what each writes, and the memory plan in total. `element` is
 /// the size of a number in bytes.

@@ -1,15 +1,15 @@
 //! Where the values of a tape lie in the memory of a CUDA device, and its records with those places bound.
 
-use super::pairs::{Joining, Needs};
-use super::places::{Arrangement, Places};
-use super::plan::Units;
-use super::storage::storages;
-use super::work::Work;
-use super::{Plan, Record, Tape, ValueId};
 use crate::backend::cuda::{DevSpan, Storage};
 use crate::driver::DevPtr;
 use crate::ops::{Op, Pass};
 use crate::shape::Shape;
+use crate::tape::pairs::{Joining, Needs};
+use crate::tape::places::{Arrangement, Places};
+use crate::tape::plan::Units;
+use crate::tape::storage::storages;
+use crate::tape::work::Work;
+use crate::tape::{Plan, Record, Tape, ValueId};
 
 /// Every place begins at a multiple of so many bytes.
 pub(super) const ALIGN: usize = 256;

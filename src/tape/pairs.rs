@@ -1,7 +1,7 @@
 //! Pairs of calls of which the first does a part of the second's work on a device: which there are on a tape.
 
-use super::{Record, Role, Tape, ValueId};
 use crate::ops::{Half, Joint, Pair};
+use crate::tape::{Record, Role, Tape, ValueId};
 
 /// Two records that are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

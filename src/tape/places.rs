@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::layout::Layout;
-use super::{Tape, ValueId};
 use crate::driver::{Block, DevPtr, Device};
 use crate::error::Result;
+use crate::tape::layout::Layout;
+use crate::tape::{Tape, ValueId};
 
 /// How the values of a tape share allocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

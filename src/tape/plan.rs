@@ -1,7 +1,7 @@
 //! From lifetimes to places: values that are never alive together share memory.
 
-use super::{Record, Role, Tape, ValueId};
 use crate::backend::Span;
+use crate::tape::{Record, Role, Tape, ValueId};
 
 /// What a plan counts in, and how much of it values and calls need.
 pub struct Units<'a> {

@@ -1,10 +1,10 @@
 //! A planned tape with its memory: what runs.
 
-use super::{Plan, Tape, ValueId};
 use crate::backend::{Memory, Span};
 use crate::ops::{Op, Pass};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
+use crate::tape::{Plan, Tape, ValueId};
 
 /// A record with its operands' places bound.
 struct Call {

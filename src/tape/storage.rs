@@ -1,8 +1,8 @@
 //! How every value lies in device memory, from what the operations say of their operands.
 
-use super::{Record, Tape, ValueId};
 use crate::backend::cuda::Storage;
 use crate::ops::Pass;
+use crate::tape::{Record, Tape, ValueId};
 
 /// Storage of every value that owns memory; members of a packed value count for it.
 ///

@@ -4,9 +4,9 @@
 //! convolution once each; `stats` only reads activations; `sum` and `finish` beside others add up scratch, which is no operand and
 //! counts as nothing.
 
-use super::{Record, Tape, ValueId};
 use crate::backend::cuda::Storage;
 use crate::ops::Pass;
+use crate::tape::{Record, Tape, ValueId};
 
 /// Sizes of the operands of a record.
 #[derive(Clone, Debug)]

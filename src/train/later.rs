@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{self, KEY_CONFIG, KEY_STEP, Loaded};
-use super::config::Config;
-use super::lock::CHECKPOINTS;
-use super::metrics::ValidationRow;
-use super::observe::{About, write_report};
-use super::retention::latest_valid;
-use super::session::{Model, RunData, Target};
-use super::state;
-use super::ui::Ui;
+use crate::config::Config;
 use crate::error::{Error, Result, escape};
+use crate::evaluate::{About, write_report};
+use crate::run::checkpoint;
+use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP, Loaded};
+use crate::run::folder::CHECKPOINTS;
+use crate::run::retention::latest_valid;
+use crate::run::rows::ValidationRow;
+use crate::session::{Model, RunData, Target, Ui, state};
 
 /// The checkpoint a command works on: the one named, or the run's newest valid one.
 fn pick(run: &Path, named: Option<&Path>, ui: &mut dyn Ui) -> Result<(PathBuf, Loaded)> {

@@ -2,17 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::Loaded;
-use super::config::Config;
-use super::lock::{CHECKPOINTS, RunDir, prepare_run_dir};
-use super::retention::latest_valid;
-use super::session::{Model, RunData, Target, check_same, spacing_text};
-use super::signal::StopFlag;
-use super::trainer::Trainer;
-use super::ui::Ui;
-use super::{atomic, state};
-use crate::data::Spacing;
+use crate::config::Config;
 use crate::error::{Error, Result, escape};
+use crate::files::atomic;
+use crate::image::Spacing;
+use crate::run::checkpoint::Loaded;
+use crate::run::folder::{CHECKPOINTS, RunDir, prepare_run_dir};
+use crate::run::retention::latest_valid;
+use crate::session::{Model, RunData, Target, Ui, check_same, spacing_text, state};
+use crate::train::signals::StopFlag;
+use crate::train::trainer::Trainer;
 
 /// What `train` takes beside the configuration.
 #[derive(Clone, Debug)]

@@ -5,23 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::checkpoint::{KEY_CONFIG, KEY_STEP};
-use super::config::Config;
-use super::events::EventWriter;
-use super::lock::CHECKPOINTS;
-use super::metrics::{RowWriter, StepRow, ValidationRow};
-use super::observe::{About, write_report};
-use super::retention::{checkpoint_name, prune};
-use super::run::{KEY_FILES, RunOptions, file_list};
-use super::session::{Model, RunData, load, view_options};
-use super::signal::StopFlag;
-use super::ui::Ui;
-use super::validate::evaluate;
-use super::{METRICS, VALIDATION, state};
-use crate::data::{Batch, OnBadFile, Prefetch, PrefetchOptions, ViewOptions, VolumeSource};
+use crate::config::Config;
+use crate::dataset::OnBadFile;
 use crate::error::{Error, Result, escape};
+use crate::evaluate::{About, evaluate, write_report};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
+use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP};
+use crate::run::folder::CHECKPOINTS;
+use crate::run::retention::{checkpoint_name, prune};
+use crate::run::rows::{RowWriter, StepRow, ValidationRow};
+use crate::run::tensorboard::EventWriter;
+use crate::run::{METRICS, VALIDATION};
+use crate::session::{Model, RunData, Ui, load, state, view_options};
+use crate::train::run::{KEY_FILES, RunOptions, file_list};
+use crate::train::signals::StopFlag;
+use crate::views::{Batch, Prefetch, PrefetchOptions, ViewOptions, VolumeSource};
 
 /// Steps without a usable gradient, or samples that cannot be read, in a row after which a run is given up.
 const FAILURES_MAX: u32 = 10;

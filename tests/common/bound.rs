@@ -1,7 +1,7 @@
 //! One operation of the table, recorded, planned and bound to poisoned memory.
 
-use spatialssl::data::philox::{Purpose, SampleKey};
 use spatialssl::ops::{Op, SCALARS, scalar};
+use spatialssl::random::philox::{Purpose, SampleKey};
 use spatialssl::scalar::Scalar;
 use spatialssl::tape::{Init, Step, Tape, ValueId};
 

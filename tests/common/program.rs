@@ -1,12 +1,13 @@
 //! A whole training step on random views, for tests and benches.
 
-use spatialssl::data::philox::{Purpose, SampleKey, Stream};
+use spatialssl::config::GradientViews;
 use spatialssl::model::{ResEncUNet, Stage, initialise};
 use spatialssl::ops::{AdamW, SCALARS, scalar};
+use spatialssl::pretext::VectorHead;
+use spatialssl::random::philox::{Purpose, SampleKey, Stream};
 use spatialssl::scalar::Scalar;
+use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Step, ValueId};
-use spatialssl::task::VectorHead;
-use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 /// A residual-encoder U-Net for three views of one channel, the defaults of a run around it.
 pub(crate) fn options(

@@ -1,11 +1,12 @@
 //! Joined calls of the decoder and the heads: a transposed convolution that works in the concatenation it writes to, and a GELU that
 //! the convolution before it makes; beside the same calls each on its own, bit for bit, and beside the CPU where that is exact.
 
+use spatialssl::config::GradientViews;
 use spatialssl::driver::{Device, counts};
 use spatialssl::model::starts;
 use spatialssl::ops::{Axis, Concat, Conv3d, ConvTranspose3d, Gelu, LeakyRelu, Op};
+use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{CudaStep, Init, Step, Tape, ValueId};
-use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 use crate::emulator::{Order, alone, emulator, left_out};
 use crate::joined::Both;

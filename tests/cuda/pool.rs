@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use half::bf16;
 use spatialssl::backend::cuda::Queue;
-use spatialssl::data::philox::{Purpose, SampleKey};
-use spatialssl::data::{
-    AugmentOptions, Batch, BatchScratch, SamplePlan, Upcoming, ViewOptions, Volume,
-};
+use spatialssl::config::GradientViews;
 use spatialssl::driver::Device;
-use spatialssl::train::{GradientViews, PoolOptions, ProgramOptions, ViewMaker};
+use spatialssl::image::Volume;
+use spatialssl::random::philox::{Purpose, SampleKey};
+use spatialssl::session::ProgramOptions;
+use spatialssl::views::{
+    AugmentOptions, Batch, BatchScratch, PoolOptions, SamplePlan, Upcoming, ViewMaker, ViewOptions,
+};
 
 use super::steps::{narrow, open, small};
 use super::views::{each_exact, options, volume};

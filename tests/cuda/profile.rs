@@ -3,11 +3,11 @@
 use std::sync::OnceLock;
 
 use spatialssl::backend::cuda::{Repeats, Timed};
+use spatialssl::config::{Config, GradientViews, Overrides};
 use spatialssl::driver::Device;
+use spatialssl::profile::{Effort, measure_roofs, profile, wgmma_roof};
+use spatialssl::session::{Program, Target};
 use spatialssl::tape::{Arrangement, CudaStep};
-use spatialssl::train::{
-    Config, Effort, GradientViews, Overrides, Program, Target, measure_roofs, profile, wgmma_roof,
-};
 
 use crate::emulator::{alone, emulator, left_out};
 use crate::program::inputs;

@@ -1,10 +1,10 @@
 //! Values in allocations of their own: the same bits, and a kernel that leaves one is seen.
 
 use bytemuck::NoUninit;
+use spatialssl::config::GradientViews;
 use spatialssl::driver::{DevPtr, Device, Kernel};
 use spatialssl::ops::LeakyRelu;
 use spatialssl::tape::{Arrangement, CudaStep, Tape};
-use spatialssl::train::GradientViews;
 
 use super::steps::{small, train_arranged};
 use crate::emulator::{alone, emulator, left_out};

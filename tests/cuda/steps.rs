@@ -2,12 +2,13 @@
 
 use half::bf16;
 use spatialssl::backend::cuda::Storage;
+use spatialssl::config::GradientViews;
 use spatialssl::driver::Device;
 use spatialssl::model::starts;
 use spatialssl::ops::Op;
 use spatialssl::scalar::Scalar;
+use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Arrangement, CudaStep, Step};
-use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 use crate::emulator::{Order, alone, emulator, left_out};
 use crate::program::{inputs, options};

@@ -7,13 +7,13 @@
 
 use half::{bf16, f16};
 use spatialssl::backend::cuda::Queue;
-use spatialssl::data::philox::{Purpose, SampleKey};
-use spatialssl::data::{
-    AugmentOptions, Axis, Batch, BatchScratch, SamplePlan, ViewOptions, Volume,
-};
 use spatialssl::driver::{Block, Device};
-use spatialssl::task::geometry::OffsetRule;
-use spatialssl::train::{DeviceViews, DeviceVolume};
+use spatialssl::image::Volume;
+use spatialssl::random::philox::{Purpose, SampleKey};
+use spatialssl::views::geometry::OffsetRule;
+use spatialssl::views::{
+    AugmentOptions, Axis, Batch, BatchScratch, DeviceViews, DeviceVolume, SamplePlan, ViewOptions,
+};
 
 use crate::emulator::{Order, alone, emulator};
 

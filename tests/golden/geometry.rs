@@ -1,6 +1,6 @@
 //! Gaps, offsets and boxes, exactly.
 
-use spatialssl::task::geometry::{
+use spatialssl::views::geometry::{
     OffsetRule, box_extent, boxes, gap_matrix, normed_gap_matrix, offsets, owners, sub_view_centres,
 };
 

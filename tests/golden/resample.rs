@@ -1,7 +1,7 @@
 //! Affine sampling and resizing of volumes.
 
-use spatialssl::data::resize;
-use spatialssl::data::{AffineMap, affine_sample};
+use spatialssl::dataset::resize;
+use spatialssl::views::{AffineMap, affine_sample};
 
 use crate::FORWARD;
 use crate::format::Case;

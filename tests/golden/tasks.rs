@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use spatialssl::model::Weights;
+use spatialssl::pretext::{Gap, Similarity, Vector, VectorHead, Views};
 use spatialssl::tape::{Executor, Tape, ValueId};
-use spatialssl::task::{Gap, Similarity, Vector, VectorHead, Views};
 
 use crate::engine::{self, loss, machine, read, task_gradient, write};
 use crate::format::{Case, Tensor, channels_first, channels_last};

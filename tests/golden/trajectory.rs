@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use spatialssl::config::GradientViews;
 use spatialssl::ops::{AdamW, SCALARS, scalar};
 use spatialssl::optim::ema_weight;
+use spatialssl::pretext::VectorHead;
+use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Step, Tape, ValueId};
-use spatialssl::task::VectorHead;
-use spatialssl::task::geometry::{
+use spatialssl::views::geometry::{
     OffsetRule, boxes, centre, gap_matrix, normed_gap_matrix, offsets,
 };
-use spatialssl::train::{GradientViews, Program, ProgramOptions};
 
 use crate::format::{Case, channels_first, channels_last};
 use crate::tasks::NAMES;

@@ -1,7 +1,7 @@
 //! The whole training step: six losses, all heads, encoder, against differences along random directions.
 
-use spatialssl::task::VectorHead;
-use spatialssl::train::GradientViews;
+use spatialssl::config::GradientViews;
+use spatialssl::pretext::VectorHead;
 
 use crate::common::bound::normals;
 use crate::program::{Run, options};

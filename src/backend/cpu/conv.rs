@@ -8,10 +8,10 @@
 //! of its mirrored geometry. Work is cut into pieces that depend on the geometry alone, so results do
 //! not depend on the number of threads. Nothing is allocated once each thread has run every geometry.
 
-use super::conv_dense::{self, Run};
-use super::conv_plan::Dense;
-use super::conv_wgrad;
-use super::isa::Isa;
+use crate::backend::cpu::conv_dense::Run;
+use crate::backend::cpu::conv_plan::Dense;
+use crate::backend::cpu::isa::Isa;
+use crate::backend::cpu::{conv_dense, conv_wgrad};
 use crate::scalar::Scalar;
 
 /// Sizes of one convolution; triples are `[depth, height, width]`.

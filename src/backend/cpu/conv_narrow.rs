@@ -1,11 +1,10 @@
 //! wgrad for few input channels: tile rows are pairs of tap and input channel, vectors are output
 //! channels, and the sum runs along rows of `dy` as they lie in memory.
 
-use super::conv_plan::even;
-use super::conv_plan::{Axis, Dense, Grid};
-use super::conv_slab::{Ahead, Image, Scratch, fill};
-use super::conv_wgrad::Job;
-use super::tile::{COLS, Init, ROWS, Rows, Tile};
+use crate::backend::cpu::conv_plan::{Axis, Dense, Grid, even};
+use crate::backend::cpu::conv_slab::{Ahead, Image, Scratch, fill};
+use crate::backend::cpu::conv_wgrad::Job;
+use crate::backend::cpu::tile::{COLS, Init, ROWS, Rows, Tile};
 use crate::scalar::Scalar;
 
 /// Output voxels summed per visit of a tile.

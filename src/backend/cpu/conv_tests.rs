@@ -1,10 +1,12 @@
 //! Convolutions against a plain loop in f64.
 
-use super::conv::{ConvGeometry, ConvPass, bias_grad, dgrad, fprop, wgrad, workspace_len};
-use super::conv_dense::{self, Run};
-use super::conv_plan::Dense;
-use super::conv_wgrad;
-use super::isa::Isa;
+use crate::backend::cpu::conv::{
+    ConvGeometry, ConvPass, bias_grad, dgrad, fprop, wgrad, workspace_len,
+};
+use crate::backend::cpu::conv_dense::Run;
+use crate::backend::cpu::conv_plan::Dense;
+use crate::backend::cpu::isa::Isa;
+use crate::backend::cpu::{conv_dense, conv_wgrad};
 use crate::scalar::Scalar;
 
 /// A small generator (SplitMix64); tests need no more.

@@ -5,13 +5,15 @@
 //! the partial gradients are added in order. With few input channels a vector holds output channels
 //! instead of input channels (`conv_narrow`), and the partial gradients are transposed when added.
 
-use super::conv::ConvGeometry;
-use super::conv_narrow;
-use super::conv_plan::{Axis, Dense, Region, even};
-use super::conv_slab::{ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch};
-use super::isa::Isa;
-use super::segments::Segments;
-use super::tile::{COLS, Init, ROWS, Rows, Tile};
+use crate::backend::cpu::conv::ConvGeometry;
+use crate::backend::cpu::conv_narrow;
+use crate::backend::cpu::conv_plan::{Axis, Dense, Region, even};
+use crate::backend::cpu::conv_slab::{
+    ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch,
+};
+use crate::backend::cpu::isa::Isa;
+use crate::backend::cpu::segments::Segments;
+use crate::backend::cpu::tile::{COLS, Init, ROWS, Rows, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 

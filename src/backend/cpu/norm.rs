@@ -6,7 +6,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::parallel;
+use crate::backend::cpu::parallel;
 use crate::scalar::Scalar;
 
 /// Nothing is divided by a smaller variance than this.

@@ -12,8 +12,8 @@
 //! The only file of the crate with `unsafe`: ranges are asserted once per tile, then raw pointers run.
 #![allow(unsafe_code)]
 
-use super::isa::Isa;
-use super::segments::Segments;
+use crate::backend::cpu::isa::Isa;
+use crate::backend::cpu::segments::Segments;
 use crate::scalar::Scalar;
 use std::any::TypeId;
 #[cfg(target_arch = "x86_64")]

@@ -3,13 +3,15 @@
 //!
 //! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the table.
 
-use super::joint::NormPart;
-use super::params::{GatherParams, HaloParams, StemParams, SumRowsParams, WalkParams, int, ints};
-use super::table::{GATHER, HALO, STEM, SUM_ROWS, Tile, WALK};
 use crate::backend::cpu::conv::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::DevPtr;
 use crate::error::Result;
+use crate::ops::conv3d::joint::NormPart;
+use crate::ops::conv3d::params::{
+    GatherParams, HaloParams, StemParams, SumRowsParams, WalkParams, int, ints,
+};
+use crate::ops::conv3d::table::{GATHER, HALO, STEM, SUM_ROWS, Tile, WALK};
 
 /// Blocks a launch should have where its work can be cut at will: about the multiprocessors of a large card. A constant,
 /// because results must not depend on the card.

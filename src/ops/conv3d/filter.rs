@@ -1,14 +1,14 @@
 //! Launches of the kernels of filter and bias gradients. Sums are split over blocks by size, into scratch, and added in order.
 
-use super::cuda::{TARGET_BLOCKS, boxes_pay, is_same_k3, tiles, voxels};
-use super::params::{
-    BiasGradParams, GatherWgradParams, HaloWgradParams, StemWgradParams, SumSplitsParams, int, ints,
-};
-use super::table::{BIAS_GRAD, GATHER_WGRAD, HALO_WGRAD, STEM_WGRAD, SUM_SPLITS};
 use crate::backend::cpu::conv::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::DevPtr;
 use crate::error::Result;
+use crate::ops::conv3d::cuda::{TARGET_BLOCKS, boxes_pay, is_same_k3, tiles, voxels};
+use crate::ops::conv3d::params::{
+    BiasGradParams, GatherWgradParams, HaloWgradParams, StemWgradParams, SumSplitsParams, int, ints,
+};
+use crate::ops::conv3d::table::{BIAS_GRAD, GATHER_WGRAD, HALO_WGRAD, STEM_WGRAD, SUM_SPLITS};
 
 /// Where the operands of a filter gradient lie.
 #[derive(Clone, Copy)]

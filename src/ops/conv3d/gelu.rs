@@ -1,8 +1,8 @@
 //! A GELU behind a convolution: the convolution makes it while its sums are in registers.
 
-use super::cuda::{self, Product};
-use super::{Conv3d, CudaIo};
 use crate::driver::DevPtr;
+use crate::ops::conv3d::cuda::Product;
+use crate::ops::conv3d::{Conv3d, CudaIo, cuda};
 use crate::ops::{Joint, Op, Pair, Pass};
 
 /// The GELU that follows at once, if the kernel of this convolution can make it. The output is written all the same: the backward

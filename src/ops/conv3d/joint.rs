@@ -3,9 +3,10 @@
 
 use bytemuck::NoUninit;
 
-use super::cuda::{self, Product};
 use crate::backend::cuda::DevSpan;
 use crate::driver::DevPtr;
+use crate::ops::conv3d::cuda;
+use crate::ops::conv3d::cuda::Product;
 use crate::ops::norm::cuda::{Parts, is_small};
 use crate::ops::{Conv3d, CudaIo, Joined, Joint, Op, Pair, Pass};
 use crate::shape::Shape;

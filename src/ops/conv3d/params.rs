@@ -2,8 +2,8 @@
 
 use bytemuck::NoUninit;
 
-use super::joint::NormPart;
 use crate::driver::DevPtr;
+use crate::ops::conv3d::joint::NormPart;
 
 /// A size as the kernels take it.
 ///

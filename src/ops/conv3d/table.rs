@@ -1,10 +1,10 @@
 //! The convolution kernels by pass and by what a block of them makes.
 
-use super::params::{
+use crate::driver::Kernel;
+use crate::ops::conv3d::params::{
     BiasGradParams, GatherParams, GatherWgradParams, HaloParams, HaloWgradParams, StemParams,
     StemWgradParams, SumRowsParams, SumSplitsParams, WalkParams,
 };
-use crate::driver::Kernel;
 
 /// A kernel and what a block of it makes.
 pub(super) struct Tile {

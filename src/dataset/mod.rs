@@ -1,0 +1,17 @@
+//! The images of a run: found, checked, brought to one orientation, spacing and range of values, and kept on disk. Not here: reading one
+//! file, and cutting views.
+
+mod cache;
+mod check;
+mod normalize;
+mod prepare;
+mod resample;
+mod scan;
+mod set;
+
+pub use check::{DoctorSummary, FileReport, FileStatus, check_files};
+pub use normalize::Normalize;
+pub use prepare::{PrepareOptions, prepare};
+pub use resample::{resampled_extent, resize};
+pub use scan::{Scan, scan};
+pub use set::{Case, DataSet, OnBadFile};

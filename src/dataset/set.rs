@@ -1,0 +1,396 @@
+//! All volumes of a run, prepared before the first step.
+//!
+//! Every file is read once before training starts, so that a damaged one is named then and not after a day.
+//! Training itself reads only the prepared copies: a source that changes later cannot disturb it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+
+use rayon::prelude::*;
+
+use crate::dataset::cache;
+use crate::dataset::cache::{Hash, Index};
+use crate::dataset::prepare::{PrepareOptions, prepare};
+use crate::dataset::scan::{NAMED_MAX, scan};
+use crate::error::{Error, Result, escape};
+use crate::image::{Spacing, Volume, files_of, read_geometry, suffix};
+
+/// Volumes in memory at a time while a data set is prepared.
+const IN_FLIGHT: usize = 2;
+
+/// What to do with a volume that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnBadFile {
+    /// Name all of them and stop.
+    Stop,
+    /// Leave them out, with a warning for each.
+    Skip,
+}
+
+/// One prepared volume of a data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// The file's name without folder and ending.
+    pub name: String,
+    /// The volume's file.
+    pub source: PathBuf,
+    /// Extent after preparation, (z, y, x).
+    pub extent: [usize; 3],
+    /// The prepared copy in the cache.
+    pub prepared: PathBuf,
+    /// What the prepared copy must be of.
+    key: Hash,
+}
+
+/// The volumes of a run.
+#[derive(Clone, Debug)]
+pub struct DataSet {
+    /// Sorted by path.
+    pub cases: Vec<Case>,
+    /// The common spacing, (z, y, x), mm; with [`Spacing::Native`] the median of the volumes' own.
+    pub spacing_mm: [f64; 3],
+    /// What was left out or looked odd, a sentence each.
+    pub warnings: Vec<String>,
+    options: PrepareOptions,
+    /// The spacing that volumes are brought to; `None` keeps their own.
+    target_mm: Option<[f64; 3]>,
+}
+
+/// A file that cannot be used, and why.
+type Bad = (PathBuf, String);
+/// Usable files, their spacing, and the others.
+type Geometries = (Vec<PathBuf>, Vec<[f64; 3]>, Vec<Bad>);
+
+impl DataSet {
+    /// Finds, checks and prepares all volumes that `paths` name; what is prepared already is only looked up.
+    ///
+    /// `cache_dir` is made if it is absent. `progress` is told (volumes done, volumes in all).
+    /// Errors: [`Error::Data`] naming the bad files, all in one, at most twenty by name; [`Error::Output`]
+    /// if the cache cannot be written; [`Error::Config`] for options out of range.
+    pub fn open(
+        paths: &[PathBuf],
+        options: &PrepareOptions,
+        cache_dir: &Path,
+        on_bad: OnBadFile,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<DataSet> {
+        options.check()?;
+        let found = scan(paths)?;
+        cache::open(cache_dir)?;
+        let total = found.files.len();
+        let mut warnings = found.warnings;
+        let (files, spacings, mut bad) = geometries(found.files)?;
+        let median = median(&spacings);
+        let target_mm = match options.spacing {
+            Spacing::Median => Some(median),
+            Spacing::Native => None,
+            Spacing::Mm(mm) => Some(mm),
+        };
+        let work =
+            Work { options, target_mm, cache_dir, index: Mutex::new(Index::load(cache_dir)) };
+        let done = bad.len();
+        let results = prepare_all(&files, &work, &mut |n| progress(done + n, total));
+        cache::save_index(&work.index);
+        let mut cases = Vec::new();
+        for (file, result) in files.iter().zip(results) {
+            match result {
+                Ok((case, odd)) => {
+                    warnings.extend(odd.iter().map(|w| format!("{}: {w}", escape(file))));
+                    cases.push(case);
+                }
+                Err(Error::Data { what, .. }) => bad.push((file.clone(), what)),
+                Err(other) => return Err(other),
+            }
+        }
+        bad.sort();
+        if !bad.is_empty() && (on_bad == OnBadFile::Stop || cases.is_empty()) {
+            return Err(all_bad(&bad, total, !cases.is_empty()));
+        }
+        warnings
+            .extend(bad.iter().map(|(file, what)| format!("left out {}: {what}", escape(file))));
+        let spacing_mm = target_mm.unwrap_or(median);
+        Ok(DataSet { cases, spacing_mm, warnings, options: options.clone(), target_mm })
+    }
+
+    /// Reads a prepared volume; makes it anew from its source if the copy was damaged or removed.
+    ///
+    /// Panics if there is no case `index`. Errors: [`Error::Data`] if that fails too.
+    pub fn load(&self, index: usize) -> Result<Volume> {
+        let case = &self.cases[index];
+        if let Some(volume) = cache::read(&case.prepared, &case.key) {
+            return Ok(volume);
+        }
+        let fresh = Mutex::new(Index::default());
+        let content = cache::content(&files_of(&case.source), &fresh)
+            .map_err(|what| Error::data(&case.source, what))?;
+        if cache::key(&content, &self.options, self.target_mm) != case.key {
+            let why = "the prepared copy was damaged, and the file changed since the start\n  \
+                       start again to use the new content";
+            return Err(Error::data(&case.source, why));
+        }
+        let (volume, warnings) = prepare(&case.source, &self.options, self.target_mm)?;
+        // The volume is good without its copy; the next start would name a cache that cannot be written.
+        let _ = cache::write(&case.prepared, &case.key, &volume, &warnings);
+        Ok(volume)
+    }
+
+    /// Divides the cases into training and validation, both as sorted indices into `cases`.
+    ///
+    /// `validation_fraction`: 0 to 1 of the cases, rounded; with two cases or more, a fraction above 0
+    /// gives at least one case to each side. The channels of an nnU-Net case (`case_0000`, `case_0001`) stay
+    /// together. The same seed and names give the same split.
+    pub fn split(&self, validation_fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        let subjects: Vec<PathBuf> = self.cases.iter().map(subject).collect();
+        split(&subjects, validation_fraction, seed)
+    }
+}
+
+fn split(subjects: &[PathBuf], fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    assert!((0.0..=1.0).contains(&fraction), "the validation fraction lies between 0 and 1");
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut number: BTreeMap<&Path, usize> = BTreeMap::new();
+    for (i, subject) in subjects.iter().enumerate() {
+        let group = *number.entry(subject).or_insert(groups.len());
+        if group == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[group].push(i);
+    }
+    let count = groups.len();
+    let mut order: Vec<usize> = (0..count).collect();
+    // Sorting by a hash of (seed, index) is a shuffle; ties (2^-64) fall to the index.
+    order.sort_by_key(|&i| (split_mix(seed ^ split_mix(i as u64)), i));
+    let wanted = (fraction * count as f64).round() as usize;
+    let validation = if fraction > 0.0 && count >= 2 { wanted.clamp(1, count - 1) } else { 0 };
+    let train = order.split_off(validation);
+    let cases = |of: Vec<usize>| {
+        let mut all: Vec<usize> = of.into_iter().flat_map(|g| groups[g].clone()).collect();
+        all.sort_unstable();
+        all
+    };
+    (cases(train), cases(order))
+}
+
+/// What the channels of one nnU-Net case have in common, `case_0000` and `case_0001` of one folder being images of one
+/// person; of any other file its path.
+fn subject(case: &Case) -> PathBuf {
+    match case.name.rsplit_once('_') {
+        Some((name, channel))
+            if channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            case.source.with_file_name(name)
+        }
+        _ => case.source.clone(),
+    }
+}
+
+/// SplitMix64. Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
+fn split_mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The files whose header can be read, with their spacing (z, y, x), and the others.
+fn geometries(files: Vec<PathBuf>) -> Result<Geometries> {
+    let read: Vec<_> = files.par_iter().map(|file| read_geometry(file)).collect();
+    let (mut good, mut spacings, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+    for (file, geometry) in files.into_iter().zip(read) {
+        match geometry {
+            Ok(geometry) => {
+                good.push(file);
+                spacings.push(geometry.orientation.to_zyx(geometry.spacing_mm));
+            }
+            Err(Error::Data { what, .. }) => bad.push((file, what)),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok((good, spacings, bad))
+}
+
+/// The median for each axis; of an even number the mean of the middle two. 1 mm if there are none.
+fn median(spacings: &[[f64; 3]]) -> [f64; 3] {
+    [0, 1, 2].map(|axis| {
+        let mut edges: Vec<f64> = spacings.iter().map(|s| s[axis]).collect();
+        edges.sort_by(f64::total_cmp);
+        match edges.len() {
+            0 => 1.0,
+            n if n % 2 == 1 => edges[n / 2],
+            n => (edges[n / 2 - 1] + edges[n / 2]) / 2.0,
+        }
+    })
+}
+
+/// What each worker needs.
+struct Work<'a> {
+    options: &'a PrepareOptions,
+    target_mm: Option<[f64; 3]>,
+    cache_dir: &'a Path,
+    index: Mutex<Index>,
+}
+
+type Prepared = Result<(Case, Vec<String>)>;
+
+/// Prepares all files, two at a time. Results are in the order of `files`.
+fn prepare_all(
+    files: &[PathBuf],
+    work: &Work<'_>,
+    progress: &mut dyn FnMut(usize),
+) -> Vec<Prepared> {
+    let next = AtomicUsize::new(0);
+    let (send, receive) = mpsc::channel();
+    let mut results: Vec<Option<Prepared>> = files.iter().map(|_| None).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..IN_FLIGHT.min(files.len()) {
+            let (send, next) = (send.clone(), &next);
+            scope.spawn(move || {
+                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if send.send((file, prepare_case(file, work))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for (n, (file, result)) in (1..).zip(receive) {
+            // `files` is sorted and without duplicates.
+            if let Ok(at) = files.binary_search(file) {
+                results[at] = Some(result);
+            }
+            progress(n);
+        }
+    });
+    results.into_iter().flatten().collect()
+}
+
+/// Looks one volume up in the cache, or prepares and stores it.
+fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
+    let files = files_of(file);
+    let before = cache::stamps(&files);
+    let content = cache::content(&files, &work.index).map_err(|what| Error::data(file, what))?;
+    let key = cache::key(&content, work.options, work.target_mm);
+    let prepared = cache::path(work.cache_dir, &key);
+    let case = |extent| Case {
+        name: stem(file),
+        source: file.to_path_buf(),
+        extent,
+        prepared: prepared.clone(),
+        key,
+    };
+    if let Some((extent, warnings)) = cache::peek(&prepared, &key) {
+        return Ok((case(extent), warnings));
+    }
+    let (volume, warnings) = prepare(file, work.options, work.target_mm)?;
+    // Were it stored now, other content would go by this content's name.
+    if cache::stamps(&files) != before {
+        return Err(Error::data(file, cache::CHANGED));
+    }
+    cache::write(&prepared, &key, &volume, &warnings)?;
+    Ok((case(volume.extent), warnings))
+}
+
+/// A file's name without folder and volume ending, fit to be shown.
+fn stem(file: &Path) -> String {
+    let bare = suffix(file).map_or_else(|| file.to_path_buf(), |(_, stem)| stem);
+    escape(Path::new(bare.file_name().unwrap_or_default()))
+}
+
+/// One error for all files that cannot be used.
+fn all_bad(bad: &[Bad], total: usize, some_usable: bool) -> Error {
+    let Some((first, what)) = bad.first() else {
+        return Error::data("--data", "no volume can be used");
+    };
+    let mut lines = vec![what.clone()];
+    if bad.len() > 1 {
+        lines.push(format!("{} of {total} files cannot be used; the others:", bad.len()));
+    }
+    for (file, what) in bad.iter().take(NAMED_MAX).skip(1) {
+        lines.push(format!("{}: {}", escape(file), what.lines().next().unwrap_or_default()));
+    }
+    if bad.len() > NAMED_MAX {
+        lines.push(format!("and {} more", bad.len() - NAMED_MAX));
+    }
+    if some_usable {
+        lines.push("to leave out what cannot be used: --set data.on_bad_file=skip".to_string());
+    }
+    Error::data(first, lines.join("\n  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subjects(count: usize) -> Vec<PathBuf> {
+        (0..count).map(|i| PathBuf::from(i.to_string())).collect()
+    }
+
+    #[test]
+    fn channels_of_a_case_stay_together() {
+        let case = |path: &str| {
+            let source = PathBuf::from(path);
+            let name =
+                source.file_name().unwrap().to_str().unwrap().trim_end_matches(".nii").to_string();
+            Case { name, source, extent: [1; 3], prepared: PathBuf::new(), key: Hash::default() }
+        };
+        let paths = [
+            "a/x_0000.nii",
+            "a/x_0001.nii",
+            "a/y_0000.nii",
+            "b/x_0000.nii",
+            "a/t1.nii",
+            "b/t1.nii",
+            "a/z_12.nii",
+        ];
+        let subjects: Vec<PathBuf> = paths.iter().map(|p| subject(&case(p))).collect();
+        assert_eq!(subjects[0], subjects[1]);
+        let distinct: std::collections::BTreeSet<&PathBuf> = subjects.iter().collect();
+        assert_eq!(distinct.len(), 6, "{subjects:?}");
+        for seed in 0..50 {
+            let (train, validation) = split(&subjects, 0.3, seed);
+            assert_eq!(train.contains(&0), train.contains(&1));
+            assert_eq!(train.len() + validation.len(), 7);
+        }
+    }
+
+    #[test]
+    fn a_split_is_complete_seeded_and_of_the_stated_size() {
+        let (train, validation) = split(&subjects(50), 0.2, 7);
+        assert_eq!((train.len(), validation.len()), (40, 10));
+        assert!(train.is_sorted() && validation.is_sorted());
+        let mut all = [train.clone(), validation.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+        assert_eq!(split(&subjects(50), 0.2, 7), (train, validation.clone()));
+        assert_ne!(split(&subjects(50), 0.2, 8).1, validation);
+    }
+
+    #[test]
+    fn small_sets_keep_a_case_on_each_side() {
+        assert_eq!(split(&subjects(2), 0.01, 0).1.len(), 1);
+        assert_eq!(split(&subjects(3), 1.0, 0).0.len(), 1);
+        assert_eq!(split(&subjects(5), 0.0, 0), (vec![0, 1, 2, 3, 4], vec![]));
+        assert_eq!(split(&subjects(1), 0.5, 0), (vec![0], vec![]));
+        assert_eq!(split(&subjects(0), 0.5, 0), (vec![], vec![]));
+    }
+
+    #[test]
+    fn every_case_is_drawn_for_validation_equally_often() {
+        let mut drawn = [0u32; 10];
+        for seed in 0..2000 {
+            split(&subjects(10), 0.3, seed).1.iter().for_each(|&i| drawn[i] += 1);
+        }
+        // Binomial: mean 600, deviation sqrt(2000 * 0.3 * 0.7) = 20.5; five deviations.
+        assert!(drawn.iter().all(|&n| n.abs_diff(600) < 103), "{drawn:?}");
+    }
+
+    #[test]
+    fn the_median_is_taken_for_each_axis() {
+        assert_eq!(median(&[[1.0, 9.0, 2.0], [3.0, 7.0, 2.0], [2.0, 8.0, 5.0]]), [2.0, 8.0, 2.0]);
+        assert_eq!(median(&[[1.0, 1.0, 1.0], [2.0, 1.0, 4.0]]), [1.5, 1.0, 2.5]);
+        assert_eq!(median(&[]), [1.0; 3]);
+    }
+}

@@ -1,0 +1,12 @@
+//! What training, evaluation and profiling work with: the recorded step of the whole method, its memory on a device, the data of a run,
+//! and what is saved of them. Not here: the order in which a run does things.
+
+mod model;
+mod program;
+pub(crate) mod state;
+mod watch;
+
+pub(crate) use model::{Model, RunData, check_same, load, spacing_text, view_options};
+pub use model::{Target, program_options};
+pub use program::{Program, ProgramOptions, TERMS};
+pub use watch::Ui;
