@@ -25,7 +25,7 @@ golden:
 
 # The emulated driver's own tests, plain and checking build, and the bodies of the PTX wrappers against each other.
 emulator:
-	$(MAKE) -s -C kernels/emulator/tests OUT=$(CURDIR)/target/emulator-tests plain check conformance_alone
+	$(MAKE) -s -C emulator/tests OUT=$(CURDIR)/target/emulator-tests plain check conformance_alone
 
 # The kernels' compiled PTX, interpreted, under the product's tests; then faults planted in it (needs nvcc).
 ptx:

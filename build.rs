@@ -20,6 +20,11 @@ const ARCHS: &str = "80 86 89 90a 100 120";
 /// Architectures whose code is made of the PTX of another: nvcc gives the same for both, since no kernel asks which one it is.
 const SHARED_PTX: [(&str, &str); 3] = [("86", "80"), ("89", "80"), ("120", "100")];
 
+/// Folders of the headers of kernels, and of what the host's compiler reads.
+const KERNEL_HEADERS: [&str; 4] = ["kernels", "kernels/lang", "kernels/random", "kernels/conv3d"];
+const HOST_HEADERS: [&str; 6] =
+    ["kernels", "kernels/lang", "kernels/random", "kernels/conv3d", "emulator", "emulator/ptx"];
+
 /// What a kernel file is compiled by.
 struct Compiler {
     /// Program and arguments before the input file and `-o`.
@@ -42,6 +47,7 @@ fn main() {
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=emulator");
     println!("cargo:rerun-if-changed=.cuda");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let cache = cache_dir(&out);
@@ -151,7 +157,7 @@ fn nvcc_compiler(nvcc: &Path, version: &str, toolkit: &str, archs: &str) -> Comp
         command.push(format!("-gencode=arch=compute_{arch},code=[{}]", codes.join(",")));
     }
     let identity = format!("{version}{}", command[1..].join(" "));
-    Compiler { command, identity, headers: &["kernels"], extension: "fatbin", keeps_parts: true }
+    Compiler { command, identity, headers: &KERNEL_HEADERS, extension: "fatbin", keeps_parts: true }
 }
 
 /// Compiles the files whose outputs are not in the cache, several at once; returns the outputs in the order of `files`.
@@ -266,13 +272,13 @@ fn emulated_driver(out: &Path, cache: &Path) {
     let mut build = cc::Build::new();
     let tool = build.cpp(true).opt_level(2).std("c++17").cargo_metadata(false).get_compiler();
     let kernels = sources(Path::new("kernels"), "cu");
-    let emulator = sources(Path::new("kernels/emulator"), "cpp");
+    let emulator = sources(Path::new("emulator"), "cpp");
     let compile = |files: &[PathBuf], more: &[&str]| {
         compile_all(&host_compiler(tool.path(), more), files, cache)
     };
     // Kernels in PTX: arithmetic as written, on the widest vectors this processor has.
     let wide = interpreter_flags();
-    let interpreter = compile(&sources(Path::new("kernels/emulator/ptx"), "cpp"), &wide);
+    let interpreter = compile(&sources(Path::new("emulator/ptx"), "cpp"), &wide);
     let emulated = compile(&emulator, &["-O2", "-DEMU_WITH_PTX"]);
     let plain = [compile(&kernels, &["-O2"]), emulated, interpreter].concat();
     link(tool.path(), &folder, &plain, &[]);
@@ -316,15 +322,15 @@ fn host_compiler(program: &Path, more: &[&str]) -> Compiler {
         "-Wno-unknown-pragmas",
         "-Wno-psabi",
         "-Wno-unused-parameter",
-        "-Ikernels",
-        "-Ikernels/emulator",
+        "-I.",
+        "-Iemulator",
         "-xc++",
         "-c",
     ];
     let mut command = vec![program.display().to_string()];
     command.extend(flags.iter().chain(more).map(ToString::to_string));
     let identity = command.join(" ");
-    let headers: &[_] = &["kernels", "kernels/emulator", "kernels/emulator/ptx"];
+    let headers: &[_] = &HOST_HEADERS;
     Compiler { command, identity, headers, extension: "o", keeps_parts: false }
 }
 

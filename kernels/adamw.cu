@@ -8,7 +8,7 @@
 // Traffic: 30 bytes a parameter (p, m, v, grad read; p, m, v and the bf16 copy written), 40 with the average and its copy.
 // Source: Loshchilov and Hutter 2019, arXiv 1711.05101.
 #include "ema.cuh"
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 // Places in the scalars, as in src/ops/adamw.rs.
 constexpr int kLr = 0, kBias1 = 1, kBias2 = 2;

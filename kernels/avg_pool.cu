@@ -5,7 +5,7 @@
 //
 // One thread to 8 channels of a voxel (1, if channels % 8) of the tensor that is written.
 // Traffic: forward reads x once, writes y once; backward reads dy once (its repeats come from the caches), writes dx.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 struct AvgPoolParams {
     const bf16* from;  // x, or dy

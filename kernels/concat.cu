@@ -7,7 +7,7 @@
 // listed. Channels (bf16): a row is a voxel. Batch (f32): one row. A thread takes 8 neighbouring elements of a part where
 // lengths and addresses of all parts allow, else 1; it counts through the parts of a row, then through the rows.
 // Grid: ceil(rows (len_0 + len_1 + ...) / 2048). Traffic: every listed element read and written once; read once more if added to.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 constexpr int kMaxParts = 12;  // MAX_OPERANDS of src/backend/memory.rs
 

@@ -1,10 +1,10 @@
 // conv3d.cu: 3D convolution, channels last, forward and gradients.
-#include "conv3d_gather_wgrad.cuh"
-#include "conv3d_halo.cuh"
-#include "conv3d_halo_wgrad.cuh"
-#include "conv3d_reduce.cuh"
-#include "conv3d_stem.cuh"
-#include "conv3d_walk.cuh"
+#include "conv3d/gather_wgrad.cuh"
+#include "conv3d/halo.cuh"
+#include "conv3d/halo_wgrad.cuh"
+#include "conv3d/reduce.cuh"
+#include "conv3d/stem.cuh"
+#include "conv3d/walk.cuh"
 
 #define WALK(name, channels, wn, mirror)                                                            \
     KERNEL(name, Conv3dWalkParams, (Walk<channels, wn, mirror>::kThreads), 2) {                     \

@@ -6,7 +6,7 @@
 // output written once.
 // Its input gradient and filter gradient are passes of the convolution it is the adjoint of, conv3d_gather_*; so is
 // the forward for other channel counts.
-#include "conv3d_tile.cuh"
+#include "conv3d/tile.cuh"
 
 struct ConvTranspose3dParams {
     const bf16* x;      // [N, D, H, W, C]

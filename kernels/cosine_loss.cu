@@ -9,7 +9,7 @@
 // are not in the loss, unless it adds. Sums in f32, in an order that depends on sizes only.
 // Traffic: forward reads a and b once; backward reads them twice, the second time from the caches, writes dx once.
 // Source: arXiv 2509.05967, similarity task.
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr int kCosineThreads = 256;
 constexpr float kNormFloor = 1e-8f;

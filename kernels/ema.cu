@@ -4,7 +4,7 @@
 //
 // One thread to 8 elements. Traffic: 14 bytes a parameter (p, avg read; avg and the bf16 copy written).
 #include "ema.cuh"
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 struct EmaParams {
     const float* scalars;

@@ -1,7 +1,7 @@
 // ema.cuh: one element of the moving average of parameters, for ema.cu and for the update that makes it on its way (adamw.cu).
 #pragma once
 
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr int kEma = 3;  // place of the weight in the scalars, as in src/ops/adamw.rs
 

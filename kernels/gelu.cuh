@@ -1,7 +1,7 @@
-// gelu.cuh: exact GELU of one element, for gelu.cu and for the convolutions that make it on their way (conv3d_gather.cuh).
+// gelu.cuh: exact GELU of one element, for gelu.cu and for the convolutions that make it on their way (conv3d/gather.cuh).
 #pragma once
 
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr float kInvSqrt2 = 0.70710678118654752f;
 

@@ -5,7 +5,7 @@
 // Forward, grid (slices, tiles, instances): a block sums a tile of channels over a slice of the voxels; threads stand
 // in rows as in norm.cu. More than one slice: a second kernel adds the partial sums in order.
 // Traffic: forward 1 read; backward 1 write.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 constexpr int kThreads = 256;
 constexpr int kUnroll = 4;

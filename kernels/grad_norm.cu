@@ -4,7 +4,7 @@
 //
 // A launch for each gradient block writes a partial sum in f64 for each CUDA block; one block adds all in order.
 // A NaN or infinity anywhere makes the norm not finite. Traffic: 1 read.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 struct GradNormParams {
     const float* grad;

@@ -3,7 +3,7 @@
 //   y = x where x > 0, else slope x;  dx = dy where y > 0, else slope dy (slope > 0: y has the sign of x)
 //
 // One thread to 8 elements. Traffic: forward 1 read, 1 write; backward 2 reads, 1 write.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 struct LeakyReluParams {
     const bf16* x;

@@ -8,7 +8,7 @@
 // have a thread for each dx; the others a warp for each dw, then each db, whose lanes take every 32nd row.
 // Grid: forward ceil(M O / 256); backward dx_blocks + ceil((O K + O) / 8), a part that is not wanted left out.
 // Traffic: everything read M, O or K times over, from the caches at these sizes; every result written once.
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr int kLinearThreads = 256;
 

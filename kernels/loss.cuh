@@ -1,7 +1,7 @@
 // loss.cuh: what the losses share: smooth L1, the parameters of a loss of one element, the mean over a block.
 #pragma once
 
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr int kLossThreads = 256;
 

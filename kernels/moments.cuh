@@ -3,7 +3,7 @@
 // Source: Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
 #pragma once
 
-#include "common.cuh"
+#include "lang/common.cuh"
 
 // Moments of kW channels: mean, sum of squared deviations, and how many values.
 template <int kW> using Moments = float[2 * kW + 1];

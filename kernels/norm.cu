@@ -3,7 +3,7 @@
 //   y = act((x - mean) rstd gamma + beta + residual), statistics of each instance and channel over its voxels
 //
 // Grid: norm.cuh. Traffic, in passes over the tensor: reads x twice, the residual once, writes y once. Where the
-// convolution that made x left the moments of its blocks (conv3d_epilogue.cuh), x is read once.
+// convolution that made x left the moments of its blocks (conv3d/epilogue.cuh), x is read once.
 // Source: Ulyanov et al. 2016, arXiv 1607.08022.
 #include "moments.cuh"
 #include "norm.cuh"

@@ -7,7 +7,7 @@
 // block goes over its slice. Small instances: one launch, a block does all slices. docs/kernels/norm.md.
 #pragma once
 
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 constexpr int kThreads = 512;
 constexpr int kTileChannels = 64;

@@ -6,7 +6,7 @@
 // Grid: norm.cuh. Traffic, in passes over the tensor: reads x and dy twice, writes dx once. With residual and activation
 // the first half reads y, too, and leaves dres = g, which the second half reads in the place of dy. Without residual the
 // side of the activation follows from x. Where the convolution that made dy left the sums of its blocks, and g in the
-// place of dy (conv3d_epilogue.cuh), only the second half runs: reads x and dy once, writes dx once.
+// place of dy (conv3d/epilogue.cuh), only the second half runs: reads x and dy once, writes dx once.
 #include "norm.cuh"
 
 struct NormGradParams {

@@ -6,7 +6,7 @@
 // Forward: a thread for each output. Backward: a thread for each input, which adds in the order of the pairs (i, j), as the
 // CPU does: no atomics, and the same bits. Grid: ceil(elements / 256).
 // Traffic: forward reads x 2 V times from the caches, writes y once; backward reads dy twice, writes dx once.
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr int kPairwiseThreads = 256;
 

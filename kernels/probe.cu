@@ -4,7 +4,7 @@
 //
 // One thread to 8 elements; partial sums of blocks in f64, added in order by a second kernel of one block.
 // Traffic: 1 read, 1 write.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 struct ProbeParams {
     const bf16* dy;

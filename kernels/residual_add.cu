@@ -1,7 +1,7 @@
 // residual_add.cu: sum of two values, y = a + b; da = dy, db = dy.
 //
 // One thread to 8 elements. Traffic: forward 2 reads, 1 write; backward 1 read, up to 2 writes.
-#include "vec.cuh"
+#include "lang/vec.cuh"
 
 struct ResidualAddParams {
     const bf16* a;

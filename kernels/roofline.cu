@@ -4,7 +4,7 @@
 //   wgmma: the same with operands in shared memory, 8 products m64n128k16 a block and turn: 8 * 262,144 FLOP. On sm_90a only.
 // Grid: x over threads (copy: any number, grid-stride; mma and wgmma: enough blocks to fill the device).
 // Source: our own; wgmma after the PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
-#include "common.cuh"
+#include "lang/common.cuh"
 
 struct RooflineCopyParams {
     const uint4* x;

@@ -10,7 +10,7 @@
 // Backward: gathers; grid images * `parts`, a thread for each 16 bytes of a representation adds the cuts that cover it in
 // the order of the output. No atomics, the same bits as the order of the CPU in f32; rounded to bf16 once.
 // Traffic: forward reads and writes each cut once; backward reads each cut once, writes every representation once.
-#include "common.cuh"
+#include "lang/common.cuh"
 
 constexpr int kCutThreads = 256;
 constexpr int kCutAccesses = 4;   // of one thread

@@ -11,7 +11,7 @@
 // contrast; filter along z, y, x (resolution); range, gamma, restore, twice; store.
 // Traffic: sample reads a view's voxels from the volume, up to 8 neighbours from the caches; every other launch reads a view in
 // f32 once and writes it once, where it has work.
-#include "philox.cuh"
+#include "random/philox.cuh"
 
 constexpr int kViewThreads = 256;
 constexpr int kMaxRadius = 63;  // of a blur: 4 sigma, sigma at most 10

@@ -88,7 +88,7 @@ done
 say "building the conformance program"
 out="$target/gpu-bundle/conformance"
 mkdir -p "$out"
-make -s -C kernels/emulator/tests OUT="$out" NVCC="$nvcc" conformance >&2 || fail "the conformance program does not build"
+make -s -C emulator/tests OUT="$out" NVCC="$nvcc" conformance >&2 || fail "the conformance program does not build"
 place conformance "$out/conformance"
 
 cp benches/peers/torch_cpu.py benches/peers/torch_gpu.py "$stage/peers/"

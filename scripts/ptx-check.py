@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the kernels as nvcc compiled them, without a GPU: their PTX, by the interpreter in kernels/emulator/ptx, under the product's own tests.
+"""Runs the kernels as nvcc compiled them, without a GPU: their PTX, by the interpreter in emulator/ptx, under the product's own tests.
 
     scripts/ptx-check.py                 what CI runs: conformance, parity and golden, PTX of sm_80 and sm_100, of sm_90a what differs from sm_80
                                          (code for sm_86 and sm_89 is made of the first, for sm_120 of the second)
@@ -61,7 +61,7 @@ class Build:
         self.ptx = self.driver.parent / "ptx"
         if not self.ptx.is_dir():
             sys.exit("the build has no PTX: nvcc was not found. Run scripts/install-nvcc.sh, then build again")
-        run(["make", "-s", "-j", "2", "-C", "kernels/emulator/tests", f"OUT={TESTS}", "conformance_ptx"])
+        run(["make", "-s", "-j", "2", "-C", "emulator/tests", f"OUT={TESTS}", "conformance_ptx"])
 
     def conformance(self, arch):
         """The folder with the conformance kernels' PTX."""
@@ -69,7 +69,7 @@ class Build:
         folder.mkdir(parents=True, exist_ok=True)
         own = ROOT / ".cuda/nvidia/cu13/bin/nvcc"
         nvcc = os.environ.get("NVCC") or (own if own.is_file() else "nvcc")
-        run([nvcc, "-std=c++17", "-O3", "-ptx", f"-arch=compute_{arch}", "kernels/emulator/tests/conformance.cu", "-o", folder / "conformance.ptx"])
+        run([nvcc, "-std=c++17", "-O3", "-ptx", f"-arch=compute_{arch}", "emulator/tests/conformance.cu", "-o", folder / "conformance.ptx"])
         return folder
 
 

@@ -6,13 +6,13 @@ cd "$(dirname "$0")/.."
 
 cxx="${CXX:-c++}"
 flags=(-std=c++17 -O1 -g1 -fPIC -fvisibility=hidden -ffp-contract=fast -fno-strict-aliasing -fno-optimize-sibling-calls
-    -fstack-clash-protection -fno-omit-frame-pointer -DEMU_SANITIZED -Wno-psabi -Wno-unknown-pragmas -Ikernels -Ikernels/emulator -xc++ -c)
+    -fstack-clash-protection -fno-omit-frame-pointer -DEMU_SANITIZED -Wno-psabi -Wno-unknown-pragmas -I. -Iemulator -xc++ -c)
 kinds="${1:-address,undefined}"
 
 cargo test --test parity --no-run
 out="$PWD/target/sanitize"
 mkdir -p "$out"
-for source in kernels/*.cu kernels/emulator/*.cpp; do
+for source in kernels/*.cu emulator/*.cpp; do
     echo "$source"
 done | xargs -P 2 -I{} sh -c '"$0" "$@" "-fsanitize='"$kinds"'" -o "'"$out"'/$(basename {}).o" {}' "$cxx" "${flags[@]}"
 "$cxx" -shared "-fsanitize=$kinds" -Wl,-soname,libcuda.so -pthread -o "$out/libcuda.so" "$out"/*.o -ldl

@@ -242,19 +242,17 @@ const OTHER_KERNELS: [(&str, &str); 2] =
 fn kernels_and_operations_go_together() {
     let all = files();
     let text = |path: &str| all.iter().find(|file| file.path == path).map(|f| f.text.as_str());
-    let kernels: Vec<&File> = all
-        .iter()
-        .filter(|f| f.path.starts_with("kernels/") && f.path.matches('/').count() == 1)
-        .collect();
-    let stem =
-        |path: &str| path.trim_start_matches("kernels/").split('.').next().unwrap().to_string();
+    let kernels: Vec<&File> = all.iter().filter(|f| f.path.starts_with("kernels/")).collect();
+    let stem = |path: &str| {
+        path.trim_start_matches("kernels/").split(['.', '/']).next().unwrap().to_string()
+    };
     let mut launched = 0;
     for file in kernels.iter().filter(|f| f.path.ends_with(".cu") || f.path.ends_with(".cuh")) {
         let own = stem(&file.path);
         let other = OTHER_KERNELS.iter().find(|(name, _)| *name == own);
         let rust: String = match other {
             Some((_, path)) => text(path).unwrap().to_string(),
-            // kernels/conv3d_halo.cuh is a part of kernels/conv3d.cu.
+            // kernels/conv3d/halo.cuh is a part of kernels/conv3d.cu.
             None => all
                 .iter()
                 .filter(|f| {
@@ -301,9 +299,10 @@ fn documents_name_files_that_exist() {
         for word in file.text.split(['`', ' ', '(', ')', '\n', ',', '|']) {
             let word = word.trim_end_matches([':', '.', ';']);
             let word = word.split('#').next().unwrap();
-            let is_path = ["src/", "tests/", "benches/", "docs/", "kernels/", "scripts/"]
-                .iter()
-                .any(|p| word.starts_with(p));
+            let is_path =
+                ["src/", "tests/", "benches/", "docs/", "kernels/", "emulator/", "scripts/"]
+                    .iter()
+                    .any(|p| word.starts_with(p));
             let plain = !word.contains(['*', '<', '{']);
             if is_path && plain {
                 assert!(tree::root().join(word).exists(), "{} names {word}", file.path);

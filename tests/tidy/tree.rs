@@ -22,7 +22,9 @@ pub(crate) fn files() -> Vec<File> {
             read(&path, &mut all);
         }
     }
-    for folder in ["src", "kernels", "scripts", "tests", "benches", "docs", "examples", ".github"] {
+    for folder in
+        ["src", "kernels", "emulator", "scripts", "tests", "benches", "docs", "examples", ".github"]
+    {
         walk(&root().join(folder), &mut all);
     }
     all

@@ -1,5 +1,5 @@
 //! What a convolution does for the instance norm beside it: forward the partial statistics of its output, in the input gradient
-//! the partial sums of the norm whose output had that gradient. kernels/conv3d_epilogue.cuh, docs/kernels/norm.md.
+//! the partial sums of the norm whose output had that gradient. kernels/conv3d/epilogue.cuh, docs/kernels/norm.md.
 
 use bytemuck::NoUninit;
 

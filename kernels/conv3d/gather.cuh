@@ -1,4 +1,4 @@
-// conv3d_gather.cuh: convolution as an implicit GEMM for any filter, stride and padding: rows are output voxels,
+// conv3d/gather.cuh: convolution as an implicit GEMM for any filter, stride and padding: rows are output voxels,
 // columns output channels, and the summed index runs over the taps, 32 input channels of a tap at a time. Each tap
 // gathers its input rows anew.
 //
@@ -13,8 +13,8 @@
 // Where a GELU follows, the forward pass writes it, too, from the rounded output (conv3d_sum_rows does after a split).
 #pragma once
 
-#include "conv3d_epilogue.cuh"
-#include "gelu.cuh"
+#include "epilogue.cuh"
+#include "../gelu.cuh"
 
 struct Conv3dGatherParams {
     const bf16* x;      // [N, source, x_stride], channels 0 to in_channels

@@ -1,6 +1,6 @@
 // kernels.cu: kernels that show one property of the emulated device each. Those named broken_* are wrong on purpose; the
 // repaired one of the same name without broken_ must pass.
-#include "../../common.cuh"
+#include "../../kernels/lang/common.cuh"
 
 struct PairParams {
     const float* x;

@@ -1,4 +1,4 @@
-// conv3d_walk.cuh: 3x3x3 convolution, stride 1, padding 1, for 16 or 32 summed channels; forward and input gradient (the
+// conv3d/walk.cuh: 3x3x3 convolution, stride 1, padding 1, for 16 or 32 summed channels; forward and input gradient (the
 // same sum with mirrored taps over the filter read transposed).
 //
 // A block makes a column of 16 x 8 voxels (y, x) by 16 kWN channels over `planes` planes (z), walking along z two input
@@ -10,7 +10,7 @@
 // 12 kWN mma.
 #pragma once
 
-#include "conv3d_epilogue.cuh"
+#include "epilogue.cuh"
 
 struct Conv3dWalkParams {
     const bf16* x;      // [N, D, H, W, in_channels]

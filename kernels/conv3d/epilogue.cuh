@@ -1,4 +1,4 @@
-// conv3d_epilogue.cuh: what a convolution leaves for the instance norm beside it, from the values it has in registers: one
+// conv3d/epilogue.cuh: what a convolution leaves for the instance norm beside it, from the values it has in registers: one
 // partial result for each block and channel, which norm_finish_f32 and norm_grad_finish_f32 combine in order.
 //
 //   forward: mean and sum of squared deviations of the output, as rounded, and the number of voxels
@@ -12,8 +12,8 @@
 // Source: kernels/norm.cu, kernels/norm_grad.cu; moments.cuh.
 #pragma once
 
-#include "conv3d_tile.cuh"
-#include "moments.cuh"
+#include "tile.cuh"
+#include "../moments.cuh"
 
 struct Conv3dNorm {
     float* partial;      // [items, parts, channels, 2]; null: there is no norm

@@ -1,10 +1,10 @@
-// conv3d_stem.cuh: 3x3x3 convolution of one input channel, stride 1, padding 1, output channels a multiple of 8;
+// conv3d/stem.cuh: 3x3x3 convolution of one input channel, stride 1, padding 1, output channels a multiple of 8;
 // forward and filter gradient. The summed index of the forward is the 27 taps, padded to 32: fragments are put
 // together from single elements of an input box in shared memory. Both are bound by reading or writing the output
 // side, 2 K bytes a voxel, once.
 #pragma once
 
-#include "conv3d_epilogue.cuh"
+#include "epilogue.cuh"
 
 struct Conv3dStemParams {
     const bf16* x;      // [N, D, H, W, 1]

@@ -1,10 +1,10 @@
-// conv3d_tile.cuh: what the convolution kernels share: swizzles, fragments of the second operand, the epilogue.
+// conv3d/tile.cuh: what the convolution kernels share: swizzles, fragments of the second operand, the epilogue.
 //
 // Shared memory tiles are rows of kChunks chunks of 16 bytes. Chunk c of row r lies at c ^ swizzle<kChunks>(r), so
 // that the eight rows of one ldmatrix matrix (consecutive r, same c) lie in eight different groups of four banks.
 #pragma once
 
-#include "common.cuh"
+#include "../lang/common.cuh"
 
 template <int kChunks> __device__ __forceinline__ int swizzle(int row) {
     static_assert(kChunks == 2 || kChunks == 4 || kChunks == 8, "rows of 32, 64 or 128 bytes");

@@ -2,7 +2,7 @@
 // draws and computes the bits the CPU does.
 #pragma once
 
-#include "common.cuh"
+#include "../lang/common.cuh"
 
 // A float whose sums and products are rounded one by one: never fused into a multiply-add, as compilers otherwise do.
 struct Rounded {

@@ -2,7 +2,7 @@
 // and on the emulated device with the same random input. The only thing that ties the emulated bodies to silicon.
 //
 // Compiled by nvcc into an image that conformance.cpp carries, and by the host's compiler for the emulated device.
-#include "../../vec.cuh"
+#include "../../kernels/lang/vec.cuh"
 #include "conformance.h"
 
 __device__ __forceinline__ void put(const ConformanceParams& p, int i, float v) { global_store(p.out + i, __float_as_uint(v)); }

@@ -1,4 +1,4 @@
-// conv3d_halo.cuh: 3x3x3 convolution, stride 1, padding 1, input and output channels multiples of 16; forward and
+// conv3d/halo.cuh: 3x3x3 convolution, stride 1, padding 1, input and output channels multiples of 16; forward and
 // input gradient (the same sum with mirrored taps over the filter read transposed).
 //
 // A block makes a box of kTileZ x kTileY x 8 output voxels by kN channels. The input box with its halo lies in
@@ -9,7 +9,7 @@
 // input and 3 * kNF / 2 of the filter feed 12 * kNF mma.
 #pragma once
 
-#include "conv3d_epilogue.cuh"
+#include "epilogue.cuh"
 
 struct Conv3dHaloParams {
     const bf16* x;      // [N, D, H, W, in_channels]

@@ -1,4 +1,4 @@
-// conv3d_halo_wgrad.cuh: filter gradient of the 3x3x3 convolution, stride 1, padding 1, channels multiples of 16:
+// conv3d/halo_wgrad.cuh: filter gradient of the 3x3x3 convolution, stride 1, padding 1, channels multiples of 16:
 //   dw[k, t, c] = sum over voxels v of dy[v, k] x[v + t - 1, c]
 //
 // Grid: tiles of 16 kKF output by 16 kCF input channels (fastest), then runs of `steps` planes. A block keeps the sums of
@@ -12,7 +12,7 @@
 // added in order by conv3d_sum_splits: neither depends on timing.
 #pragma once
 
-#include "conv3d_tile.cuh"
+#include "tile.cuh"
 
 struct Conv3dHaloWgradParams {
     const bf16* x;   // [N, D, H, W, C]

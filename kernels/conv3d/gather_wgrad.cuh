@@ -1,10 +1,10 @@
-// conv3d_gather_wgrad.cuh: filter gradient for any filter, stride and padding, as a GEMM over voxels:
+// conv3d/gather_wgrad.cuh: filter gradient for any filter, stride and padding, as a GEMM over voxels:
 //   dw[k, j] = sum over output voxels v of dy[v, k] x[v's input at tap t, c],  column j = t C + c
 // Block tile 64 k x 64 columns (a column tile may span taps), 32 voxels a step; the voxels are cut into gridDim.z
 // parts, each with f32 sums of its own in `part`, added in order by conv3d_sum_splits.
 #pragma once
 
-#include "conv3d_gather.cuh"
+#include "gather.cuh"
 
 struct Conv3dGatherWgradParams {
     const bf16* x;   // [N, source, x_stride], channels 0 to in_channels
