@@ -1,6 +1,7 @@
 // self_test_driver.cpp: memory, lazy streams, events, capture and replay, errors that stay.
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "check.h"
@@ -34,17 +35,20 @@ void test_functions(Fixture& f) {
     emu_reset_counters();
     EXPECT_EQ(cuModuleGetFunction(&missing, f.module, "no_such_kernel"), 500);
     EXPECT_EQ(emu_counter("lookups_failed"), 1);
-    // A fat binary has the kernels it names: its head says how long it is.
+    // A fat binary has the kernels of the file it names: its head says how long it is.
     struct {
         uint32_t magic = 0xba55ed50u;
         uint16_t version = 1, head_bytes = 16;
         uint64_t bytes = 64;
-        char sections[64] = ".text.t_scale";
-    } fat;
+        char path[64] = "emulator/tests/kernels.cu";
+    } fat, other;
+    strcpy(other.path, "emulator/tests/other_kernels.cu");
     void *module = nullptr, *scale = nullptr;
     EXPECT_EQ(cuModuleLoadData(&module, &fat), 0);
     EXPECT_EQ(cuModuleGetFunction(&scale, module, "t_scale"), 0);
-    EXPECT_EQ(cuModuleGetFunction(&missing, module, "t_add_one"), 500);
+    EXPECT_EQ(cuModuleUnload(module), 0);
+    EXPECT_EQ(cuModuleLoadData(&module, &other), 0);
+    EXPECT_EQ(cuModuleGetFunction(&missing, module, "t_scale"), 500);
     EXPECT_EQ(emu_counter("lookups_failed"), 2);
     EXPECT_EQ(cuModuleUnload(module), 0);
     int version = 0;
