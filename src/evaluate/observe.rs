@@ -71,13 +71,6 @@ fn report_data(
     let seconds =
         steps.iter().map(|r| r.step_ms + r.data_ms).filter(|ms| ms.is_finite()).sum::<f64>() / 1e3;
     let files = |of: &[usize]| of.iter().map(|&i| summary(data, i)).collect();
-    let warnings = data
-        .set
-        .warnings
-        .iter()
-        .cloned()
-        .chain(evaluation.alarm(about.config.tasks.trains_similarity()))
-        .collect();
     Ok(ReportData {
         run: RunInfo {
             title: about
@@ -93,7 +86,8 @@ fn report_data(
             validation_files: files(indices),
             seconds_trained: seconds,
             steps: about.steps,
-            warnings,
+            trains_similarity: about.config.tasks.trains_similarity(),
+            warnings: data.set.warnings.clone(),
         },
         steps: steps.iter().filter(|r| r.step <= about.steps).map(step_point).collect(),
         validations: validations
@@ -101,6 +95,7 @@ fn report_data(
             .filter(|r| r.step <= about.steps)
             .map(validation_point)
             .collect(),
+        feature_std: Some(evaluation.feature_std),
         cases: evaluation.cases,
     })
 }

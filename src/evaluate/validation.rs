@@ -4,19 +4,12 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::image::Volume;
-use crate::report::{CaseObservation, Draw, PairGap, PairSimilarity};
+use crate::report::{CaseObservation, Draw, PairGap, PairSimilarity, collapse, norm, summarise};
 use crate::run::rows::ValidationRow;
 use crate::session::{Model, RunData, load};
 use crate::tape::ValueId;
 use crate::views::geometry::{pairs, routes};
 use crate::views::{Batch, BatchScratch, SamplePlan, ViewOptions};
-
-/// Below this spread over views the features count as constant; a trained head has about 0.5.
-const FEATURE_STD_MIN: f64 = 1e-3;
-
-/// Distant boxes alike beyond this, and by less than the margin less alike than adjacent ones, have collapsed.
-const COSINE_MAX: f64 = 0.95;
-const COSINE_MARGIN: f64 = 0.02;
 
 /// Everything a set of observations is summed up from.
 pub(crate) struct Evaluation {
@@ -197,85 +190,28 @@ fn closure(gaps: &[PairGap], views: usize) -> f64 {
     all.iter().map(length).sum::<f64>() / all.len() as f64
 }
 
-fn norm(v: [f64; 3]) -> f64 {
-    v.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
-
 impl Evaluation {
-    /// The figures of `validation.jsonl`. A pair of a view with itself counts nowhere; the trivial guess is the mean gap,
-    /// which is 0 since every pair counts in both directions.
+    /// The figures of `validation.jsonl`, which are those of the report. A pair of a view with itself counts nowhere.
     pub(crate) fn row(&self, step: u64) -> ValidationRow {
-        let draws = || self.cases.iter().flat_map(|c| &c.draws);
-        let gaps: Vec<&PairGap> = draws().flat_map(|d| &d.gaps).filter(|g| g.i != g.j).collect();
-        let over_axes = |f: &dyn Fn(&PairGap, usize) -> f64| {
-            let sum: f64 = gaps.iter().map(|g| (0..3).map(|a| f(g, a)).sum::<f64>()).sum();
-            sum / (3 * gaps.len()) as f64
-        };
-        let residual = over_axes(&|g, a| (g.gap_mm[a] - g.truth_mm[a]).powi(2));
-        let total = over_axes(&|g, a| g.truth_mm[a].powi(2));
-        let angles: Vec<f64> =
-            gaps.iter().filter_map(|g| angle_deg(g.vector_mm, g.truth_mm)).collect();
-        let sims: Vec<&PairSimilarity> = draws().flat_map(|d| &d.similarities).collect();
-        let over_sims = |f: &dyn Fn(&PairSimilarity) -> f64| {
-            sims.iter().map(|s| f(s)).sum::<f64>() / sims.len() as f64
-        };
+        let figures = summarise(&self.cases);
         let mut row = ValidationRow::new(step);
-        row.gap_mae_mm = over_axes(&|g, a| (g.gap_mm[a] - g.truth_mm[a]).abs());
-        row.gap_baseline_mm = over_axes(&|g, a| g.truth_mm[a].abs());
-        row.gap_r2 = 1.0 - residual / total;
-        row.direction_error_deg = angles.iter().sum::<f64>() / angles.len() as f64;
-        row.vector_mae_mm = over_axes(&|g, a| (g.vector_mm[a] - g.truth_mm[a]).abs());
-        row.route_closure_mm =
-            draws().map(|d| d.route_closure_mm).sum::<f64>() / draws().count() as f64;
-        row.similarity_accuracy =
-            over_sims(&|s| f64::from(u8::from(s.adjacent_cosine > s.distant_cosine)));
-        row.adjacent_cosine = over_sims(&|s| s.adjacent_cosine);
-        row.distant_cosine = over_sims(&|s| s.distant_cosine);
+        row.gap_mae_mm = figures.gap_mae_mm;
+        row.gap_baseline_mm = figures.gap_baseline_mm;
+        row.gap_r2 = figures.gap_r2;
+        row.direction_error_deg = figures.direction_error_deg;
+        row.vector_mae_mm = figures.vector_mae_mm;
+        row.route_closure_mm = figures.route_closure_mm;
+        row.similarity_accuracy = figures.similarity_accuracy;
+        row.adjacent_cosine = figures.adjacent_cosine;
+        row.distant_cosine = figures.distant_cosine;
         row.feature_std = self.feature_std;
         row
     }
 
-    /// A sentence if the model has collapsed: predictions that hardly vary, features that do not, or, where the similarity
-    /// task has weight, boxes that all look alike.
+    /// A sentence if the model has collapsed, see [`collapse`].
     pub(crate) fn alarm(&self, trains_similarity: bool) -> Option<String> {
-        if self.feature_std < FEATURE_STD_MIN {
-            let std = self.feature_std;
-            return Some(format!(
-                "collapse: the features of all views are equal (spread {std:.1e})"
-            ));
-        }
-        let gaps = || {
-            self.cases.iter().flat_map(|c| &c.draws).flat_map(|d| &d.gaps).filter(|g| g.i != g.j)
-        };
-        let spread = |f: &dyn Fn(&PairGap) -> [f64; 3]| {
-            let square: f64 = gaps().map(|g| f(g).iter().map(|x| x * x).sum::<f64>()).sum();
-            (square / gaps().count().max(1) as f64).sqrt()
-        };
-        let (predicted, truth) = (spread(&|g| g.gap_mm), spread(&|g| g.truth_mm));
-        if predicted < 0.01 * truth {
-            return Some(format!(
-                "collapse: predicted gaps hardly vary ({predicted:.2} mm where true ones spread over {truth:.1} mm)"
-            ));
-        }
-        let row = self.row(0);
-        let (near, far) = (row.adjacent_cosine, row.distant_cosine);
-        (trains_similarity && far > COSINE_MAX && near - far < COSINE_MARGIN).then(|| {
-            format!(
-                "collapse of the similarity head: distant boxes are as alike as adjacent ones \
-                 (cosines {far:.3} and {near:.3}); a smaller optim.lr or another run.seed may help"
-            )
-        })
+        collapse(&summarise(&self.cases), self.feature_std, trains_similarity)
     }
-}
-
-/// Angle between two vectors in degrees; none if the true one has no direction. A prediction of length 0 is 90 degrees off.
-fn angle_deg(predicted: [f64; 3], truth: [f64; 3]) -> Option<f64> {
-    let (p, t) = (norm(predicted), norm(truth));
-    if t == 0.0 {
-        return None;
-    }
-    let dot: f64 = predicted.iter().zip(truth).map(|(p, t)| p * t).sum();
-    Some((dot / (p * t).max(1e-12)).clamp(-1.0, 1.0).acos().to_degrees())
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Predicted against true vectors: arrows in the three planes, angles, routes.
 
 use crate::report::data::{CaseObservation, PairGap, Plane};
+use crate::report::figures;
+use crate::report::figures::{angle_deg, mean, median, norm};
 use crate::report::page::{HALF, THIRD, figure, name};
 use crate::report::plot::{Picture, Plot};
 use crate::report::series::{Shape, thin_evenly};
 use crate::report::slice::plane_axes;
-use crate::report::stats;
-use crate::report::stats::{angle_deg, mean, median, norm};
 use crate::report::text::{number, usable};
 
 /// Most pairs shown as arrows: one colour each.
@@ -17,7 +17,7 @@ type Pair<'a> = (&'a CaseObservation, &'a PairGap);
 
 /// The section of the vector head.
 pub(super) fn vectors(cases: &[CaseObservation]) -> String {
-    let all: Vec<Pair> = stats::gaps(cases).collect();
+    let all: Vec<Pair> = figures::gaps(cases).collect();
     if all.is_empty() {
         return "<p class=\"absent\">No pair of views was observed, so there are no predicted vectors.</p>".to_string();
     }

@@ -1,10 +1,10 @@
 //! Slices with the boxes of the similarity task drawn on them, and how alike the boxes are.
 
 use crate::report::data::{CaseObservation, Draw, Mark, MarkKind, PairSimilarity, Plane, Slice};
+use crate::report::figures::norm;
 use crate::report::page::{figure, name};
 use crate::report::plot::{Picture, Plot};
 use crate::report::series::{Shape, thin_evenly};
-use crate::report::stats::norm;
 use crate::report::text::{data_uri, direction, escape, number};
 
 /// Most pairs shown with images.

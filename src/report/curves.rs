@@ -1,11 +1,11 @@
 //! Curves over training steps: losses, validations, gradients, time.
 
 use crate::report::data::{StepPoint, ValidationPoint};
+use crate::report::figures::smooth;
 use crate::report::page::{HALF, THIRD, figure};
 use crate::report::plot::{Picture, Plot};
 use crate::report::scale::Scale;
 use crate::report::series::Shape;
-use crate::report::stats::smooth;
 
 type OfStep = fn(&StepPoint) -> f64;
 type OfValidation = fn(&ValidationPoint) -> f64;

@@ -17,6 +17,8 @@ pub struct ReportData {
     pub validations: Vec<ValidationPoint>,
     /// What the model predicts on volumes it was not trained on; may be empty.
     pub cases: Vec<CaseObservation>,
+    /// Standard deviation of the gap head's features over the views of these volumes, mean over features.
+    pub feature_std: Option<f64>,
 }
 
 /// Identity and settings of a run. All text is escaped when it is written.
@@ -42,6 +44,8 @@ pub struct RunInfo {
     pub seconds_trained: f64,
     /// Number of finished training steps.
     pub steps: u64,
+    /// Whether the similarity task has weight: without it its head may be anything.
+    pub trains_similarity: bool,
     /// Sentences to show next to the verdict, for example that training was stopped early.
     pub warnings: Vec<String>,
 }

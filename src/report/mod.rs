@@ -7,6 +7,7 @@ mod arrows;
 mod boxes;
 mod curves;
 mod data;
+mod figures;
 mod page;
 mod plot;
 #[cfg(test)]
@@ -15,7 +16,6 @@ mod scale;
 mod scatter;
 mod series;
 mod slice;
-mod stats;
 mod text;
 mod verdict;
 
@@ -23,6 +23,7 @@ pub use data::{
     CaseObservation, Draw, FileSummary, Mark, MarkKind, PairGap, PairSimilarity, PairSlices, Plane,
     ReportData, RunInfo, Slice, StepPoint, ValidationPoint,
 };
+pub(crate) use figures::{collapse, norm, summarise};
 pub use slice::{Source, VoxelBox, cut_slice, pair_slices, volume_slices};
 
 use std::fs;

@@ -1,8 +1,8 @@
 //! The page around the plots: order of the sections, head, settings, lists of files.
 
 use crate::report::data::{CaseObservation, FileSummary, ReportData, RunInfo};
+use crate::report::figures::summarise;
 use crate::report::plot::{MAX_DOTS, Picture, dropped_note};
-use crate::report::stats::summarise;
 use crate::report::text::{duration, escape, grouped, number};
 use crate::report::{arrows, boxes, curves, scatter, verdict};
 

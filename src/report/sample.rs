@@ -181,6 +181,7 @@ pub(super) fn sample() -> ReportData {
             config_toml:
                 "[data]\nspacing_mm = 2.0\n\n[tasks]\nsimilarity_weight = 0.1 # <balanced>\n"
                     .to_string(),
+            trains_similarity: true,
             command: "spatialssl train --data ixi-heads --out run-7".to_string(),
             model_preset: "small".to_string(),
             parameters: 2_345_678,
@@ -192,6 +193,7 @@ pub(super) fn sample() -> ReportData {
         },
         steps: steps(&mut dice, 1281),
         validations: validations(),
+        feature_std: Some(0.4),
         cases,
     }
 }

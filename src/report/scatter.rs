@@ -1,16 +1,16 @@
 //! Predicted against true gaps, as distances and per axis.
 
 use crate::report::data::{CaseObservation, PairGap};
+use crate::report::figures;
+use crate::report::figures::{mean, norm, r_squared};
 use crate::report::page::{HALF, THIRD, figure};
 use crate::report::plot::{Picture, Plot};
 use crate::report::series::Shape;
-use crate::report::stats;
-use crate::report::stats::{mean, norm, r_squared};
 use crate::report::text::number;
 
 /// The section of the gap head.
 pub(super) fn gaps(cases: &[CaseObservation]) -> String {
-    let pairs: Vec<&PairGap> = stats::gaps(cases).map(|(_, g)| g).collect();
+    let pairs: Vec<&PairGap> = figures::gaps(cases).map(|(_, g)| g).collect();
     if pairs.is_empty() {
         return "<p class=\"absent\">No pair of views was observed, so there are no predicted distances.</p>".to_string();
     }

@@ -1,7 +1,7 @@
 //! The verdict in plain words, and the table of final figures against what a guess reaches.
 
 use crate::report::data::{ReportData, ValidationPoint};
-use crate::report::stats::{Summary, collapse, summarise};
+use crate::report::figures::{Figures, collapse, summarise};
 use crate::report::text::{escape, grouped, number, usable};
 
 /// The box at the top of the page and the table under it.
@@ -17,7 +17,8 @@ pub(super) fn verdict(data: &ReportData) -> String {
             warnings(data)
         );
     };
-    let alarm = alarm(&figures, last);
+    let spread = data.feature_std.or(last.map(|v| v.feature_std));
+    let alarm = collapse(&figures, spread.unwrap_or(f64::NAN), data.run.trains_similarity);
     let state = state(&figures, alarm.is_some());
     let bad =
         if alarm.is_some() || figures.broken > 0 || !better(&figures, 0.05) { " bad" } else { "" };
@@ -46,14 +47,16 @@ fn warnings(data: &ReportData) -> String {
     data.run.warnings.iter().map(|w| format!("<p>Note: {}</p>", escape(w))).collect()
 }
 
-fn of_validation(v: &ValidationPoint) -> Summary {
-    Summary {
+fn of_validation(v: &ValidationPoint) -> Figures {
+    Figures {
         pairs: 0,
         broken: 0,
         similarities: 0,
         gap_mae_mm: v.gap_mae_mm,
         gap_baseline_mm: v.gap_baseline_mm,
         gap_r2: v.gap_r2,
+        predicted_spread_mm: f64::NAN,
+        true_spread_mm: f64::NAN,
         direction_error_deg: v.direction_error_deg,
         vector_mae_mm: v.vector_mae_mm,
         route_closure_mm: v.route_closure_mm,
@@ -63,23 +66,17 @@ fn of_validation(v: &ValidationPoint) -> Summary {
     }
 }
 
-/// The last validation and the observed cases are two chances to see a collapse; either is enough.
-fn alarm(figures: &Summary, last: Option<&ValidationPoint>) -> Option<String> {
-    let spread = last.map_or(f64::NAN, |v| v.feature_std);
-    collapse(spread, figures.adjacent_cosine, figures.distant_cosine)
-}
-
 /// Whether there is a gap error and a guess to hold it against.
-fn measured(figures: &Summary) -> bool {
+fn measured(figures: &Figures) -> bool {
     usable(figures.gap_mae_mm) && usable(figures.gap_baseline_mm) && figures.gap_baseline_mm > 0.0
 }
 
 /// Whether the gap head beats the guess by more than `share`.
-fn better(figures: &Summary, share: f64) -> bool {
+fn better(figures: &Figures, share: f64) -> bool {
     figures.gap_mae_mm < (1.0 - share) * figures.gap_baseline_mm
 }
 
-fn state(figures: &Summary, collapsed: bool) -> &'static str {
+fn state(figures: &Figures, collapsed: bool) -> &'static str {
     match () {
         () if collapsed => "The representation seems to have collapsed",
         () if !measured(figures) => "Distances were not measured",
@@ -90,7 +87,7 @@ fn state(figures: &Summary, collapsed: bool) -> &'static str {
     }
 }
 
-fn sentence(whence: &str, f: &Summary) -> String {
+fn sentence(whence: &str, f: &Figures) -> String {
     let mut parts = Vec::new();
     if measured(f) {
         let gain = 100.0 * (1.0 - f.gap_mae_mm / f.gap_baseline_mm);
@@ -123,8 +120,8 @@ fn sentence(whence: &str, f: &Summary) -> String {
     parts.join(" ")
 }
 
-fn table(observed: Option<&Summary>, last: Option<&ValidationPoint>, cases: usize) -> String {
-    type Row = (&'static str, &'static str, fn(&Summary) -> f64, usize, &'static str);
+fn table(observed: Option<&Figures>, last: Option<&ValidationPoint>, cases: usize) -> String {
+    type Row = (&'static str, &'static str, fn(&Figures) -> f64, usize, &'static str);
     let rows: [Row; 8] = [
         ("gap, mean absolute error per axis", " mm", |s| s.gap_mae_mm, 1, "lower"),
         ("gap, R\u{b2}", "", |s| s.gap_r2, 3, "higher"),
@@ -142,7 +139,7 @@ fn table(observed: Option<&Summary>, last: Option<&ValidationPoint>, cases: usiz
         ("similarity, cosine of distant boxes", "", |s| s.distant_cosine, 3, "lower"),
     ];
     let validated = last.map(of_validation);
-    let columns: Vec<(String, &Summary)> = observed
+    let columns: Vec<(String, &Figures)> = observed
         .map(|s| (format!("{cases} {} below", plural(cases, "volume")), s))
         .into_iter()
         .chain(
@@ -178,7 +175,9 @@ mod tests {
     use super::*;
 
     fn with(v: ValidationPoint) -> String {
-        verdict(&ReportData { validations: vec![v], ..ReportData::default() })
+        let mut data = ReportData { validations: vec![v], ..ReportData::default() };
+        data.run.trains_similarity = true;
+        verdict(&data)
     }
 
     #[test]

@@ -345,7 +345,7 @@ impl<'a> Trainer<'a> {
         self.files.validation(&row, self.ui);
         self.ui.validation(&row);
         if let Some(alarm) = evaluation.alarm(self.config.tasks.trains_similarity()) {
-            self.ui.warn(&alarm);
+            self.ui.warn(&format!("collapse: {alarm}"));
         }
         Ok(())
     }

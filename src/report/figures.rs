@@ -1,47 +1,53 @@
-//! Figures computed from observations: errors, agreement, angles, smoothing.
+//! Figures computed from observations: errors, agreement, angles, collapse. The validation rows of a run and its report show these.
 
 use crate::report::data::{CaseObservation, Draw, PairGap, PairSimilarity};
 use crate::report::text::usable;
 
-/// Below this standard deviation over views the features of the gap head count as constant.
-pub(super) const COLLAPSE_FEATURE_STD: f64 = 1e-3;
+/// Below this standard deviation over views the features of the gap head count as constant; a trained head has about 0.5.
+const COLLAPSE_FEATURE_STD: f64 = 1e-3;
 /// At or above this cosine of distant boxes, and within [`COLLAPSE_MARGIN`] of the adjacent one, all boxes
 /// count as alike.
-pub(super) const COLLAPSE_COSINE: f64 = 0.95;
+const COLLAPSE_COSINE: f64 = 0.95;
 /// See [`COLLAPSE_COSINE`].
-pub(super) const COLLAPSE_MARGIN: f64 = 0.02;
+const COLLAPSE_MARGIN: f64 = 0.02;
+/// Below this share of the spread of true gaps the predicted ones count as constant.
+const COLLAPSE_SPREAD: f64 = 0.01;
 
 /// What a set of predictions is worth; a figure without data is NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Summary {
+pub(crate) struct Figures {
     /// Ordered pairs of different views counted.
-    pub(super) pairs: usize,
+    pub(crate) pairs: usize,
     /// Pairs with a prediction or cosine that is not finite; it is in no figure.
-    pub(super) broken: usize,
+    pub(crate) broken: usize,
     /// Unordered pairs with a similarity counted.
-    pub(super) similarities: usize,
+    pub(crate) similarities: usize,
     /// Mean absolute error of the gap head, mean over axes.
-    pub(super) gap_mae_mm: f64,
+    pub(crate) gap_mae_mm: f64,
     /// The same of the guess 0.
-    pub(super) gap_baseline_mm: f64,
+    pub(crate) gap_baseline_mm: f64,
     /// Coefficient of determination of the gap, all axes pooled.
-    pub(super) gap_r2: f64,
-    /// Mean angle between the vector head's prediction and the truth, degrees.
-    pub(super) direction_error_deg: f64,
+    pub(crate) gap_r2: f64,
+    /// Root mean square length of the gap head's predictions.
+    pub(crate) predicted_spread_mm: f64,
+    /// Root mean square length of the true gaps.
+    pub(crate) true_spread_mm: f64,
+    /// Mean angle between the vector head's prediction and the truth, degrees; a prediction without a direction is 90 degrees off.
+    pub(crate) direction_error_deg: f64,
     /// Mean absolute error of the vector head, mean over axes.
-    pub(super) vector_mae_mm: f64,
+    pub(crate) vector_mae_mm: f64,
     /// Mean closure error of the routes.
-    pub(super) route_closure_mm: f64,
+    pub(crate) route_closure_mm: f64,
     /// Share of pairs whose adjacent boxes are more alike than the distant ones.
-    pub(super) similarity_accuracy: f64,
+    pub(crate) similarity_accuracy: f64,
     /// Mean cosine of adjacent boxes.
-    pub(super) adjacent_cosine: f64,
+    pub(crate) adjacent_cosine: f64,
     /// Mean cosine of distant boxes.
-    pub(super) distant_cosine: f64,
+    pub(crate) distant_cosine: f64,
 }
 
 /// The figures of `cases` taken together, every pair with the same weight.
-pub(super) fn summarise(cases: &[CaseObservation]) -> Summary {
+pub(crate) fn summarise(cases: &[CaseObservation]) -> Figures {
     let pairs: Vec<&PairGap> = gaps(cases).map(|(_, g)| g).collect();
     let alike: Vec<&PairSimilarity> = similarities(cases).collect();
     let per_axis = |of: &dyn Fn(&PairGap) -> [f64; 3]| {
@@ -56,13 +62,15 @@ pub(super) fn summarise(cases: &[CaseObservation]) -> Summary {
     let finite =
         |g: &&&PairGap| [g.truth_mm, g.gap_mm, g.vector_mm].iter().flatten().all(|&v| usable(v));
     let every = draws(cases).map(|d| d.similarities.len()).sum::<usize>();
-    Summary {
+    Figures {
         broken: pairs.len() - pairs.iter().filter(finite).count() + every - alike.len(),
         pairs: pairs.len(),
         similarities: alike.len(),
         gap_mae_mm: per_axis(&|g| g.gap_mm),
         gap_baseline_mm: per_axis(&|_| [0.0; 3]),
         gap_r2: r_squared(&predicted, &truth),
+        predicted_spread_mm: mean(pairs.iter().map(|g| norm(g.gap_mm).powi(2))).sqrt(),
+        true_spread_mm: mean(pairs.iter().map(|g| norm(g.truth_mm).powi(2))).sqrt(),
         direction_error_deg: mean(pairs.iter().filter_map(|g| angle_deg(g.vector_mm, g.truth_mm))),
         vector_mae_mm: per_axis(&|g| g.vector_mm),
         route_closure_mm: mean(draws(cases).map(|d| d.route_closure_mm)),
@@ -125,15 +133,17 @@ pub(super) fn r_squared(predicted: &[f64], truth: &[f64]) -> f64 {
 }
 
 /// Euclidean length.
-pub(super) fn norm(v: [f64; 3]) -> f64 {
+pub(crate) fn norm(v: [f64; 3]) -> f64 {
     v.iter().map(|c| c * c).sum::<f64>().sqrt()
 }
 
-/// The angle between two vectors in degrees; `None` if one has no direction.
-pub(super) fn angle_deg(a: [f64; 3], b: [f64; 3]) -> Option<f64> {
-    let lengths = norm(a) * norm(b);
-    let dot: f64 = a.iter().zip(b).map(|(x, y)| x * y).sum();
-    (lengths > 1e-12 && usable(dot)).then(|| (dot / lengths).clamp(-1.0, 1.0).acos().to_degrees())
+/// The angle in degrees between a vector and the one it should be: 90 if it has no direction, `None` if the true one has none or a number
+/// is not finite.
+pub(super) fn angle_deg(predicted: [f64; 3], truth: [f64; 3]) -> Option<f64> {
+    let lengths = norm(predicted) * norm(truth);
+    let dot: f64 = predicted.iter().zip(truth).map(|(x, y)| x * y).sum();
+    (norm(truth) > 0.0 && usable(dot))
+        .then(|| (dot / lengths.max(1e-12)).clamp(-1.0, 1.0).acos().to_degrees())
 }
 
 /// Centred moving mean over a fortieth of the points, at no more than 400 of them; empty for fewer than 40
@@ -157,19 +167,39 @@ pub(super) fn smooth(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
         .collect()
 }
 
-/// Why the representation seems to have collapsed to a constant; `None` if it does not.
-pub(super) fn collapse(feature_std: f64, adjacent: f64, distant: f64) -> Option<String> {
+/// Why the model seems to have collapsed: predictions that are no numbers, features or gaps that hardly vary, or, where the similarity task is
+/// trained, boxes that all look alike; `None` if it does not. `feature_std`: of the gap head's features over views, NaN if unknown.
+pub(crate) fn collapse(
+    figures: &Figures,
+    feature_std: f64,
+    trains_similarity: bool,
+) -> Option<String> {
+    if figures.broken > 0 {
+        let all = figures.pairs + figures.similarities;
+        return Some(format!(
+            "{} of {all} predictions are not finite, and are left out of all figures",
+            figures.broken
+        ));
+    }
     if feature_std < COLLAPSE_FEATURE_STD {
         return Some(format!(
             "the features of the gap head hardly vary from view to view (standard deviation {feature_std:.1e}, alarm below {COLLAPSE_FEATURE_STD})"
         ));
     }
-    if distant >= COLLAPSE_COSINE && adjacent - distant < COLLAPSE_MARGIN {
+    let (predicted, truth) = (figures.predicted_spread_mm, figures.true_spread_mm);
+    if predicted < COLLAPSE_SPREAD * truth {
         return Some(format!(
-            "distant boxes are as alike as adjacent ones (cosine {distant:.3} and {adjacent:.3})"
+            "predicted gaps hardly vary ({predicted:.2} mm where true ones spread over {truth:.1} mm)"
         ));
     }
-    None
+    let (adjacent, distant) = (figures.adjacent_cosine, figures.distant_cosine);
+    let alike = distant >= COLLAPSE_COSINE && adjacent - distant < COLLAPSE_MARGIN;
+    (trains_similarity && alike).then(|| {
+        format!(
+            "distant boxes are as alike as adjacent ones (cosines {distant:.3} and {adjacent:.3}): the similarity head has collapsed; \
+             a smaller optim.lr or another run.seed may help"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -182,7 +212,8 @@ mod tests {
         assert_eq!(r_squared(&[1.5, 2.0, 3.0], &[1.0, 2.0, 3.0]), 1.0 - 0.25 / 2.0);
         assert!(r_squared(&[1.0], &[1.0]).is_nan());
         assert!((angle_deg([1.0, 0.0, 0.0], [1.0, 1.0, 0.0]).unwrap() - 45.0).abs() < 1e-9);
-        assert_eq!(angle_deg([0.0; 3], [1.0, 0.0, 0.0]), None);
+        assert_eq!(angle_deg([0.0; 3], [1.0, 0.0, 0.0]), Some(90.0));
+        assert_eq!(angle_deg([1.0, 0.0, 0.0], [0.0; 3]), None);
         assert_eq!(angle_deg([f64::NAN; 3], [1.0, 0.0, 0.0]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0, f64::NAN]), 2.0);
         assert!(median(&[]).is_nan() && mean([f64::NAN].into_iter()).is_nan());
@@ -231,11 +262,24 @@ mod tests {
     }
 
     #[test]
-    fn collapse_is_seen_in_either_sign() {
-        assert!(collapse(1e-4, 0.5, 0.1).is_some());
-        assert!(collapse(0.3, 0.99, 0.98).is_some());
-        assert!(collapse(f64::NAN, 0.99, 0.98).is_some());
-        assert!(collapse(0.3, 0.99, 0.4).is_none());
-        assert!(collapse(f64::NAN, f64::NAN, f64::NAN).is_none());
+    fn collapse_is_seen_by_each_sign() {
+        let healthy = Figures {
+            adjacent_cosine: 0.9,
+            distant_cosine: 0.4,
+            predicted_spread_mm: 30.0,
+            true_spread_mm: 60.0,
+            ..summarise(&[])
+        };
+        let is_seen = |f: Figures, std| collapse(&f, std, true).is_some();
+        assert!(
+            !is_seen(healthy, 0.3)
+                && !is_seen(healthy, f64::NAN)
+                && !is_seen(summarise(&[]), f64::NAN)
+        );
+        assert!(is_seen(healthy, 1e-4));
+        assert!(is_seen(Figures { broken: 1, ..healthy }, 0.3));
+        assert!(is_seen(Figures { predicted_spread_mm: 0.5, ..healthy }, 0.3));
+        let alike = Figures { adjacent_cosine: 0.96, distant_cosine: 0.95, ..healthy };
+        assert!(is_seen(alike, f64::NAN) && collapse(&alike, 0.3, false).is_none());
     }
 }
