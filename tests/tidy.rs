@@ -13,7 +13,7 @@ use tree::{File, code, files, words_after};
 const LAYERS: [(&str, &[&str]); 20] = [
     ("files", &[]),
     ("random", &[]),
-    ("report", &[]),
+    ("report", &["files"]),
     ("driver", &[]),
     ("backend", &["driver"]),
     ("ops", &["driver", "backend"]),
@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("model", &["random", "ops", "tape"]),
     ("pretext", &["ops", "tape", "model"]),
     ("image", &[]),
-    ("dataset", &["image"]),
+    ("dataset", &["files", "image"]),
     ("views", &["random", "driver", "backend", "image"]),
     ("config", &["pretext", "image", "dataset", "views"]),
     ("run", &["files"]),
@@ -33,7 +33,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
             "config", "run",
         ],
     ),
-    ("evaluate", &["report", "tape", "image", "views", "config", "run", "session"]),
+    ("evaluate", &["files", "report", "tape", "image", "views", "config", "run", "session"]),
     ("profile", &["driver", "backend", "ops", "tape", "model", "config", "session"]),
     (
         "train",

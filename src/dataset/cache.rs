@@ -7,9 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use half::f16;
@@ -18,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::dataset::normalize::Normalize;
 use crate::dataset::prepare::PrepareOptions;
 use crate::error::{Error, Result, escape};
+use crate::files::atomic::{is_temp_name, write_atomic};
 use crate::image::Volume;
 
 /// Changes whenever the same source and options give other voxels, or the file another layout.
@@ -78,7 +78,7 @@ pub(crate) fn open(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(fail)?.flatten() {
         let old = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
         let name = entry.file_name();
-        if name.to_string_lossy().ends_with(".tmp") && old.is_some_and(|age| age > STALE) {
+        if is_temp_name(&name) && old.is_some_and(|age| age > STALE) {
             // Another process may have removed it first.
             let _ = fs::remove_file(entry.path());
         }
@@ -143,8 +143,9 @@ pub(crate) fn write(path: &Path, key: &Hash, volume: &Volume, warnings: &[String
     head.extend(key);
     head.resize(HEAD - 4, 0);
     head.extend(crc32c::crc32c(&head).to_le_bytes());
-    write_whole(path, &[&head, voxels, &notes])
-        .map_err(|e| Error::output(path, format!("the prepared volume was not stored: {e}")))
+    write_atomic(path, |file| {
+        [&head[..], voxels, &notes].into_iter().try_for_each(|part| file.write_all(part))
+    })
 }
 
 fn read_notes(bytes: &[u8]) -> Option<Vec<String>> {
@@ -181,27 +182,6 @@ fn parse_head(bytes: &[u8; HEAD], key: &Hash) -> Option<Head> {
         checksum: u32_at(12)?,
         notes: u32_at(68)? as usize,
     })
-}
-
-/// Writes a file so that it is there as a whole or not at all, also after a power cut.
-fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-    let temp = folder.join(format!(".{name}.{}.{unique}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temp)?;
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.sync_all()?;
-        // The folder is not synced: a name lost in a power cut costs one preparation.
-        fs::rename(&temp, path)
-    })();
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temp);
-    }
-    written
 }
 
 /// Size and time of change of a file.
@@ -253,7 +233,7 @@ impl Index {
         if self.changed
             && let Ok(bytes) = serde_json::to_vec(&self.entries)
         {
-            let _ = write_whole(&self.file, &[&bytes]);
+            let _ = write_atomic(&self.file, |file| file.write_all(&bytes));
         }
     }
 

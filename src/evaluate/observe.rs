@@ -1,13 +1,13 @@
 //! From a model and its rows to the report a person looks at.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use half::f16;
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::evaluate::validation::{Evaluation, evaluate};
+use crate::files::utc_now;
 use crate::image::Volume;
 use crate::report;
 use crate::report::{
@@ -190,37 +190,4 @@ fn window(volume: &Volume) -> [f32; 2] {
     sample.sort_unstable_by(f32::total_cmp);
     let at = |share: f64| sample[((sample.len() - 1) as f64 * share) as usize];
     [at(0.01), at(0.995)]
-}
-
-/// Date and time of now, UTC.
-fn utc_now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    utc(seconds)
-}
-
-/// Civil date and time of a number of seconds since 1970, by Hinnant's days-from-civil arithmetic.
-fn utc(seconds: u64) -> String {
-    let (days, rest) = ((seconds / 86_400) as i64 + 719_468, seconds % 86_400);
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", rest / 3600, rest / 60 % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_civil() {
-        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
-        assert_eq!(utc(951_827_696), "2000-02-29 12:34 UTC");
-        assert_eq!(utc(1_795_521_599), "2026-11-24 11:59 UTC");
-    }
 }

@@ -27,10 +27,10 @@ pub(crate) use figures::{collapse, norm, summarise};
 pub use slice::{Source, VoxelBox, cut_slice, pair_slices, volume_slices};
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files::atomic::write_atomic;
 
 /// The page as text, for whoever wants it elsewhere than in a file.
 pub fn html(data: &ReportData) -> String {
@@ -46,17 +46,6 @@ pub fn write(data: &ReportData, dir: &Path) -> Result<PathBuf> {
         |e: std::io::Error| format!("{e}; check the free space and the permissions of the folder");
     fs::create_dir_all(dir).map_err(|e| Error::output(dir, advice(e)))?;
     let path = dir.join("index.html");
-    let draft = dir.join(format!(".index.html.{}.part", std::process::id()));
-    let put = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&draft)?;
-        file.write_all(html(data).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, &path)
-    };
-    put().map_err(|e| {
-        // The draft may not exist; the first error is the one worth reporting.
-        let _ = fs::remove_file(&draft);
-        Error::output(&path, advice(e))
-    })?;
+    write_atomic(&path, |file| file.write_all(html(data).as_bytes()))?;
     Ok(path)
 }

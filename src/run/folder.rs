@@ -7,11 +7,10 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Component, Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result, escape};
-use crate::files::atomic;
 use crate::files::atomic::output_error;
+use crate::files::{atomic, utc_now};
 use crate::run::retention;
 
 /// Name of the lock file in a run folder.
@@ -55,12 +54,8 @@ impl RunLock {
             Err(TryLockError::Error(e)) if is_unsupported(&e) => false,
             Err(TryLockError::Error(e)) => return Err(output_error(&path, &e)),
         };
-        let text = format!(
-            "process {} on host {} since {}\n",
-            std::process::id(),
-            host_name(),
-            utc_text(SystemTime::now())
-        );
+        let text =
+            format!("process {} on host {} since {}\n", std::process::id(), host_name(), utc_now());
         file.set_len(0)
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(|e| output_error(&path, &e))?;
@@ -241,43 +236,8 @@ pub(crate) fn host_name() -> String {
     if name.is_empty() { "unknown".into() } else { name }
 }
 
-/// A time as `2026-11-24 12:34:56 UTC`.
-fn utc_text(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil_date(days);
-    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02} UTC")
-}
-
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let is_leap = |y: u64| (y.is_multiple_of(4) && !y.is_multiple_of(100)) || y.is_multiple_of(400);
-    let (mut year, mut left) = (1970, days);
-    loop {
-        let length = 365 + u64::from(is_leap(year));
-        if left < length {
-            break;
-        }
-        left -= length;
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if left < length {
-            break;
-        }
-        left -= length;
-        month += 1;
-    }
-    (year, month, left + 1)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -377,15 +337,5 @@ mod tests {
         let error = prepare_run_dir(&file.join("run"), false, &[]).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("ENOTDIR"), "{error}");
-    }
-
-    #[test]
-    fn times_are_told_in_utc() {
-        let text = |s| utc_text(UNIX_EPOCH + Duration::from_secs(s));
-        assert_eq!(text(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(text(951_782_399), "2000-02-28 23:59:59 UTC");
-        assert_eq!(text(951_782_400), "2000-02-29 00:00:00 UTC");
-        assert_eq!(text(4_107_542_400), "2100-03-01 00:00:00 UTC");
-        assert_eq!(text(1_735_689_599), "2024-12-31 23:59:59 UTC");
     }
 }
