@@ -2,6 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use spatialssl::backend::cpu::conv::*;
+use spatialssl::backend::{ConvGeometry, ConvPass};
 use std::hint::black_box;
 
 /// Name, batch, side, channels in and out, filter, stride, padding; all cubes.

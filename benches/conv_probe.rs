@@ -1,6 +1,7 @@
 //! GFLOP/s of chosen convolutions, the fastest of many calls: `cargo bench --bench conv_probe -- 1`.
 
 use spatialssl::backend::cpu::conv::*;
+use spatialssl::backend::{ConvGeometry, ConvPass};
 use std::error::Error;
 use std::io::Write;
 use std::time::Instant;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use spatialssl::backend::cpu::conv;
 
-use spatialssl::backend::cpu::conv::{ConvGeometry, ConvPass};
+use spatialssl::backend::{ConvGeometry, ConvPass};
 use spatialssl::config::GradientViews;
 use spatialssl::model::{ResEncUNet, Stage, initialise};
 use spatialssl::ops::{AdamW, Pass, scalar};

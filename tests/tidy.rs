@@ -55,7 +55,7 @@ const UNSAFE: [(&str, &str); 10] = [
     ("src/driver/graph.rs", "calls of the CUDA driver"),
     ("src/driver/properties.rs", "calls of the CUDA driver"),
     ("src/driver/memory.rs", "calls of the CUDA driver, page-locked memory"),
-    ("src/backend/cpu/tile.rs", "the inner loops of convolutions, on vector registers"),
+    ("src/backend/cpu/conv/tile.rs", "the inner loops of convolutions, on vector registers"),
     ("tests/allocation/counting.rs", "an allocator is an unsafe trait"),
 ];
 
@@ -72,7 +72,7 @@ const LINTS: [(&str, &str); 10] = [
     ("build.rs", "a build script talks to cargo by printing, and stops by panicking"),
     ("src/driver/mod.rs", "unsafe code"),
     ("src/ops/mod.rs", "variants made by a macro carry the documentation of their types"),
-    ("src/backend/cpu/tile.rs", "unsafe code"),
+    ("src/backend/cpu/conv/tile.rs", "unsafe code"),
     ("tests/allocation/counting.rs", "unsafe code"),
 ];
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use spatialssl::backend::cpu::conv;
 
-use spatialssl::backend::cpu::conv::{ConvGeometry, ConvPass};
+use spatialssl::backend::{ConvGeometry, ConvPass};
 use spatialssl::ops::{Op, Pass};
 use spatialssl::shape::Shape;
 use spatialssl::tape::{Record, Tape};

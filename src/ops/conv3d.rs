@@ -10,10 +10,9 @@ pub(in crate::ops) mod table;
 use self::cuda::{Beyond, Operands, Product};
 use self::filter::FilterOperands;
 use self::joint::NormPart;
-use crate::backend::Io;
 use crate::backend::cpu::conv;
-use crate::backend::cpu::conv::{ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage};
+use crate::backend::{ConvGeometry, ConvPass, Io};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{

@@ -2,10 +2,9 @@
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cpu::conv;
-use crate::backend::cpu::conv::{ConvGeometry, ConvPass};
 use crate::backend::cuda::{Queue, Storage, blocks};
+use crate::backend::{ConvGeometry, ConvPass, Io};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::conv3d::cuda::{Beyond, Operands, Product};

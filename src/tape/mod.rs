@@ -6,21 +6,15 @@
 //! bound; a *step* is the memory and all calls.
 
 mod backward;
-mod cuda_step;
+mod cuda;
 mod executor;
 mod inspect;
-mod layout;
-mod pairs;
-mod places;
 mod plan;
 mod step;
-mod storage;
-mod work;
 
-pub use cuda_step::CudaStep;
+pub use cuda::{Arrangement, CudaStep};
 pub use executor::Executor;
 pub use inspect::describe;
-pub use places::Arrangement;
 pub use plan::{Plan, Units};
 pub use step::Step;
 

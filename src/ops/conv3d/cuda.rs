@@ -3,7 +3,7 @@
 //!
 //! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the table.
 
-use crate::backend::cpu::conv::ConvGeometry;
+use crate::backend::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::DevPtr;
 use crate::error::Result;

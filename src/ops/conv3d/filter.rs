@@ -1,6 +1,6 @@
 //! Launches of the kernels of filter and bias gradients. Sums are split over blocks by size, into scratch, and added in order.
 
-use crate::backend::cpu::conv::ConvGeometry;
+use crate::backend::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::DevPtr;
 use crate::error::Result;

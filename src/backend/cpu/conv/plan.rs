@@ -4,7 +4,7 @@
 //! each residue of the position: within one, consecutive outputs read consecutive inputs with a fixed
 //! subset of the taps. Both are described by [`Axis`]; no data is touched here.
 
-use crate::backend::cpu::conv::ConvGeometry;
+use crate::backend::ConvGeometry;
 
 /// One axis of one class: output `out_first + j * out_step` sums, over taps `m`, the input at
 /// `in_first + j * in_step + shift * m` times the filter at `tap_first + m * tap_step`.

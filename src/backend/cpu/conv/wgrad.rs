@@ -3,17 +3,17 @@
 //! Three ways. Few voxels under a large filter: tasks are runs of output channels and each sums all
 //! voxels. Otherwise tasks are a fixed number of runs of voxels, each with its own partial gradient, and
 //! the partial gradients are added in order. With few input channels a vector holds output channels
-//! instead of input channels (`conv_narrow`), and the partial gradients are transposed when added.
+//! instead of input channels (`narrow.rs`), and the partial gradients are transposed when added.
 
-use crate::backend::cpu::conv::ConvGeometry;
-use crate::backend::cpu::conv_narrow;
-use crate::backend::cpu::conv_plan::{Axis, Dense, Region, even};
-use crate::backend::cpu::conv_slab::{
+use crate::backend::ConvGeometry;
+use crate::backend::cpu::conv::narrow;
+use crate::backend::cpu::conv::plan::{Axis, Dense, Region, even};
+use crate::backend::cpu::conv::slab::{
     ALIGN_SLACK, Ahead, Image, Line, Scratch, aligned, fill_all, with_scratch,
 };
+use crate::backend::cpu::conv::tile::{COLS, Init, ROWS, Rows, Tile};
 use crate::backend::cpu::isa::Isa;
 use crate::backend::cpu::segments::Segments;
-use crate::backend::cpu::tile::{COLS, Init, ROWS, Rows, Tile};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 
@@ -107,7 +107,7 @@ pub(super) fn run<T: Scalar>(
         let planes = even(p.batch * p.output[0], tasks, index);
         let rows = planes.map(|plane| plane * p.output[1]);
         with_scratch(|scratch| match way {
-            Way::Narrow => conv_narrow::sum(&job, planes, out, scratch),
+            Way::Narrow => narrow::sum(&job, planes, out, scratch),
             _ => job.sum(rows, [0, p.width], out, false, scratch),
         });
     });

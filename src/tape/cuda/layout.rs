@@ -4,11 +4,11 @@ use crate::backend::cuda::{DevSpan, Storage};
 use crate::driver::DevPtr;
 use crate::ops::{Op, Pass};
 use crate::shape::Shape;
-use crate::tape::pairs::{Joining, Needs};
-use crate::tape::places::{Arrangement, Places};
+use crate::tape::cuda::cost::Work;
+use crate::tape::cuda::fusion::{Joining, Needs};
+use crate::tape::cuda::places::{Arrangement, Places};
+use crate::tape::cuda::storage::storages;
 use crate::tape::plan::Units;
-use crate::tape::storage::storages;
-use crate::tape::work::Work;
 use crate::tape::{Plan, Record, Tape, ValueId};
 
 /// Every place begins at a multiple of so many bytes.

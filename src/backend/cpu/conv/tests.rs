@@ -1,12 +1,11 @@
 //! Convolutions against a plain loop in f64.
 
+use crate::backend::cpu::conv::dense::Run;
+use crate::backend::cpu::conv::plan::Dense;
 use crate::backend::cpu::conv::{
-    ConvGeometry, ConvPass, bias_grad, dgrad, fprop, wgrad, workspace_len,
+    ConvGeometry, ConvPass, bias_grad, dense, dgrad, fprop, wgrad, workspace_len,
 };
-use crate::backend::cpu::conv_dense::Run;
-use crate::backend::cpu::conv_plan::Dense;
 use crate::backend::cpu::isa::Isa;
-use crate::backend::cpu::{conv_dense, conv_wgrad};
 use crate::scalar::Scalar;
 
 /// A small generator (SplitMix64); tests need no more.
@@ -120,12 +119,12 @@ impl Case {
         let mut y = fresh(g.output_len());
         let bias_out = bias.then_some(&b_out[..]);
         let run = Run { isa, x: &x, w: &w, bias: bias_out, add };
-        conv_dense::run(&Dense::fprop(g), &run, &mut y, &mut space(ConvPass::Fprop));
+        dense::run(&Dense::fprop(g), &run, &mut y, &mut space(ConvPass::Fprop));
         let mut dx = fresh(g.input_len());
         let run = Run { x: &dy, bias: bias.then_some(&b_in[..]), ..run };
-        conv_dense::run(&Dense::dgrad(g), &run, &mut dx, &mut space(ConvPass::Dgrad));
+        dense::run(&Dense::dgrad(g), &run, &mut dx, &mut space(ConvPass::Dgrad));
         let mut dw = fresh(g.filter_len());
-        conv_wgrad::run(g, isa, [&x, &dy], &mut dw, add, &mut space(ConvPass::Wgrad));
+        wgrad::run(g, isa, [&x, &dy], &mut dw, add, &mut space(ConvPass::Wgrad));
         [y, dx, dw]
     }
 

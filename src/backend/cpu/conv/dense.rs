@@ -7,14 +7,14 @@
 //! Outputs near the border meet only some of the taps. They are cut into pieces with equal taps, so
 //! neither padding nor products with it exist, and tiles read the input where it lies.
 
-use crate::backend::cpu::conv_pack::{chunk_depth, nr, pack, panels};
-use crate::backend::cpu::conv_plan::{Axis, Dense, Grid, even};
-use crate::backend::cpu::conv_slab::{
+use crate::backend::cpu::conv::pack::{chunk_depth, nr, pack, panels};
+use crate::backend::cpu::conv::plan::{Axis, Dense, Grid, even};
+use crate::backend::cpu::conv::slab::{
     ALIGN_SLACK, Ahead, Image, Scratch, aligned, fill, with_scratch,
 };
+use crate::backend::cpu::conv::tile::{Init, ROWS, Rows, Tile, prefetch_output};
 use crate::backend::cpu::isa::Isa;
 use crate::backend::cpu::segments::Segments;
-use crate::backend::cpu::tile::{Init, ROWS, Rows, Tile, prefetch_output};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 

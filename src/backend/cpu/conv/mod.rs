@@ -8,83 +8,28 @@
 //! of its mirrored geometry. Work is cut into pieces that depend on the geometry alone, so results do
 //! not depend on the number of threads. Nothing is allocated once each thread has run every geometry.
 
-use crate::backend::cpu::conv_dense::Run;
-use crate::backend::cpu::conv_plan::Dense;
+mod dense;
+mod narrow;
+mod pack;
+mod plan;
+mod slab;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod wgrad;
+
+use crate::backend::conv_problem::{ConvGeometry, ConvPass};
+use crate::backend::cpu::conv::dense::Run;
+use crate::backend::cpu::conv::plan::Dense;
 use crate::backend::cpu::isa::Isa;
-use crate::backend::cpu::{conv_dense, conv_wgrad};
 use crate::scalar::Scalar;
-
-/// Sizes of one convolution; triples are `[depth, height, width]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvGeometry {
-    /// Number of images.
-    pub batch: usize,
-    /// Extents of the input.
-    pub input: [usize; 3],
-    /// Channels of the input, `C`.
-    pub in_channels: usize,
-    /// Channels of the output, `K`.
-    pub out_channels: usize,
-    /// Extents of the filter, `[T, R, S]`.
-    pub filter: [usize; 3],
-    /// Steps between outputs, in input voxels.
-    pub stride: [usize; 3],
-    /// Zeros added on both sides of each axis of the input.
-    pub padding: [usize; 3],
-}
-
-/// One of the three passes of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConvPass {
-    /// Output from input and filter.
-    Fprop,
-    /// Gradient of the input from that of the output.
-    Dgrad,
-    /// Gradient of the filter from input and gradient of the output.
-    Wgrad,
-}
-
-impl ConvGeometry {
-    /// Extents of the output, `floor((input + 2 padding - filter) / stride) + 1`; 0 where the filter
-    /// does not fit.
-    pub fn output(&self) -> [usize; 3] {
-        std::array::from_fn(|d| {
-            let padded = self.input[d] + 2 * self.padding[d];
-            if padded < self.filter[d] { 0 } else { (padded - self.filter[d]) / self.stride[d] + 1 }
-        })
-    }
-
-    /// Elements of the input.
-    pub fn input_len(&self) -> usize {
-        self.batch * self.input.iter().product::<usize>() * self.in_channels
-    }
-
-    /// Elements of the output.
-    pub fn output_len(&self) -> usize {
-        self.batch * self.output().iter().product::<usize>() * self.out_channels
-    }
-
-    /// Elements of the filter.
-    pub fn filter_len(&self) -> usize {
-        self.out_channels * self.filter.iter().product::<usize>() * self.in_channels
-    }
-
-    fn check(&self, x: usize, w: usize, y: usize) {
-        assert!(self.stride.iter().all(|&s| s > 0), "strides are at least 1: {self:?}");
-        assert!(self.filter.iter().all(|&k| k > 0), "filters have at least one tap: {self:?}");
-        assert!(self.in_channels > 0 && self.out_channels > 0, "channels are at least 1: {self:?}");
-        assert_eq!(x, self.input_len(), "elements of the input of {self:?}");
-        assert_eq!(w, self.filter_len(), "elements of the filter of {self:?}");
-        assert_eq!(y, self.output_len(), "elements of the output of {self:?}");
-    }
-}
 
 /// Elements of workspace that a pass needs (of whichever scalar type); its content does not matter.
 pub fn workspace_len(g: &ConvGeometry, pass: ConvPass) -> usize {
     match pass {
-        ConvPass::Fprop => conv_dense::workspace_len(&Dense::fprop(g)),
-        ConvPass::Dgrad => conv_dense::workspace_len(&Dense::dgrad(g)),
-        ConvPass::Wgrad => conv_wgrad::workspace_len(g),
+        ConvPass::Fprop => dense::workspace_len(&Dense::fprop(g)),
+        ConvPass::Dgrad => dense::workspace_len(&Dense::dgrad(g)),
+        ConvPass::Wgrad => wgrad::workspace_len(g),
     }
 }
 
@@ -105,7 +50,7 @@ pub fn fprop<T: Scalar>(
 ) {
     g.check(x.len(), w.len(), y.len());
     let run = Run { isa: Isa::best(), x, w, bias, add: false };
-    conv_dense::run(&Dense::fprop(g), &run, y, workspace);
+    dense::run(&Dense::fprop(g), &run, y, workspace);
 }
 
 /// Gradient of the input, or the transposed convolution of `dy`: `dx = [dx +] conv'(dy, w) + bias`.
@@ -126,7 +71,7 @@ pub fn dgrad<T: Scalar>(
 ) {
     g.check(dx.len(), w.len(), dy.len());
     let run = Run { isa: Isa::best(), x: dy, w, bias, add };
-    conv_dense::run(&Dense::dgrad(g), &run, dx, workspace);
+    dense::run(&Dense::dgrad(g), &run, dx, workspace);
 }
 
 /// Gradient of the filter: `dw = [dw +] sum_v dy[v] x[v + tap]`.
@@ -145,7 +90,7 @@ pub fn wgrad<T: Scalar>(
     workspace: &mut [T],
 ) {
     g.check(x.len(), dw.len(), dy.len());
-    conv_wgrad::run(g, Isa::best(), [x, dy], dw, add, workspace);
+    wgrad::run(g, Isa::best(), [x, dy], dw, add, workspace);
 }
 
 /// Gradient of the bias: `db = [db +] sum_v dy[v]`, summed pairwise.

@@ -2,8 +2,8 @@
 //!
 //! A panel holds, for [`nr`] output channels and a chunk of the summed channels, `[tap][channel][nr]`.
 
-use crate::backend::cpu::conv_plan::Dense;
-use crate::backend::cpu::tile::COLS;
+use crate::backend::cpu::conv::plan::Dense;
+use crate::backend::cpu::conv::tile::COLS;
 use crate::scalar::Scalar;
 
 /// Width of the panels of a problem.

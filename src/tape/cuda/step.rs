@@ -14,9 +14,9 @@ use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Device, Event, Graph, Kernel, Pinned, Range as ProfilerRange, Stream};
 use crate::error::Result;
 use crate::ops::{CudaIo, Joined, Op, Pass};
-use crate::tape::layout::{ALIGN, Call, Layout};
-use crate::tape::pairs::{Joining, pairs};
-use crate::tape::places::{Arrangement, Places};
+use crate::tape::cuda::fusion::{Joining, pairs};
+use crate::tape::cuda::layout::{ALIGN, Call, Layout};
+use crate::tape::cuda::places::{Arrangement, Places};
 use crate::tape::{Plan, Role, Tape, ValueId};
 
 /// Steps that are launched one kernel at a time before one is captured.

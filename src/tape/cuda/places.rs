@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::driver::{Block, DevPtr, Device};
 use crate::error::Result;
-use crate::tape::layout::Layout;
+use crate::tape::cuda::layout::Layout;
 use crate::tape::{Tape, ValueId};
 
 /// How the values of a tape share allocations.

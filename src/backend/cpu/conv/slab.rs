@@ -1,8 +1,8 @@
 //! Per-thread memory of the convolutions, copies of input boxes with their zero padding, prefetching.
 
-use crate::backend::cpu::conv_plan::Region;
+use crate::backend::cpu::conv::plan::Region;
+use crate::backend::cpu::conv::tile::{Buffer, prefetch};
 use crate::backend::cpu::segments::Segments;
-use crate::backend::cpu::tile::{Buffer, prefetch};
 use crate::scalar::Scalar;
 use rayon::prelude::*;
 use std::cell::Cell;
