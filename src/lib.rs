@@ -27,5 +27,6 @@ pub mod shape;
 pub mod tape;
 pub mod train;
 pub mod views;
+pub mod weights;
 
 pub use error::{Error, Result};

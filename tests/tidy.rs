@@ -10,7 +10,7 @@ use tree::{File, code, files, words_after};
 
 /// Each folder and what it may import, besides itself and `error`, `scalar`, `shape`: from the bottom layer to the top, so
 /// each imports only from lines above its own.
-const LAYERS: [(&str, &[&str]); 20] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("files", &[]),
     ("random", &[]),
     ("report", &["files"]),
@@ -24,13 +24,14 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ("image", &[]),
     ("dataset", &["files", "image"]),
     ("views", &["random", "driver", "backend", "image"]),
-    ("config", &["pretext", "image", "dataset", "views"]),
+    ("config", &["model", "pretext", "image", "dataset", "views"]),
     ("run", &["files"]),
+    ("weights", &["tape", "model", "config", "run"]),
     (
         "session",
         &[
             "driver", "ops", "tape", "optim", "model", "pretext", "image", "dataset", "views",
-            "config", "run",
+            "config", "run", "weights",
         ],
     ),
     ("evaluate", &["files", "report", "tape", "image", "views", "config", "run", "session"]),
@@ -39,10 +40,13 @@ const LAYERS: [(&str, &[&str]); 20] = [
         "train",
         &[
             "files", "ops", "optim", "image", "dataset", "views", "config", "run", "session",
-            "evaluate",
+            "weights", "evaluate",
         ],
     ),
-    ("cli", &["driver", "tape", "dataset", "config", "run", "session", "profile", "train"]),
+    (
+        "cli",
+        &["driver", "tape", "dataset", "config", "run", "session", "profile", "weights", "train"],
+    ),
 ];
 
 /// Files with unsafe code.

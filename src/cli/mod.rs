@@ -101,8 +101,12 @@ fn observe_job(args: &ObserveArgs) -> Result<()> {
 }
 
 fn export_job(args: &ExportArgs) -> Result<()> {
-    let bytes =
-        crate::train::export(&args.run, args.checkpoint.as_deref(), &args.out, &mut Watch::new())?;
+    let bytes = crate::weights::export(
+        &args.run,
+        args.checkpoint.as_deref(),
+        &args.out,
+        &mut Watch::new(),
+    )?;
     output::print_line(&format!(
         "{}: {:.1} MiB",
         escape(&args.out),

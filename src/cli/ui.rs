@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::cli::output::{has_colour, print_line, warning_text};
 use crate::cli::progress::Progress;
+use crate::run::Ui;
 use crate::run::rows::{StepRow, ValidationRow};
-use crate::session::Ui;
 
 /// Preparing volumes is worth a line only if it takes longer than this.
 const QUIET: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::model::{ResEncUNet, Stage};
 
 /// Section `[model]`. Lists that are not empty override the preset's.
 ///
@@ -114,6 +115,27 @@ impl StagePlan {
 }
 
 impl ModelConfig {
+    /// The network.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as [`ModelConfig::stage_plan`].
+    pub fn encoder(&self) -> Result<ResEncUNet> {
+        let plan = self.stage_plan()?;
+        let stages = (0..plan.features.len()).map(|s| Stage {
+            features: plan.features[s],
+            blocks: plan.blocks[s],
+            kernel: plan.kernels[s],
+            stride: plan.strides[s],
+        });
+        Ok(ResEncUNet {
+            in_channels: 1,
+            stem_channels: plan.features[0],
+            stages: stages.collect(),
+            decoder_convs: plan.decoder_convs,
+            conv_bias: plan.conv_bias,
+        })
+    }
+
     /// The stages this section describes.
     ///
     /// # Errors

@@ -5,6 +5,9 @@ pub mod folder;
 pub mod retention;
 pub mod rows;
 pub mod tensorboard;
+mod watch;
+
+pub use watch::Ui;
 
 /// File of the step rows in a run folder.
 pub const METRICS: &str = "metrics.jsonl";

@@ -4,9 +4,7 @@
 mod model;
 mod program;
 pub(crate) mod state;
-mod watch;
 
 pub(crate) use model::{Model, RunData, check_same, load, spacing_text, view_options};
 pub use model::{Target, program_options};
 pub use program::{Program, ProgramOptions, TERMS};
-pub use watch::Ui;

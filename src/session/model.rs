@@ -8,11 +8,11 @@ use crate::dataset::{DataSet, PrepareOptions};
 use crate::driver::Device;
 use crate::error::{Error, Result, escape};
 use crate::image::{Spacing, Volume};
-use crate::model::{ResEncUNet, Stage, starts};
+use crate::model::starts;
 use crate::ops::AdamW;
+use crate::run::Ui;
 use crate::session::program::{Program, ProgramOptions};
 use crate::session::state;
-use crate::session::watch::Ui;
 use crate::tape::{Arrangement, CudaStep, Executor, Step};
 use crate::views::{Batch, Prefetch, ViewMaker, ViewOptions};
 
@@ -85,22 +85,9 @@ pub(crate) fn view_options(config: &Config, spacing_mm: [f64; 3]) -> ViewOptions
 /// # Errors
 /// [`Error::Config`] or [`Error::Shape`] if sizes do not fit together.
 pub fn program_options(config: &Config) -> Result<ProgramOptions> {
-    let plan = config.model.stage_plan()?;
     let tasks = &config.tasks;
-    let stages = (0..plan.features.len()).map(|s| Stage {
-        features: plan.features[s],
-        blocks: plan.blocks[s],
-        kernel: plan.kernels[s],
-        stride: plan.strides[s],
-    });
     Ok(ProgramOptions {
-        encoder: ResEncUNet {
-            in_channels: 1,
-            stem_channels: plan.features[0],
-            stages: stages.collect(),
-            decoder_convs: plan.decoder_convs,
-            conv_bias: plan.conv_bias,
-        },
+        encoder: config.model.encoder()?,
         views: config.views.count,
         batch: config.views.batch,
         view_size: config.views.size,

@@ -1,9 +1,9 @@
 //! The training loop, and what is done with a run later. Not here: what a step computes, and what is written.
 
-mod later;
+mod observe;
 mod run;
 pub mod signals;
 mod trainer;
 
-pub use later::{ObserveOptions, export, observe};
+pub use observe::{ObserveOptions, observe};
 pub use run::{RunOptions, run};

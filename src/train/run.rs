@@ -6,10 +6,11 @@ use crate::config::Config;
 use crate::error::{Error, Result, escape};
 use crate::files::atomic;
 use crate::image::Spacing;
+use crate::run::Ui;
 use crate::run::checkpoint::Loaded;
 use crate::run::folder::{CHECKPOINTS, RunDir, prepare_run_dir};
 use crate::run::retention::latest_valid;
-use crate::session::{Model, RunData, Target, Ui, check_same, spacing_text, state};
+use crate::session::{Model, RunData, Target, check_same, spacing_text, state};
 use crate::train::signals::StopFlag;
 use crate::train::trainer::Trainer;
 

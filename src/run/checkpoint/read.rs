@@ -50,6 +50,17 @@ impl Loaded {
         self.tensors.iter().find(|(_, (_, data))| bad(data)).map(|(name, _)| name.as_str())
     }
 
+    /// Checks that every number is finite.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the first tensor with another.
+    pub fn check_finite(&self, path: &Path) -> Result<()> {
+        self.first_not_finite().map_or(Ok(()), |name| {
+            let why = format!("{name} holds NaN or infinity\n  use an earlier checkpoint");
+            Err(Error::checkpoint(path, why))
+        })
+    }
+
     /// Checks that the tensors are exactly those `expected` (names and shapes).
     ///
     /// `path` is only named in the message.
