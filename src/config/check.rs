@@ -80,7 +80,12 @@ fn check_data(data: &mut DataConfig, warnings: &mut Vec<String>) -> Result<()> {
 fn check_views(views: &ViewsConfig) -> Result<()> {
     within("views.count", views.count, 2, MAX_VIEWS)?;
     within("views.batch", views.batch, 1, 1024)?;
-    within("views.gap_unit_mm", views.gap_unit_mm, 0.0, 10_000.0)
+    within("views.gap_unit_mm", views.gap_unit_mm, 0.0, 10_000.0)?;
+    if views.gap_unit_mm > 0.0 {
+        // Gaps are divided by it.
+        within("views.gap_unit_mm", views.gap_unit_mm, 0.001, 10_000.0)?;
+    }
+    Ok(())
 }
 
 fn check_sub_size(views: &ViewsConfig) -> Result<()> {
@@ -288,6 +293,7 @@ mod tests {
     fn each_number_has_a_range() {
         type Change = fn(&mut Config);
         let cases: [(&str, Change); 26] = [
+            ("views.gap_unit_mm", |c| c.views.gap_unit_mm = 1e-9),
             ("data.spacing", |c| c.data.spacing = Spacing::Mm([1.0, 0.0, 1.0])),
             ("data.spacing", |c| c.data.spacing = Spacing::Mm([1.0, f64::NAN, 1.0])),
             ("data.ct_window", |c| c.data.ct_window = [5.0, 5.0]),

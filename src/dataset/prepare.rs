@@ -28,23 +28,14 @@ pub struct PrepareOptions {
 }
 
 impl PrepareOptions {
-    /// Checks the ranges.
-    ///
-    /// Errors: [`Error::Config`] naming the key.
-    pub fn check(&self) -> Result<()> {
-        if let Spacing::Mm(mm) = self.spacing
-            && mm.iter().any(|v| !(1e-3..=200.0).contains(v))
-        {
-            let why = format!("{mm:?} mm, allowed are 0.001 to 200 mm for each of (z, y, x)");
-            return Err(Error::config("data.spacing", why));
+    /// # Panics
+    /// If the options are no spacing or no range of values: a configuration that was checked has none of these.
+    pub(crate) fn assert_usable(&self) {
+        if let Spacing::Mm(mm) = self.spacing {
+            assert!(mm.iter().all(|v| v.is_finite() && *v > 0.0), "spacing: {self:?}");
         }
         let [low, high] = self.ct_window;
-        if !(low.is_finite() && high.is_finite() && low < high) {
-            let why =
-                format!("[{low}, {high}], needed are two numbers, the first below the second");
-            return Err(Error::config("data.ct_window", why));
-        }
-        Ok(())
+        assert!(low.is_finite() && high.is_finite() && low < high, "range of values: {self:?}");
     }
 }
 
@@ -114,15 +105,5 @@ mod tests {
         assert_eq!(volume.spacing_mm, [2.0; 3]);
         assert_eq!(volume.voxels, [f16::ONE, -f16::ONE]);
         assert_eq!(volume.fill, -1.0);
-    }
-
-    #[test]
-    fn options_out_of_range_name_their_key() {
-        let mut wrong = options(Normalize::Ct);
-        wrong.spacing = Spacing::Mm([1.0, f64::NAN, 1.0]);
-        assert!(wrong.check().unwrap_err().to_string().contains("data.spacing"));
-        wrong.spacing = Spacing::Median;
-        wrong.ct_window = [5.0, 5.0];
-        assert!(wrong.check().unwrap_err().to_string().contains("data.ct_window"));
     }
 }

@@ -77,7 +77,7 @@ impl DataSet {
         on_bad: OnBadFile,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<DataSet> {
-        options.check()?;
+        options.assert_usable();
         let found = scan(paths)?;
         cache::open(cache_dir)?;
         let total = found.files.len();

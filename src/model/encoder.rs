@@ -3,7 +3,7 @@
 //! Tensor names, structure and start are those of `ResidualEncoderUNet` in nnU-Net's
 //! `dynamic-network-architectures`; the dense representation is the last decoder stage's output.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Weights;
 use crate::ops::{AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, InstanceNorm};
 use crate::tape::{Init, Tape, ValueId};
@@ -59,24 +59,9 @@ impl ResEncUNet {
         std::array::from_fn(|a| self.stages.iter().map(|s| s.stride[a]).product())
     }
 
-    /// Checks an input extent, (z, y, x), against the strides.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for `views.size` with the nearest sizes that fit.
-    pub fn check_input(&self, size: [usize; 3]) -> Result<()> {
-        let stride = self.total_stride();
-        if size.iter().zip(stride).all(|(&s, t)| s > 0 && s.is_multiple_of(t)) {
-            return Ok(());
-        }
-        let down: Vec<usize> = size.iter().zip(stride).map(|(&s, t)| (s / t * t).max(t)).collect();
-        let up: Vec<usize> =
-            size.iter().zip(stride).map(|(&s, t)| s.div_ceil(t).max(1) * t).collect();
-        Err(Error::config(
-            "views.size",
-            format!(
-                "{size:?} does not divide by the encoder's total stride {stride:?}; the nearest sizes are {down:?} and {up:?}"
-            ),
-        ))
+    /// Whether an input of this extent, (z, y, x), divides by the strides.
+    pub fn takes(&self, size: [usize; 3]) -> bool {
+        size.iter().zip(self.total_stride()).all(|(&s, t)| s > 0 && s.is_multiple_of(t))
     }
 
     /// Records the network on `x [N, D, H, W, C]`; returns the dense representation `[N, D, H, W, features]`.

@@ -1,7 +1,7 @@
 //! One training step as a recorded program: the whole method from views to updated weights.
 
 use crate::config::GradientViews;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{ResEncUNet, Weights};
 use crate::ops::AdamW;
 use crate::optim::{Block, Update, record_update};
@@ -80,9 +80,12 @@ impl Program {
     /// Records the step.
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Shape`] if sizes do not fit together.
+    /// [`crate::Error::Shape`] if shapes do not fit together.
+    ///
+    /// # Panics
+    /// If the options are not those of a configuration that was checked.
     pub fn new(options: &ProgramOptions) -> Result<Program> {
-        options.check()?;
+        options.assert_usable();
         let mut tape = Tape::default();
         let (mut encoder, mut average, mut heads) =
             (Weights::trained(), Weights::averaged(), Weights::trained());
@@ -229,28 +232,13 @@ fn record_views(
 }
 
 impl ProgramOptions {
-    fn check(&self) -> Result<()> {
-        self.encoder.check_input(self.view_size)?;
-        if self.encoder.out_channels() < 8 {
-            let why = format!(
-                "the first stage needs at least 8 features for the heads, got {}",
-                self.encoder.out_channels()
-            );
-            return Err(Error::config("model.features", why));
-        }
-        if self.views < 2 {
-            return Err(Error::config(
-                "views.count",
-                format!("needs at least 2 views, got {}", self.views),
-            ));
-        }
-        if self.sub_size.iter().any(|&s| s < 16) {
-            let why = format!(
-                "{:?}: four convolutions of stride 2 need at least 16 voxels on every axis",
-                self.sub_size
-            );
-            return Err(Error::config("views.sub_size", why));
-        }
-        Ok(())
+    /// # Panics
+    /// If sizes do not fit together: in a configuration that was checked they do.
+    fn assert_usable(&self) {
+        let fits = self.encoder.takes(self.view_size) && self.encoder.out_channels() >= 8;
+        assert!(fits, "the network and {:?} voxels", self.view_size);
+        assert!(self.views >= 2, "views of a sample: {}", self.views);
+        // Four convolutions of stride 2.
+        assert!(self.sub_size.iter().all(|&s| s >= 16), "sub-views of {:?} voxels", self.sub_size);
     }
 }

@@ -1,14 +1,12 @@
 //! Where the views of a volume lie to each other, and where the sub-views lie inside them.
 //!
 //! Pure arithmetic on centres, in voxels, axis order (z, y, x). It knows no volumes and no random numbers.
-//! View sizes that the method cannot use are refused by [`check_sizes`]; every other function takes any size.
+//! View sizes that the method can use are those of [`sizes_fit`]; every other function takes any size.
 //!
 //! Source: Zhang et al. 2025, arXiv 2509.05967, and the operations of its published program, whose rounding is
 //! part of the definition: the targets are `f32` results of exactly the operations written here.
 
 use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
 
 /// The small constant that the authors add to a gap before they divide by it.
 const GUARD: f32 = 1e-5;
@@ -38,43 +36,13 @@ pub enum OffsetRule {
     Source,
 }
 
-/// Refuses view and sub-view sizes that do not work, with the nearest ones that do.
+/// Whether the method can use views and sub-views of these sizes, in voxels, (z, y, x).
 ///
-/// Sizes are in voxels, (z, y, x). Each must be even: with an odd view and an even sub-view a box can leave its
-/// view by half a voxel of rounding, and an odd sub-view loses one voxel. A sub-view must fit into its view.
-///
-/// # Errors
-/// [`Error::Config`] with key `views.size` or `views.sub_size`.
-pub fn check_sizes(view: [usize; 3], sub_view: [usize; 3]) -> Result<()> {
-    for (key, size) in [("views.size", view), ("views.sub_size", sub_view)] {
-        if size.iter().any(|&n| n == 0 || n % 2 == 1 || n > 1 << 15) {
-            let lower = size.map(|n| (n & !1).clamp(2, 1 << 15));
-            let upper = size.map(|n| n.div_ceil(2).saturating_mul(2).clamp(2, 1 << 15));
-            let fits = if lower == upper {
-                format!("{lower:?}")
-            } else {
-                format!("{lower:?} or {upper:?}")
-            };
-            return Err(Error::config(
-                key,
-                format!(
-                    "{size:?} cannot be used: each size must be an even number of voxels from 2 to 32768\n  \
-                     (an odd size has no middle, so boxes around it leave the view)\n  use {fits}"
-                ),
-            ));
-        }
-    }
-    if (0..3).any(|axis| sub_view[axis] > view[axis]) {
-        let fits: [usize; 3] = std::array::from_fn(|axis| sub_view[axis].min(view[axis]));
-        return Err(Error::config(
-            "views.sub_size",
-            format!(
-                "{sub_view:?} is larger than the view {view:?}: a sub-view lies inside its view\n  \
-                 use {fits:?} or less, or enlarge views.size"
-            ),
-        ));
-    }
-    Ok(())
+/// Each must be even: with an odd view and an even sub-view a box can leave its view by half a voxel of rounding, and an odd sub-view
+/// loses one voxel. A sub-view must fit into its view.
+pub fn sizes_fit(view: [usize; 3], sub_view: [usize; 3]) -> bool {
+    let is_usable = |n: &usize| (2..=1 << 15).contains(n) && n.is_multiple_of(2);
+    view.iter().chain(&sub_view).all(is_usable) && sub_view.iter().zip(&view).all(|(s, v)| s <= v)
 }
 
 /// Centre of a view that starts at voxel `start`: `start + floor(size / 2)`.
@@ -282,7 +250,7 @@ mod tests {
             [16; 3],
         );
         assert_eq!(found[2], [[-1, 16, -1], [49, 0, 5], [49, 0, 5], [-1, 16, -1]]);
-        assert!(check_sizes([65, 33, 21], [16; 3]).is_err());
+        assert!(!sizes_fit([65, 33, 21], [16; 3]));
     }
 
     #[test]
@@ -350,22 +318,10 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_refused_with_sizes_that_fit() {
-        assert!(check_sizes([64, 32, 16], [16; 3]).is_ok());
-        let odd = check_sizes([64, 33, 16], [16; 3]).unwrap_err().to_string();
-        assert!(odd.starts_with("views.size: [64, 33, 16]"), "{odd}");
-        assert!(odd.contains("[64, 32, 16] or [64, 34, 16]"), "{odd}");
-        let odd = check_sizes([64; 3], [16, 15, 16]).unwrap_err().to_string();
-        assert!(
-            odd.starts_with("views.sub_size") && odd.contains("[16, 14, 16] or [16, 16, 16]"),
-            "{odd}"
-        );
-        let large = check_sizes([64, 16, 64], [32; 3]).unwrap_err().to_string();
-        assert!(
-            large.contains("larger than the view [64, 16, 64]") && large.contains("[32, 16, 32]"),
-            "{large}"
-        );
-        assert!(check_sizes([64; 3], [0, 2, 2]).is_err());
-        assert!(check_sizes([usize::MAX; 3], [2; 3]).is_err());
+    fn sizes_are_even_and_sub_views_fit() {
+        assert!(sizes_fit([64, 32, 16], [16; 3]));
+        assert!(!sizes_fit([64, 33, 16], [16; 3]) && !sizes_fit([64; 3], [16, 15, 16]));
+        assert!(!sizes_fit([64, 16, 64], [32; 3]));
+        assert!(!sizes_fit([64; 3], [0, 2, 2]) && !sizes_fit([usize::MAX; 3], [2; 3]));
     }
 }

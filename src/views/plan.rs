@@ -5,7 +5,6 @@
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
 use crate::image::Volume;
 use crate::random::philox::{Purpose, SampleKey};
 use crate::views::augment::{AugmentOptions, Intensity};
@@ -31,31 +30,14 @@ pub struct ViewOptions {
 }
 
 impl ViewOptions {
-    /// Refuses options that the tasks cannot work with.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the key, the value and the values allowed.
-    pub fn check(&self) -> Result<()> {
-        geometry::check_sizes(self.size, self.sub_size)?;
-        if !(2..=MAX_VIEWS).contains(&self.count) {
-            let why =
-                format!("{} views per sample cannot be used: from 2 to {MAX_VIEWS}", self.count);
-            return Err(Error::config("views.count", why));
-        }
-        if self.batch == 0 {
-            return Err(Error::config(
-                "views.batch",
-                "0 samples per batch cannot be used: at least 1",
-            ));
-        }
-        if self.gap_divisor.iter().any(|&d| !(d.is_finite() && d > 0.0)) {
-            let why = format!(
-                "{:?} cannot divide gaps: three positive numbers of voxels",
-                self.gap_divisor
-            );
-            return Err(Error::config("views.gap_divisor", why));
-        }
-        Ok(())
+    /// # Panics
+    /// If the tasks cannot work with the options: a configuration that was checked has none of these.
+    pub fn assert_usable(&self) {
+        assert!(geometry::sizes_fit(self.size, self.sub_size), "sizes of views: {self:?}");
+        assert!((2..=MAX_VIEWS).contains(&self.count), "views of a sample: {self:?}");
+        assert!(self.batch > 0, "samples of a batch: {self:?}");
+        let units = self.gap_divisor.iter();
+        assert!(units.clone().all(|&d| d.is_finite() && d > 0.0), "unit of gaps: {self:?}");
     }
 
     /// Voxels of one view.
@@ -365,19 +347,5 @@ mod tests {
             ..geometry
         };
         assert!(view(&scan, &far, [0, 0, 0], [4; 3]).iter().all(|&v| v == -1.0));
-    }
-
-    #[test]
-    fn options_are_refused_by_key() {
-        let good = options([4; 3]);
-        assert!(good.check().is_ok());
-        let key = |o: ViewOptions| o.check().unwrap_err().to_string();
-        assert!(key(ViewOptions { count: 1, ..good.clone() }).starts_with("views.count: 1"));
-        assert!(key(ViewOptions { batch: 0, ..good.clone() }).starts_with("views.batch"));
-        assert!(
-            key(ViewOptions { gap_divisor: [1.0, 0.0, 1.0], ..good.clone() })
-                .starts_with("views.gap_divisor")
-        );
-        assert!(key(ViewOptions { size: [5, 4, 4], ..good }).starts_with("views.size"));
     }
 }

@@ -83,24 +83,17 @@ impl Prefetch {
     /// Starts the threads.
     ///
     /// # Errors
-    /// [`Error::Config`] for options that do not work or when a thread cannot be started.
+    /// [`Error::Config`] without volumes, or when a thread cannot be started.
+    ///
+    /// # Panics
+    /// If the options make no batches.
     pub fn start(source: VolumeSource, options: PrefetchOptions) -> Result<Prefetch> {
-        options.views.check()?;
-        options.augment.check()?;
+        options.views.assert_usable();
+        assert!(options.threads > 0 && options.depth > 0, "no batches are made: {options:?}");
+        let first = options.first_step;
+        assert!(first < 1 << 47, "random numbers are addressed by less than 2^47 steps");
         if options.volumes == 0 {
             return Err(Error::config("data", "there are no training volumes: list at least one"));
-        }
-        for (key, value) in [("data.threads", options.threads), ("data.prefetch", options.depth)] {
-            if value == 0 {
-                return Err(Error::config(key, "0 makes no batches: use at least 1"));
-            }
-        }
-        let first = options.first_step;
-        if first >= 1 << 47 {
-            let why = format!(
-                "step {first} is beyond what random numbers are addressed by: less than 2^47"
-            );
-            return Err(Error::config("run.steps", why));
         }
         let threads = options.threads;
         let state = State {
@@ -124,7 +117,7 @@ impl Prefetch {
             let worker = builder.spawn(move || shared.work()).map_err(|e| {
                 let why =
                     format!("thread {number} of {threads} cannot be started: {e}\n  use fewer");
-                Error::config("data.threads", why)
+                Error::config("data.loader_threads", why)
             })?;
             prefetch.workers.push(worker);
         }
@@ -481,20 +474,9 @@ mod tests {
     }
 
     #[test]
-    fn options_that_make_nothing_are_refused() {
-        let refuse =
-            |o| Prefetch::start(source(), o).err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(
-            refuse(PrefetchOptions { threads: 0, ..options(1, 0) }).starts_with("data.threads")
-        );
-        assert!(refuse(PrefetchOptions { depth: 0, ..options(1, 0) }).starts_with("data.prefetch"));
-        assert!(
-            refuse(PrefetchOptions { volumes: 0, ..options(1, 0) })
-                .starts_with("data: there are no")
-        );
-        assert!(refuse(options(1, 1 << 47)).starts_with("run.steps"));
-        let mut odd = options(1, 0);
-        odd.views.size = [7, 8, 8];
-        assert!(refuse(odd).starts_with("views.size"));
+    fn a_data_set_without_volumes_is_refused() {
+        let made = Prefetch::start(source(), PrefetchOptions { volumes: 0, ..options(1, 0) });
+        let said = made.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(said.starts_with("data: there are no"), "{said}");
     }
 }

@@ -34,12 +34,12 @@ pub(crate) fn pick(run: &Path, named: Option<&Path>, ui: &mut dyn Ui) -> Result<
 /// The configuration a checkpoint was written with.
 pub(crate) fn config_of(path: &Path, loaded: &Loaded) -> Result<Config> {
     let text = loaded.config().unwrap_or_default();
-    toml::from_str(text).map_err(|e| {
-        Error::checkpoint(
-            path,
-            format!("its configuration cannot be read by this version: {}", e.message()),
-        )
-    })
+    let refuse = |why: String| {
+        Error::checkpoint(path, format!("its configuration cannot be read by this version: {why}"))
+    };
+    let mut config: Config = toml::from_str(text).map_err(|e| refuse(e.message().to_string()))?;
+    config.check().map_err(|e| refuse(e.to_string()))?;
+    Ok(config)
 }
 
 /// Names and shapes of the encoder-decoder's tensors, in the order the network asks for them: recorded alone, without gradients.
