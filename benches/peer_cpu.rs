@@ -236,7 +236,7 @@ fn whole_step() -> Result<(), Box<dyn Error>> {
     }
     let flop = program.tape.records().iter().map(flop).sum();
     emit("training step", "all", flop, &seen)?;
-    let [encoder, heads] = &program.blocks;
+    let [encoder, heads] = &program.groups;
     let line = serde_json::json!({
         "encoder_parameters": count(&program.tape, &encoder.params),
         "head_parameters": count(&program.tape, &heads.params),

@@ -76,7 +76,7 @@ fn device_step(options: &ProgramOptions) -> Result<CudaStep> {
     for (id, values) in starts(&program.tape, 7) {
         step.write(id, &values)?;
     }
-    let encoder = step.read(program.blocks[0].packed)?;
+    let encoder = step.read(program.groups[0].packed)?;
     step.write(program.average, &encoder)?;
     for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
         step.write(seed, &[weight as f32])?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use spatialssl::backend::cuda::Queue;
-use spatialssl::driver::{Block, Device};
+use spatialssl::driver::{Device, DeviceBuffer};
 use spatialssl::error::Result;
 use spatialssl::image::Volume;
 use spatialssl::random::philox::SampleKey;
@@ -79,8 +79,8 @@ struct Made {
     queue: Queue,
     views: DeviceViews,
     volume: DeviceVolume,
-    out: Block,
-    _voxels: Block,
+    out: DeviceBuffer,
+    _voxels: DeviceBuffer,
     host: Volume,
 }
 

@@ -37,7 +37,7 @@ fn train(run: &mut Run<f32>, steps: u32, mut between: impl FnMut(&mut Run<f32>))
 
 /// Bits of weights, moments and averages.
 fn state(run: &Run<f32>) -> Vec<u32> {
-    let blocks = run.program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]);
+    let blocks = run.program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]);
     let ids = blocks.chain([run.program.average]);
     ids.flat_map(|id| run.step.read(id).iter().map(|x| x.to_bits())).collect()
 }
@@ -106,7 +106,7 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
         let mut run = Run::<f32>::new(tiny(GradientViews::First));
         train(&mut run, 2, |_| {});
         let kept = |run: &Run<f32>| -> Vec<u32> {
-            let ids = run.program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]);
+            let ids = run.program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]);
             ids.flat_map(|id| run.step.read(id).iter().map(|x| x.to_bits())).collect()
         };
         let before = kept(&run);
@@ -133,7 +133,7 @@ fn a_task_without_weight_has_no_gradient() {
         (o.weights[2 * task], o.weights[2 * task + 1]) = (0.0, 0.0);
         let mut run = Run::<f32>::new(o);
         train(&mut run, 2, |_| {});
-        let heads = &run.program.blocks[1];
+        let heads = &run.program.groups[1];
         for (&param, &grad) in heads.params.iter().zip(&heads.param_grads) {
             let name = &run.program.tape.get(param).name;
             let silent = run.step.read(grad).iter().all(|&g| g == 0.0);

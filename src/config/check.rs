@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn each_number_has_a_range() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 26] = [
+        let cases: [(&str, Change); 27] = [
             ("views.gap_unit_mm", |c| c.views.gap_unit_mm = 1e-9),
             ("data.spacing", |c| c.data.spacing = Spacing::Mm([1.0, 0.0, 1.0])),
             ("data.spacing", |c| c.data.spacing = Spacing::Mm([1.0, f64::NAN, 1.0])),

@@ -14,7 +14,7 @@ use crate::driver::image::{image_of, images};
 use crate::driver::system::describe;
 use crate::driver::version::{check_ptx, check_versions};
 use crate::driver::{
-    Block, Kernel, Launch, Pinned, Stream, architectures, count, driver_version, failed,
+    DeviceBuffer, Kernel, Launch, Pinned, Stream, architectures, count, driver_version, failed,
     has_device_code, toolkit,
 };
 use crate::error::{Error, Result};
@@ -265,8 +265,8 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Device`] if there is not enough.
-    pub fn alloc(&self, len: usize) -> Result<Block> {
-        Block::new(&self.context, len)
+    pub fn alloc(&self, len: usize) -> Result<DeviceBuffer> {
+        DeviceBuffer::new(&self.context, len)
     }
 
     /// Allocates page-locked host memory, all zeros.
@@ -281,7 +281,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
-    pub fn zero(&self, block: &Block, offset: usize, len: usize) -> Result<()> {
+    pub fn zero(&self, block: &DeviceBuffer, offset: usize, len: usize) -> Result<()> {
         if len == 0 {
             return Ok(());
         }
@@ -295,7 +295,13 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
-    pub fn upload_later(&self, to: &Block, offset: usize, from: &Pinned, len: usize) -> Result<()> {
+    pub fn upload_later(
+        &self,
+        to: &DeviceBuffer,
+        offset: usize,
+        from: &Pinned,
+        len: usize,
+    ) -> Result<()> {
         self.upload_on(Stream::Main, to, offset, from, 0..len)
     }
 
@@ -307,7 +313,7 @@ impl Device {
     pub fn upload_on(
         &self,
         stream: Stream,
-        to: &Block,
+        to: &DeviceBuffer,
         offset: usize,
         from: &Pinned,
         range: Range<usize>,
@@ -327,7 +333,7 @@ impl Device {
         &self,
         to: &mut Pinned,
         range: Range<usize>,
-        from: &Block,
+        from: &DeviceBuffer,
         offset: usize,
     ) -> Result<()> {
         let source = from.range(offset, range.len());
@@ -341,7 +347,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Device`] if the copy or something before it failed.
-    pub fn upload(&self, to: &Block, offset: usize, bytes: &[u8]) -> Result<()> {
+    pub fn upload(&self, to: &DeviceBuffer, offset: usize, bytes: &[u8]) -> Result<()> {
         // SAFETY: the range lies in the block, and the copy is waited for.
         unsafe {
             result::memcpy_htod_async(to.range(offset, bytes.len()), bytes, self.context.stream)
@@ -354,7 +360,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Device`] if the copy or something before it failed.
-    pub fn download(&self, from: &Block, offset: usize, bytes: &mut [u8]) -> Result<()> {
+    pub fn download(&self, from: &DeviceBuffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let source = from.range(offset, bytes.len());
         // SAFETY: the range lies in the block, and the copy is waited for.
         unsafe { result::memcpy_dtoh_async(bytes, source, self.context.stream) }

@@ -34,20 +34,20 @@ impl DevPtr {
 }
 
 /// An allocation on the device; freed when dropped.
-pub struct Block {
+pub struct DeviceBuffer {
     context: Rc<Context>,
     pointer: sys::CUdeviceptr,
     len: usize,
 }
 
-impl Block {
-    pub(super) fn new(context: &Rc<Context>, len: usize) -> Result<Block> {
+impl DeviceBuffer {
+    pub(super) fn new(context: &Rc<Context>, len: usize) -> Result<DeviceBuffer> {
         // SAFETY: the context is current in this thread, since it belongs to it; the length is not zero.
         let pointer = unsafe { result::malloc_sync(len.max(1)) }.map_err(|e| {
             let free = result::mem_get_info().map_or(0, |(free, _)| free) >> 20;
             failed(&format!("cuMemAlloc: {} MiB wanted, {free} MiB free", len >> 20), e)
         })?;
-        Ok(Block { context: Rc::clone(context), pointer, len })
+        Ok(DeviceBuffer { context: Rc::clone(context), pointer, len })
     }
 
     /// The address of its first byte.
@@ -76,7 +76,7 @@ impl Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         let _ = self.context.finish();
         // SAFETY: nothing that was queued still runs, and the pointer came from malloc_sync of this context.

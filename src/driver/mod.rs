@@ -24,7 +24,7 @@ pub use graph::{Event, Graph, Stream};
 pub use image::pretend_toolkit;
 pub use image::{architectures, has_device_code, toolkit};
 pub use kernel::{Kernel, Launch};
-pub use memory::{Block, DevPtr, Pinned};
+pub use memory::{DevPtr, DeviceBuffer, Pinned};
 pub use nvtx::{Range, ranges, watch_ranges};
 pub use properties::Properties;
 pub use system::{check_driver, count, driver_version, names};

@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::ops::{AdamW, Ema, GradNorm, SCALARS};
 use crate::tape::{Role, Tape, ValueId};
 
-/// A block of parameters with its gradient and moments, each laid out alike.
+/// A group of parameters with its gradient and moments, each laid out alike.
 #[derive(Clone, Debug)]
-pub struct Block {
+pub struct ParamGroup {
     /// Parameters, in the order they were made.
     pub params: Vec<ValueId>,
     /// Their gradients, in the same order.
@@ -27,7 +27,7 @@ pub struct Block {
     pub moments: Vec<[ValueId; 2]>,
 }
 
-impl Block {
+impl ParamGroup {
     /// Lays out `params`, their gradients (a parameter no loss reaches has a gradient that stays 0) and moments.
     pub fn new(tape: &mut Tape, name: &str, params: &[ValueId], grads: &[Option<ValueId>]) -> Self {
         let grads: Vec<ValueId> = params
@@ -55,7 +55,7 @@ impl Block {
         };
         let ((m, first), (v, second)) = (moments(tape, "m"), moments(tape, "v"));
         let moments = first.into_iter().zip(second).map(|(m, v)| [m, v]).collect();
-        Block { params: params.to_vec(), param_grads, packed, grads, m, v, moments }
+        ParamGroup { params: params.to_vec(), param_grads, packed, grads, m, v, moments }
     }
 }
 
@@ -69,31 +69,31 @@ pub struct Update {
 }
 
 /// Records the global gradient norm, the averaging of `averaged` (with the weights before the update), and AdamW on every
-/// block.
+/// group.
 ///
 /// # Errors
-/// None in practice: all shapes come from [`Block::new`].
+/// None in practice: all shapes come from [`ParamGroup::new`].
 pub fn record_update(
     tape: &mut Tape,
     rule: &AdamW,
     max_norm: Option<f64>,
-    blocks: &[Block],
-    averaged: Option<(&Block, ValueId)>,
+    groups: &[ParamGroup],
+    averaged: Option<(&ParamGroup, ValueId)>,
 ) -> Result<Update> {
     let scalars = tape.input("scalars", &[SCALARS]);
-    let grads: Vec<ValueId> = blocks.iter().map(|b| b.grads).collect();
+    let grads: Vec<ValueId> = groups.iter().map(|b| b.grads).collect();
     let norm = tape.record("grad_norm", GradNorm { max_norm }, &grads)?;
     tape.keep(norm);
-    if let Some((block, average)) = averaged {
-        tape.update("ema", Ema, &[scalars, block.packed], &[average])?;
+    if let Some((group, average)) = averaged {
+        tape.update("ema", Ema, &[scalars, group.packed], &[average])?;
     }
-    for block in blocks {
-        let name = format!("adamw {}", tape.get(block.packed).name);
+    for group in groups {
+        let name = format!("adamw {}", tape.get(group.packed).name);
         tape.update(
             &name,
             rule.clone(),
-            &[scalars, norm, block.grads],
-            &[block.packed, block.m, block.v],
+            &[scalars, norm, group.grads],
+            &[group.packed, group.m, group.v],
         )?;
     }
     Ok(Update { scalars, norm })

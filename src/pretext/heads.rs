@@ -33,7 +33,7 @@ impl Views {
     /// # Errors
     /// None in practice.
     pub fn probed(&self, tape: &mut Tape, task: &str) -> Result<(Views, ValueId)> {
-        let (first, norm) = tape.probe(&format!("nir.{task}"), self.values[0])?;
+        let (first, norm) = tape.probe(&format!("dense.{task}"), self.values[0])?;
         let mut values = self.values.clone();
         values[0] = first;
         Ok((Views { count: self.count, values }, norm))

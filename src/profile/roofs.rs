@@ -1,6 +1,6 @@
 //! What a device can do at most: measured, and where that fails, stated.
 
-use crate::driver::{Block, DevPtr, Device, Kernel, Properties};
+use crate::driver::{DevPtr, Device, DeviceBuffer, Kernel, Properties};
 use crate::error::Result;
 
 /// What a device can do at most.
@@ -151,7 +151,7 @@ fn measure_wgmma(
 ) -> std::result::Result<Wgmma, String> {
     let in_one_line = |e: crate::Error| e.to_string().replace("\n ", ";");
     let blocks = properties.multiprocessors.max(1) * effort.blocks;
-    let run = || -> Result<(f64, Block)> {
+    let run = || -> Result<(f64, DeviceBuffer)> {
         device.load([&WGMMA])?;
         let out = device.alloc(out_len(blocks, WGMMA.threads))?;
         let params = MmaParams { out: out.ptr(), turns: i64::from(effort.turns) };

@@ -4,7 +4,7 @@ use crate::config::GradientViews;
 use crate::error::Result;
 use crate::model::{ResEncUNet, Weights};
 use crate::ops::AdamW;
-use crate::optim::{Block, Update, record_update};
+use crate::optim::{ParamGroup, Update, record_update};
 use crate::pretext::{
     Gap, GapOutputs, Similarity, SimilarityOutputs, Vector, VectorHead, VectorOutputs, Views,
 };
@@ -65,9 +65,9 @@ pub struct Program {
     /// Gradient norm of each task at the dense representation of view 0: gap, similarity, vector.
     pub task_norms: [ValueId; 3],
     /// The dense representations.
-    pub nir: Views,
+    pub dense: Views,
     /// Encoder and heads.
-    pub blocks: [Block; 2],
+    pub groups: [ParamGroup; 2],
     /// The averaged encoder.
     pub average: ValueId,
     /// Its tensors, in the order of the encoder's parameters.
@@ -89,11 +89,11 @@ impl Program {
         let mut tape = Tape::default();
         let (mut encoder, mut average, mut heads) =
             (Weights::trained(), Weights::averaged(), Weights::trained());
-        let (images, nir) = record_views(&mut tape, options, &mut encoder, &mut average)?;
+        let (images, dense) = record_views(&mut tape, options, &mut encoder, &mut average)?;
         let (v, n) = (options.views, options.batch);
         let target = tape.input("gap", &[n, v, v, 3]);
         let boxes = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
-        let made = Heads::record(&mut tape, options, &mut heads, &nir, (target, boxes))?;
+        let made = Heads::record(&mut tape, options, &mut heads, &dense, (target, boxes))?;
         let seeds = TERMS.map(|term| tape.input(format!("weight.{term}"), &[1]));
         let forward_len = tape.records().len();
         let terms = made.losses().into_iter().zip(seeds).zip(options.weights);
@@ -103,12 +103,12 @@ impl Program {
             record_backward(&mut tape, &weighted, [encoder.ids(), heads.ids()]);
         let averages = average_ids(&mut tape, &encoder, average);
         let average = tape.pack("ema encoder", &averages, Role::State);
-        let blocks = [
-            Block::new(&mut tape, "encoder", encoder.ids(), &encoder_grads),
-            Block::new(&mut tape, "heads", heads.ids(), &head_grads),
+        let groups = [
+            ParamGroup::new(&mut tape, "encoder", encoder.ids(), &encoder_grads),
+            ParamGroup::new(&mut tape, "heads", heads.ids(), &head_grads),
         ];
-        let averaged = Some((&blocks[0], average));
-        let update = record_update(&mut tape, &options.adamw, options.max_norm, &blocks, averaged)?;
+        let averaged = Some((&groups[0], average));
+        let update = record_update(&mut tape, &options.adamw, options.max_norm, &groups, averaged)?;
         let Heads { gap, similarity, vector, task_norms } = made;
         Ok(Program {
             forward_len,
@@ -120,8 +120,8 @@ impl Program {
             similarity,
             vector,
             task_norms,
-            nir,
-            blocks,
+            dense,
+            groups,
             average,
             averages,
             update,
@@ -154,16 +154,16 @@ impl Heads {
         tape: &mut Tape,
         options: &ProgramOptions,
         weights: &mut Weights,
-        nir: &Views,
+        dense: &Views,
         (target, boxes): (ValueId, ValueId),
     ) -> Result<Heads> {
-        let (views, gap_norm) = nir.probed(tape, "gap")?;
+        let (views, gap_norm) = dense.probed(tape, "gap")?;
         let gap = Gap { antisymmetric: options.antisymmetric_gap };
         let gap = gap.record(tape, weights, &views, target)?;
-        let (views, sim_norm) = nir.probed(tape, "similarity")?;
+        let (views, sim_norm) = dense.probed(tape, "similarity")?;
         let similarity = Similarity { sub_size: options.sub_size };
         let similarity = similarity.record(tape, weights, &views, boxes)?;
-        let (views, vector_norm) = nir.probed(tape, "vector")?;
+        let (views, vector_norm) = dense.probed(tape, "vector")?;
         let vector = Vector { head: options.vector_head };
         let vector = vector.record(tape, weights, &views, target)?;
         let cosines = [similarity.adjacent_cosines, similarity.distant_cosines];
@@ -181,7 +181,7 @@ impl Heads {
     }
 }
 
-/// Gradients of the parameters of both blocks.
+/// Gradients of the parameters of both groups.
 fn record_backward(
     tape: &mut Tape,
     weighted: &[(ValueId, ValueId)],
@@ -224,8 +224,8 @@ fn record_views(
         GradientViews::First => {
             let first = tape.input("view 0", &[n, d, h, w, c]);
             let rest = tape.input("views 1..", &[(v - 1) * n, d, h, w, c]);
-            let rest_nir = net.record(tape, average, rest)?;
-            (vec![first, rest], vec![net.record(tape, encoder, first)?, rest_nir])
+            let rest_dense = net.record(tape, average, rest)?;
+            (vec![first, rest], vec![net.record(tape, encoder, first)?, rest_dense])
         }
     };
     Ok((images, Views { count: v, values }))

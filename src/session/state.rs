@@ -38,7 +38,7 @@ fn fill(
 fn kept(program: &Program) -> Vec<(String, ValueId)> {
     let name = |id: ValueId| program.tape.get(id).name.clone();
     let mut all = Vec::new();
-    for block in &program.blocks {
+    for block in &program.groups {
         for (&param, &[m, v]) in block.params.iter().zip(&block.moments) {
             let param_name = name(param);
             all.push((param_name.clone(), param));
@@ -107,7 +107,7 @@ pub(crate) fn save_weights(
     path: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<SaveReport> {
-    let tensors = program.blocks[0].params.iter().map(|&id| {
+    let tensors = program.groups[0].params.iter().map(|&id| {
         let name = program.tape.get(id).name.clone();
         Ok(Tensor::to_torch(name, program.tape.shape(id), &step.read(id)?))
     });
@@ -122,18 +122,18 @@ pub(crate) fn save_weights(
 pub(crate) fn load_weights(program: &Program, step: &mut Executor, path: &Path) -> Result<usize> {
     let mut loaded = checkpoint::load_weights(path)?;
     let names: Vec<String> =
-        program.blocks[0].params.iter().map(|&id| program.tape.get(id).name.clone()).collect();
+        program.groups[0].params.iter().map(|&id| program.tape.get(id).name.clone()).collect();
     loaded.tensors.retain(|name, _| names.contains(name) || !is_of_run(name));
     let ours = loaded.metadata.get(KEY_LAYOUT).is_some_and(|layout| layout == LAYOUT);
     let wanted: BTreeMap<String, Vec<usize>> = names
         .iter()
-        .zip(&program.blocks[0].params)
+        .zip(&program.groups[0].params)
         .map(|(name, &id)| (name.clone(), dims_in(program, id, ours)))
         .collect();
     loaded.check_fit(path, &wanted)?;
     loaded.check_finite(path)?;
     for (name, (&id, &average)) in
-        names.iter().zip(program.blocks[0].params.iter().zip(&program.averages))
+        names.iter().zip(program.groups[0].params.iter().zip(&program.averages))
     {
         fill(program, step, id, &loaded.tensors[name].1, ours)?;
         fill(program, step, average, &loaded.tensors[name].1, ours)?;
@@ -146,6 +146,6 @@ pub(crate) fn load_weights(program: &Program, step: &mut Executor, path: &Path) 
 /// # Errors
 /// [`crate::Error::Device`] if the device fails.
 pub(crate) fn start_average(program: &Program, step: &mut Executor) -> Result<()> {
-    let encoder = step.read(program.blocks[0].packed)?.into_owned();
+    let encoder = step.read(program.groups[0].packed)?.into_owned();
     step.write(program.average, &encoder)
 }

@@ -57,7 +57,7 @@ impl<T: Scalar> Run<T> {
         let mut step = Step::new(&program.tape);
         step.poison(T::from_f64(f64::NAN));
         initialise(&program.tape, &mut step, 7);
-        let encoder = step.read(program.blocks[0].packed).to_vec();
+        let encoder = step.read(program.groups[0].packed).to_vec();
         step.write(program.average).copy_from_slice(&encoder);
         let mut run = Run { options, program, step };
         for (seed, weight) in run.program.seeds.into_iter().zip(run.options.weights) {

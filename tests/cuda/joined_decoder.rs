@@ -415,7 +415,7 @@ fn train(options: &ProgramOptions, joined: bool) -> (Vec<u32>, usize, usize) {
         }
         step.run_range(0..step.len()).unwrap();
     }
-    let kept = program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
+    let kept = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
     let read = |id| step.read(id).unwrap().into_iter().map(f32::to_bits);
     let bits = kept.chain(program.losses()).flat_map(read).collect();
     (bits, step.plan().len, step.pairs().count())

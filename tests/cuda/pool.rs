@@ -303,7 +303,7 @@ fn train(options: &ProgramOptions, pool: Option<&PoolOptions>, graph: bool) -> T
         losses.push(program.losses().map(|id| f64::from(step.result(id)[0])));
     }
     let after = counts();
-    let kept = program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
+    let kept = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
     let read = |id| step.read(id).unwrap().into_iter().map(f32::to_bits);
     let made =
         program.images.iter().map(|&id| step.plan().span(id).len.next_multiple_of(256)).sum();

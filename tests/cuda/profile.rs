@@ -38,11 +38,11 @@ fn plain() -> &'static [u32] {
 }
 
 fn kept(program: &Program, step: &CudaStep) -> Vec<u32> {
-    let ids = program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]);
+    let ids = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]);
     let ids = ids.chain([program.average]).chain(program.losses());
     let mut bits: Vec<u32> =
         ids.flat_map(|id| step.read(id).unwrap().into_iter().map(f32::to_bits)).collect();
-    for id in program.blocks.iter().map(|b| b.packed).chain([program.average]) {
+    for id in program.groups.iter().map(|b| b.packed).chain([program.average]) {
         bits.extend(step.read_twin(id).unwrap().into_iter().flatten().map(f32::to_bits));
     }
     bits

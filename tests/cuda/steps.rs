@@ -43,7 +43,7 @@ fn open_arranged(
     for (id, values) in starts(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }
-    let encoder = step.read(program.blocks[0].packed).unwrap();
+    let encoder = step.read(program.groups[0].packed).unwrap();
     step.write(program.average, &encoder).unwrap();
     for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
         step.write(seed, &[weight as f32]).unwrap();
@@ -76,7 +76,7 @@ pub(super) fn train_arranged(
         }
         losses.push(program.losses().map(|id| f64::from(step.result(id)[0])));
     }
-    let kept = program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
+    let kept = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
     let read = |id| step.read(id).unwrap().into_iter().map(f32::to_bits);
     let bits = kept.flat_map(read).collect();
     Trained { program, step, losses, bits }
@@ -86,7 +86,7 @@ fn train_cpu<T: Scalar>(options: &ProgramOptions, steps: u32) -> Vec<[f64; 6]> {
     let program = Program::new(options).unwrap();
     let mut step = Step::<T>::new(&program.tape);
     spatialssl::model::initialise(&program.tape, &mut step, 7);
-    let encoder = step.read(program.blocks[0].packed).to_vec();
+    let encoder = step.read(program.groups[0].packed).to_vec();
     step.write(program.average).copy_from_slice(&encoder);
     for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
         step.write(seed)[0] = T::from_f64(weight);
@@ -212,7 +212,7 @@ fn a_step_without_a_finite_gradient_changes_nothing() {
     let options = small(GradientViews::First);
     let (program, mut step) = open(&options, false);
     let kept = |step: &CudaStep| {
-        let ids = program.blocks.iter().flat_map(|b| [b.packed, b.m, b.v]);
+        let ids = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]);
         ids.flat_map(|id| step.read(id).unwrap().into_iter().map(f32::to_bits)).collect::<Vec<_>>()
     };
     let before = kept(&step);

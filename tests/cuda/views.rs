@@ -7,7 +7,7 @@
 
 use half::{bf16, f16};
 use spatialssl::backend::cuda::Queue;
-use spatialssl::driver::{Block, Device};
+use spatialssl::driver::{Device, DeviceBuffer};
 use spatialssl::image::Volume;
 use spatialssl::random::philox::{Purpose, SampleKey};
 use spatialssl::views::geometry::OffsetRule;
@@ -52,7 +52,7 @@ pub(super) fn none() -> AugmentOptions {
 }
 
 /// A volume in an allocation of its own.
-fn there(device: &Device, volume: &Volume) -> (Block, DeviceVolume) {
+fn there(device: &Device, volume: &Volume) -> (DeviceBuffer, DeviceVolume) {
     let bytes = bytemuck::cast_slice(&volume.voxels);
     let block = device.alloc(bytes.len()).unwrap();
     device.upload(&block, 0, bytes).unwrap();

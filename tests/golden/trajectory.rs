@@ -108,7 +108,7 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
             &if t.shape.len() == 5 { channels_last(t, 1).data } else { t.data.clone() },
         );
     }
-    let encoder = step.read(program.blocks[0].packed).to_vec();
+    let encoder = step.read(program.groups[0].packed).to_vec();
     step.write(program.average).copy_from_slice(&encoder);
     for seed in program.seeds {
         write(&mut step, seed, &[1.0]);
@@ -135,14 +135,14 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
         }
         if t == 0 {
             let grads = program
-                .blocks
+                .groups
                 .iter()
                 .flat_map(|b| b.params.iter().copied().zip(b.param_grads.iter().copied()));
             check_all(case, "first_grad/", &program, &step, grads, noise);
         }
     }
-    let params = || program.blocks.iter().flat_map(|b| b.params.iter().copied());
-    let averages = program.blocks[0].params.iter().zip(&program.averages).map(|(&p, &a)| (p, a));
+    let params = || program.groups.iter().flat_map(|b| b.params.iter().copied());
+    let averages = program.groups[0].params.iter().zip(&program.averages).map(|(&p, &a)| (p, a));
     check_all(case, &format!("{run}/final/"), &program, &step, params().map(|p| (p, p)), noise);
     check_all(case, &format!("{run}/final_ema/"), &program, &step, averages, noise);
 }

@@ -27,7 +27,7 @@ pub(crate) fn check(gradient_views: GradientViews) {
 fn check_one(mut run: Run<f64>) {
     run.feed(0, 0.0);
     // New blocks end in a scale of 0, through which no gradient passes: move everything off its start.
-    let blocks: Vec<_> = run.program.blocks.iter().map(|b| (b.packed, b.grads)).collect();
+    let blocks: Vec<_> = run.program.groups.iter().map(|b| (b.packed, b.grads)).collect();
     let mut starts = Vec::new();
     for (b, &(packed, _)) in blocks.iter().enumerate() {
         let noise = normals(0, b as u32, run.step.read(packed).len());

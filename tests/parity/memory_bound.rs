@@ -7,7 +7,7 @@ use spatialssl::ops::{
     AdamW, AvgPool, Axis, Concat, Conv3d, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu,
     Linear, Op, Pairwise, PairwiseKind, Probe, ResidualAdd, SCALARS,
 };
-use spatialssl::optim::{Block, record_update};
+use spatialssl::optim::{ParamGroup, record_update};
 use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
 
 use crate::ORDERS;
@@ -169,7 +169,7 @@ struct Updated {
     step: CudaStep,
     filter: ValueId,
     average: ValueId,
-    block: Block,
+    block: ParamGroup,
     scalars: ValueId,
 }
 
@@ -185,7 +185,7 @@ fn updated() -> Updated {
         tape.record("y", conv.clone(), &[x, w]).unwrap();
     }
     let used = tape.records().len();
-    let block = Block::new(&mut tape, "w", &[filter], &[None]);
+    let block = ParamGroup::new(&mut tape, "w", &[filter], &[None]);
     let averages = tape.pack("averages", &[average], spatialssl::tape::Role::State);
     let rule = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
     let update = record_update(

@@ -46,8 +46,8 @@ pub(crate) fn check(run: &Run<f32>) {
 
 /// The value whose memory `id` names: probes are second names of the first dense representation.
 fn owner(run: &Run<f32>, id: ValueId) -> ValueId {
-    let is_probe = run.program.tape.get(id).name.starts_with("nir.");
-    if is_probe { run.program.nir.values[0] } else { id }
+    let is_probe = run.program.tape.get(id).name.starts_with("dense.");
+    if is_probe { run.program.dense.values[0] } else { id }
 }
 
 /// Temporary values outside the packed blocks, each from the first record that names it to the last.
@@ -60,7 +60,7 @@ fn lives(run: &Run<f32>) -> Vec<Life> {
             all.entry(owner(run, id)).or_insert(at..at + 1).end = at + 1;
         }
     }
-    let packed = |id: &ValueId| run.program.blocks.iter().any(|b| b.param_grads.contains(id));
+    let packed = |id: &ValueId| run.program.groups.iter().any(|b| b.param_grads.contains(id));
     all.into_iter()
         .filter(|(id, _)| tape.get(*id).role == Role::Temporary && !packed(id))
         .map(|(id, records)| {
@@ -80,7 +80,7 @@ fn check_kept(run: &Run<f32>) {
         .collect();
     let packed: Vec<ValueId> = run
         .program
-        .blocks
+        .groups
         .iter()
         .flat_map(|b| [b.packed, b.grads, b.m, b.v])
         .chain([run.program.average])

@@ -4,7 +4,7 @@
 //! is still busy with what was queued before: time of one launch = difference / number. What the launch wrote is put back
 //! afterwards as its first run left it, so the next one finds what it would have found, and sums that are added to do not grow.
 
-use crate::driver::{Block, DevPtr, Device, Event, Launch};
+use crate::driver::{DevPtr, Device, DeviceBuffer, Event, Launch};
 use crate::error::Result;
 
 /// How often a launch is repeated.
@@ -69,8 +69,8 @@ pub(super) struct Meter {
     /// What the launches of this record write.
     pub(super) written: Vec<(DevPtr, usize)>,
     repeats: Option<Repeats>,
-    spare: Option<Block>,
-    flush: Option<Block>,
+    spare: Option<DeviceBuffer>,
+    flush: Option<DeviceBuffer>,
 }
 
 impl Meter {

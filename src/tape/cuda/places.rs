@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::driver::{Block, DevPtr, Device};
+use crate::driver::{DevPtr, Device, DeviceBuffer};
 use crate::error::Result;
 use crate::tape::cuda::layout::Layout;
 use crate::tape::{Tape, ValueId};
@@ -19,13 +19,13 @@ pub enum Arrangement {
 
 /// Allocations by where they begin in the layout. What lies between them is in none: gaps for alignment.
 pub(super) struct Places {
-    blocks: Vec<(usize, Block)>,
+    blocks: Vec<(usize, DeviceBuffer)>,
 }
 
 /// A part of a range of the layout: its bytes, counted from the start of the range, and where they lie.
 pub(super) struct Piece<'a> {
     pub(super) bytes: Range<usize>,
-    pub(super) block: &'a Block,
+    pub(super) block: &'a DeviceBuffer,
     pub(super) offset: usize,
 }
 

@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::driver::{Block, Device, Event, Pinned, Stream};
+use crate::driver::{Device, DeviceBuffer, Event, Pinned, Stream};
 use crate::error::{Error, Result};
 use crate::image::Volume;
 use crate::views::Upcoming;
@@ -44,7 +44,7 @@ pub struct PoolOptions {
 
 /// Volumes in device memory, by their number among the training volumes.
 pub(super) struct VolumePool {
-    block: Block,
+    block: DeviceBuffer,
     ring: Ring,
     held: BTreeMap<usize, Held>,
     /// Events behind the steps queued last, oldest first.
@@ -326,7 +326,7 @@ impl Ring {
     fn send(
         &mut self,
         device: &Device,
-        to: &Block,
+        to: &DeviceBuffer,
         offset: usize,
         bytes: &[u8],
         wait: bool,

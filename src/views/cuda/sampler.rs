@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::{Queue, blocks};
-use crate::driver::{Block, DevPtr, Device, Kernel, Pinned};
+use crate::driver::{DevPtr, Device, DeviceBuffer, Kernel, Pinned};
 use crate::error::Result;
 use crate::random::philox::Purpose;
 use crate::views::{SamplePlan, Sampling};
@@ -94,12 +94,12 @@ pub struct DeviceVolume {
 
 /// Memory for the views of a batch, and their plans.
 pub struct DeviceViews {
-    plans: Block,
+    plans: DeviceBuffer,
     /// Plans on the host, for two batches by turns: one may be under way to the device while the next is planned.
     staged: [Pinned; 2],
     turn: usize,
-    buffers: Block,
-    partial: Block,
+    buffers: DeviceBuffer,
+    partial: DeviceBuffer,
     views: usize,
     size: [usize; 3],
     parts: usize,
