@@ -67,7 +67,7 @@ impl ResEncUNet {
     /// Records the network on `x [N, D, H, W, C]`; returns the dense representation `[N, D, H, W, features]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `x` does not fit.
+    /// [`crate::Error::Shape`] if `x` does not fit.
     pub fn record(&self, tape: &mut Tape, weights: &mut Weights, x: ValueId) -> Result<ValueId> {
         let tail = Tail { bias: self.conv_bias, slope: Some(SLOPE), residual: None, gamma: 1.0 };
         let mut net = Recorder { tape, weights };

@@ -6,8 +6,8 @@ use crate::backend::{Io, MAX_OPERANDS};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
-    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, PIECE_THREADS, Pair, Pass, piece_grid,
-    put_all, refuse,
+    CpuRule, CudaIo, CudaRule, FusedCall, Fusion, FusionCandidate, Op, OpRule, PIECE_THREADS, Pass,
+    piece_grid, put_all, refuse,
 };
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -194,7 +194,7 @@ impl Concat {
 }
 
 /// Whether the other call of a pair works on input 0, or its gradient, in place.
-fn is_in_place(other: Option<Joined<'_>>) -> bool {
+fn is_in_place(other: Option<FusedCall<'_>>) -> bool {
     other.is_some_and(|other| matches!(other.op, Op::ConvTranspose3d(_)))
 }
 
@@ -205,7 +205,7 @@ impl CudaRule for Concat {
 
     /// The gradient of an upsampled value stays in the gradient of the concatenation: the backward pass of the transposed
     /// convolution that follows reads it there.
-    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+    fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
         let (first, second) = (pair.first, pair.second);
         let backward = first.pass == Pass::Backward && second.pass == Pass::Backward;
         let follows = pair.adjacent && matches!(second.op, Op::ConvTranspose3d(_));
@@ -215,7 +215,7 @@ impl CudaRule for Concat {
         let (up, add) = first.writes[0]?;
         let is_dy = second.reads.iter().position(|&value| value == up) == Some(2);
         let whole = !add && is_dy && (pair.sole_reader)(up);
-        whole.then_some(Joint { handed: 0, shares_operands: true, elided: Some(up) })
+        whole.then_some(Fusion { fused_scratch: 0, shares_operands: true, eliminated: Some(up) })
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {

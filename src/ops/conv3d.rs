@@ -2,21 +2,21 @@
 
 pub(in crate::ops) mod cuda;
 pub(in crate::ops) mod filter;
-mod gelu;
-pub(in crate::ops) mod joint;
 pub(in crate::ops) mod params;
 pub(in crate::ops) mod table;
 
 use self::cuda::{Beyond, Operands, Product};
 use self::filter::FilterOperands;
-use self::joint::NormPart;
 use crate::backend::cpu::conv;
 use crate::backend::cuda::{Queue, Storage};
 use crate::backend::{ConvGeometry, ConvPass, Io};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::fusion::conv_norm::NormPart;
+use crate::ops::fusion::{conv_gelu, conv_norm};
 use crate::ops::{
-    CpuRule, CudaIo, CudaRule, Joint, OpRule, Pair, Pass, Saved, activation, arity, refuse,
+    CpuRule, CudaIo, CudaRule, Fusion, FusionCandidate, OpRule, Pass, Saved, activation, arity,
+    refuse,
 };
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -51,7 +51,7 @@ impl Conv3d {
         })
     }
 
-    fn bound(&self, shapes: &[Shape]) -> ConvGeometry {
+    pub(in crate::ops) fn bound(&self, shapes: &[Shape]) -> ConvGeometry {
         let Some(geometry) = self.geometry(shapes[0], shapes[1]) else {
             panic!("conv3d was recorded with shapes that fit")
         };
@@ -151,8 +151,8 @@ impl CudaRule for Conv3d {
             .max(filter::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
     }
 
-    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
-        joint::joins(self, pair).or_else(|| gelu::joins(self, pair))
+    fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
+        conv_norm::fuses(self, pair).or_else(|| conv_gelu::fuses(self, pair))
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -165,7 +165,7 @@ impl CudaRule for Conv3d {
             work: io.workspace(),
         };
         let norm = NormPart::of(io, self, Pass::Forward);
-        let beyond = Beyond { gelu: gelu::output(io), norm, ..Beyond::default() };
+        let beyond = Beyond { gelu: conv_gelu::output(io), norm, ..Beyond::default() };
         cuda::run(queue, &self.bound(io.shapes), Product::Fprop, &operands, &beyond)
     }
 

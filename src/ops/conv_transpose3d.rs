@@ -12,8 +12,8 @@ use crate::ops::conv3d::filter::FilterOperands;
 use crate::ops::conv3d::params::{int, ints};
 use crate::ops::conv3d::{cuda, filter, table};
 use crate::ops::{
-    CpuRule, CudaIo, CudaRule, Joined, Joint, Op, OpRule, Pair, Pass, Saved, activation, arity,
-    refuse,
+    CpuRule, CudaIo, CudaRule, FusedCall, Fusion, FusionCandidate, Op, OpRule, Pass, Saved,
+    activation, arity, refuse,
 };
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -179,7 +179,7 @@ fn upsample(queue: &Queue, g: &ConvGeometry, o: &Operands, y_stride: usize) -> R
 }
 
 /// Channels of a voxel of a concatenation that the other call of a pair is.
-fn concatenated(other: Option<Joined<'_>>) -> Option<(Joined<'_>, usize)> {
+fn concatenated(other: Option<FusedCall<'_>>) -> Option<(FusedCall<'_>, usize)> {
     let other = other.filter(|other| matches!(other.op, Op::Concat(_)))?;
     Some((other, other.shapes.iter().map(Shape::channels).sum()))
 }
@@ -190,7 +190,7 @@ impl CudaRule for ConvTranspose3d {
     }
 
     /// The output is written straight into the concatenation that follows, its only reader.
-    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+    fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
         let (first, second) = (pair.first, pair.second);
         let forward = first.pass == Pass::Forward && second.pass == Pass::Forward;
         let Op::Concat(concat) = second.op else { return None };
@@ -199,7 +199,7 @@ impl CudaRule for ConvTranspose3d {
         }
         let (up, _) = first.writes[0]?;
         let once = second.reads[0] == up && second.reads[1] != up && (pair.sole_reader)(up);
-        once.then_some(Joint { handed: 0, shares_operands: true, elided: Some(up) })
+        once.then_some(Fusion { fused_scratch: 0, shares_operands: true, eliminated: Some(up) })
     }
 
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {

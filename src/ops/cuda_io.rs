@@ -17,14 +17,14 @@ pub struct CudaIo<'a> {
     /// Scratch of the size the operation asked for, with undefined content.
     pub work: DevPtr,
     /// A later call of whose work this call does a part.
-    pub next: Option<Joined<'a>>,
+    pub next: Option<FusedCall<'a>>,
     /// An earlier call that did a part of this call's work.
-    pub last: Option<Joined<'a>>,
+    pub last: Option<FusedCall<'a>>,
 }
 
-/// The other call of a pair, see [`super::Pair`].
+/// The other call of a pair, see [`super::FusionCandidate`].
 #[derive(Clone, Copy)]
-pub struct Joined<'a> {
+pub struct FusedCall<'a> {
     /// The operation of the other call.
     pub op: &'a Op,
     /// Shapes of its inputs.
@@ -34,7 +34,7 @@ pub struct Joined<'a> {
     /// What it writes.
     pub writes: &'a [Option<(DevSpan, bool)>],
     /// Memory that the first call writes and the second reads.
-    pub handed: DevPtr,
+    pub fused_scratch: DevPtr,
 }
 
 impl CudaIo<'_> {

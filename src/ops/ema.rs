@@ -6,8 +6,8 @@ use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
-    CpuRule, CudaIo, CudaRule, Joint, Op, OpRule, PIECE_THREADS, Pair, SCALARS, arity, piece_grid,
-    refuse, scalar,
+    CpuRule, CudaIo, CudaRule, Fusion, FusionCandidate, Op, OpRule, PIECE_THREADS, SCALARS, arity,
+    piece_grid, refuse, scalar,
 };
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -69,14 +69,14 @@ impl CudaRule for Ema {
     }
 
     /// The update that follows makes the average, too: it has the parameters in registers.
-    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+    fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
         let (first, second) = (pair.first, pair.second);
         let follows = pair.adjacent && matches!(second.op, Op::AdamW(_));
         let same = || {
             first.reads[0] == second.reads[0]
                 && second.writes[0].is_some_and(|(param, _)| param == first.reads[1])
         };
-        (follows && same()).then(Joint::default)
+        (follows && same()).then(Fusion::default)
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {

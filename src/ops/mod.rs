@@ -11,6 +11,7 @@ mod conv_transpose3d;
 mod cosine_loss;
 mod cuda_io;
 mod ema;
+mod fusion;
 mod gap_loss;
 mod gelu;
 mod global_pool;
@@ -31,7 +32,7 @@ pub use concat::{Axis, Concat};
 pub use conv_transpose3d::ConvTranspose3d;
 pub use conv3d::Conv3d;
 pub use cosine_loss::CosineLoss;
-pub use cuda_io::{CudaIo, Joined};
+pub use cuda_io::{CudaIo, FusedCall};
 pub use ema::Ema;
 pub use gap_loss::{GapAxisLoss, GapNormLoss};
 pub use gelu::Gelu;
@@ -128,7 +129,7 @@ pub trait CpuRule<T> {
 
 /// One call of two, as the operations see it that may join them.
 #[derive(Clone, Copy)]
-pub struct Half<'a> {
+pub struct FusionCall<'a> {
     /// The operation.
     pub op: &'a Op,
     /// Forward or backward.
@@ -144,26 +145,26 @@ pub struct Half<'a> {
 /// Two calls of which the first could do a part of the second's work, while its numbers are in registers: the second reads what the
 /// first writes, and nobody writes it in between; or the second follows the first at once.
 #[derive(Clone, Copy)]
-pub struct Pair<'a> {
+pub struct FusionCandidate<'a> {
     /// The call that runs first.
-    pub first: Half<'a>,
+    pub first: FusionCall<'a>,
     /// The call that runs later.
-    pub second: Half<'a>,
+    pub second: FusionCall<'a>,
     /// Whether the second is the next call of all.
     pub adjacent: bool,
     /// Whether the second is the only call that reads a value.
     pub sole_reader: &'a dyn Fn(u32) -> bool,
 }
 
-/// How two calls are joined.
+/// How two calls are fused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Joint {
+pub struct Fusion {
     /// Bytes that the first leaves for the second.
-    pub handed: usize,
+    pub fused_scratch: usize,
     /// Whether either call touches operands of the other, so that all of them need memory while either runs.
     pub shares_operands: bool,
     /// A value that is then neither written nor read and needs no memory.
-    pub elided: Option<u32>,
+    pub eliminated: Option<u32>,
 }
 
 /// An operation on a CUDA device: which kernels it launches, on which grids, with which arguments.
@@ -179,7 +180,7 @@ pub trait CudaRule {
 
     /// Whether this operation, as the first of `pair`, does a part of the second's work, and what that needs. Both are then told of the
     /// other by [`CudaIo::next`] and [`CudaIo::last`].
-    fn joins(&self, pair: &Pair<'_>) -> Option<Joint> {
+    fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
         let _ = pair;
         None
     }

@@ -14,9 +14,9 @@ pub struct Units<'a> {
     /// Further lifetimes of values: used at this record, too.
     pub uses: &'a [(ValueId, usize)],
     /// Values that are never written or read in truth.
-    pub elided: &'a [ValueId],
+    pub eliminated: &'a [ValueId],
     /// Memory between two records: first, last, units.
-    pub handed: &'a [(usize, usize, usize)],
+    pub fused_scratch: &'a [(usize, usize, usize)],
     /// Whether values share no memory even if they are never alive together.
     pub apart: bool,
 }
@@ -27,7 +27,7 @@ pub struct Units<'a> {
 pub struct Plan {
     spans: Vec<Span>,
     /// Memory between two records, in the order it was asked for.
-    pub handed: Vec<Span>,
+    pub fused_scratch: Vec<Span>,
     /// Scratch of all calls, one region of the size of the largest.
     pub workspace: Span,
     /// Values written from outside before each run.
@@ -62,8 +62,8 @@ impl Plan {
             scratch: &scratch,
             align: 16,
             uses: &[],
-            elided: &[],
-            handed: &[],
+            eliminated: &[],
+            fused_scratch: &[],
             apart: false,
         };
         Plan::with(tape, &units)
@@ -89,8 +89,8 @@ impl Plan {
         lay(&|role| matches!(role, Role::Param(_) | Role::State));
         let persistent_len = end;
         let mut lifetimes = lifetimes(tape, &len_of, units);
-        spans.resize(tape.values.len() + units.handed.len(), Span::default());
-        lifetimes.extend(units.handed.iter().enumerate().map(|(i, &(first, last, len))| {
+        spans.resize(tape.values.len() + units.fused_scratch.len(), Span::default());
+        lifetimes.extend(units.fused_scratch.iter().enumerate().map(|(i, &(first, last, len))| {
             Lifetime { id: tape.values.len() + i, len, first, last }
         }));
         if units.apart {
@@ -109,13 +109,13 @@ impl Plan {
                 };
             }
         }
-        let handed = spans.split_off(tape.values.len());
+        let fused_scratch = spans.split_off(tape.values.len());
         let workspace =
             Span { offset: persistent_len + arena_len, len: scratch.next_multiple_of(units.align) };
         let len = workspace.offset + workspace.len;
         Plan {
             spans,
-            handed,
+            fused_scratch,
             workspace,
             inputs,
             results,
@@ -144,7 +144,7 @@ fn lifetimes(tape: &Tape, len_of: &dyn Fn(ValueId) -> usize, units: &Units<'_>) 
         record.reads.iter().chain(written).for_each(|&id| use_at(id, at));
     }
     units.uses.iter().for_each(|&(id, at)| use_at(id, at));
-    units.elided.iter().for_each(|id| uses[id.index()] = None);
+    units.eliminated.iter().for_each(|id| uses[id.index()] = None);
     tape.values()
         .filter(|(_, v)| v.alias.is_none() && v.role == Role::Temporary)
         .filter_map(|(id, _)| {

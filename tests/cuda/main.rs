@@ -20,11 +20,11 @@ mod cache;
 #[cfg(test)]
 mod device;
 #[cfg(test)]
-mod joined;
+mod fused;
 #[cfg(test)]
-mod joined_decoder;
+mod fused_decoder;
 #[cfg(test)]
-mod joined_norm;
+mod fused_norm;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]

@@ -214,36 +214,36 @@ fn norms_beside_convolutions_read_their_input_less_often() {
     let _alone = alone();
     let (extent, channels) = (48, 32);
     let (tape, forward) = blocks(extent, channels);
-    let open = |joined: bool| {
+    let open = |fused: bool| {
         let device = Device::open(0, false).unwrap();
-        if joined {
+        if fused {
             CudaStep::new(&tape, device, false)
         } else {
-            CudaStep::unjoined(&tape, device, false)
+            CudaStep::unfused(&tape, device, false)
         }
     };
-    let (mut joined, mut alone) = (open(true).unwrap(), open(false).unwrap());
-    assert_eq!(joined.pairs().count(), 8, "{:?}", joined.pairs().collect::<Vec<_>>());
+    let (mut fused, mut alone) = (open(true).unwrap(), open(false).unwrap());
+    assert_eq!(fused.fusions().count(), 8, "{:?}", fused.fusions().collect::<Vec<_>>());
     let activation = (2 * extent.pow(3) * channels) as f64;
     // 5 and 9 passes, and backward the norm's coefficients, which each warp of a convolution reads again for each plane: 0.4 of a
     // pass in bytes asked for, of a few hundred different ones.
     for (what, range, most, before) in
         [("forward", 0..forward, 5.0, 7.0), ("backward", forward..tape.records().len(), 9.4, 12.0)]
     {
-        let [norms, products] = norms_and_products(&mut joined, range.clone());
+        let [norms, products] = norms_and_products(&mut fused, range.clone());
         let [norms_alone, products_alone] = norms_and_products(&mut alone, range);
         // Two blocks.
         let passes = |bytes: f64| bytes / activation / 2.0;
         let [in_all, in_norms] = [norms + products - products_alone, norms].map(passes);
         let added = passes(products - products_alone);
-        let unjoined = passes(norms_alone);
+        let unfused = passes(norms_alone);
         println!(
             "a residual block, {what}: {in_all:.2} passes for its norms, {in_norms:.2} of them by the norms' kernels and \
-             {added:.2} by the convolutions'; alone {unjoined:.2}"
+             {added:.2} by the convolutions'; alone {unfused:.2}"
         );
         // Statistics that blocks leave: 0.03 of a pass at 64^3, and their number does not grow with the volume.
         assert!(in_all <= most + 0.1, "{what}: {in_all:.2} passes, at most {most}");
-        assert!(unjoined <= before + 0.1, "{what}: {unjoined:.2} passes alone, at most {before}");
+        assert!(unfused <= before + 0.1, "{what}: {unfused:.2} passes alone, at most {before}");
     }
-    println!("memory {} joined, {} alone", joined.device_len(), alone.device_len());
+    println!("memory {} fused, {} alone", fused.device_len(), alone.device_len());
 }

@@ -7,11 +7,11 @@ use crate::backend::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::DevPtr;
 use crate::error::Result;
-use crate::ops::conv3d::joint::NormPart;
 use crate::ops::conv3d::params::{
     GatherParams, HaloParams, StemParams, SumRowsParams, WalkParams, int, ints,
 };
 use crate::ops::conv3d::table::{GATHER, HALO, STEM, SUM_ROWS, Tile, WALK};
+use crate::ops::fusion::conv_norm::NormPart;
 
 /// Blocks a launch should have where its work can be cut at will: about the multiprocessors of a large card. A constant,
 /// because results must not depend on the card.
@@ -193,7 +193,7 @@ pub(in crate::ops) fn is_gathered(g: &ConvGeometry, product: Product) -> bool {
 
 /// Parts of a batch item of which the kernel can leave partial results for a norm, one for each of its blocks along the voxels;
 /// none if it cannot.
-pub(super) fn parts(g: &ConvGeometry, product: Product) -> Option<usize> {
+pub(in crate::ops) fn parts(g: &ConvGeometry, product: Product) -> Option<usize> {
     let (_, _, out, classes) = roles(g, product);
     match choose(g, product) {
         Choice::Stem => Some(tiles(out, STEM_BOX)),

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 
 use crate::driver::DevPtr;
-use crate::ops::conv3d::joint::NormPart;
+use crate::ops::fusion::conv_norm::NormPart;
 
 /// A size as the kernels take it.
 ///

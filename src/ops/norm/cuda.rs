@@ -3,7 +3,7 @@
 use crate::backend::cuda::{DevSpan, Queue, blocks};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
-use crate::ops::conv3d::joint;
+use crate::ops::fusion::conv_norm;
 use crate::ops::{CudaIo, CudaRule, InstanceNorm, OpRule, Pass, grad_or_null};
 use crate::shape::Shape;
 
@@ -252,7 +252,7 @@ impl InstanceNorm {
     }
 
     fn partial_moments(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<Parts> {
-        if let Some(parts) = io.last.and_then(|conv| joint::parts(&conv, Pass::Forward)) {
+        if let Some(parts) = io.last.and_then(|conv| conv_norm::parts(&conv, Pass::Forward)) {
             return Ok(parts);
         }
         let (shape, grid) = NormShape::new(io.shapes[0]);
@@ -390,12 +390,12 @@ impl CudaRule for InstanceNorm {
             return queue.launch(&KERNELS[GRAD_SMALL], [1, grid[1], 1], &params);
         }
         let mut launches = Backward { params, grid, queue };
-        if let Some(joined) = io.last.and_then(|conv| joint::parts(&conv, Pass::Backward)) {
-            launches.params.partial = joined.partial;
+        if let Some(fused) = io.last.and_then(|conv| conv_norm::parts(&conv, Pass::Backward)) {
+            launches.params.partial = fused.partial;
             if self.is_gated() {
-                launches.passed(joint::gradient_place(io.writes, from.dy));
+                launches.passed(conv_norm::gradient_place(io.writes, from.dy));
             }
-            return launches.finish(joined.parts);
+            return launches.finish(fused.parts);
         }
         // The gradient before the activation is dres: written by the first half, it spares the second dy and y.
         let early = self.is_gated() && !dx.is_null() && !dres.is_null() && add_dres == 0;

@@ -1,14 +1,14 @@
 //! Pairs of calls of which the first does a part of the second's work on a device: which there are on a tape.
 
-use crate::ops::{Half, Joint, Pair};
+use crate::ops::{Fusion, FusionCall, FusionCandidate};
 use crate::tape::{Record, Role, Tape, ValueId};
 
-/// Two records that are joined.
+/// Two records that are fused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Joining {
+pub(super) struct FusedPair {
     pub(super) first: usize,
     pub(super) second: usize,
-    pub(super) joint: Joint,
+    pub(super) fusion: Fusion,
 }
 
 /// Numbers of the values a record reads and writes; names of one and the same memory count as one value.
@@ -38,9 +38,9 @@ fn whole(tape: &Tape, id: ValueId) -> ValueId {
 }
 
 /// All pairs that the operations of `tape` agree to join. A record is the first of one pair at most, and the second of one.
-pub(super) fn pairs(tape: &Tape) -> Vec<Joining> {
+pub(super) fn pairs(tape: &Tape) -> Vec<FusedPair> {
     let operands: Vec<Operands> = tape.records.iter().map(|r| Operands::of(tape, r)).collect();
-    let mut found: Vec<Joining> = Vec::new();
+    let mut found: Vec<FusedPair> = Vec::new();
     for first in 0..operands.len() {
         let reader = next_reader(&operands, first);
         let follower = (first + 1 < operands.len()).then_some(first + 1);
@@ -49,8 +49,8 @@ pub(super) fn pairs(tape: &Tape) -> Vec<Joining> {
             if found.iter().any(|pair| pair.second == second) {
                 continue;
             }
-            if let Some(joint) = ask(tape, &operands, first, second) {
-                found.push(Joining { first, second, joint });
+            if let Some(fusion) = ask(tape, &operands, first, second) {
+                found.push(FusedPair { first, second, fusion });
                 break;
             }
         }
@@ -72,8 +72,8 @@ fn next_reader(operands: &[Operands], first: usize) -> Option<usize> {
     None
 }
 
-fn ask(tape: &Tape, operands: &[Operands], first: usize, second: usize) -> Option<Joint> {
-    let half = |at: usize| Half {
+fn ask(tape: &Tape, operands: &[Operands], first: usize, second: usize) -> Option<Fusion> {
+    let half = |at: usize| FusionCall {
         op: &tape.records[at].op,
         pass: tape.records[at].pass,
         shapes: &tape.records[at].shapes,
@@ -85,37 +85,37 @@ fn ask(tape: &Tape, operands: &[Operands], first: usize, second: usize) -> Optio
         let owner = &tape.values[value as usize];
         readers == 1 && owner.role == Role::Temporary && owner.alias.is_none()
     };
-    let pair = Pair {
+    let pair = FusionCandidate {
         first: half(first),
         second: half(second),
         adjacent: second == first + 1,
         sole_reader: &sole_reader,
     };
-    let joint = tape.records[first].op.cuda().joins(&pair)?;
+    let fusion = tape.records[first].op.cuda().fuses(&pair)?;
     assert!(
-        pair.adjacent || (!joint.shares_operands && joint.elided.is_none()),
-        "{} joins {} although others run in between",
+        pair.adjacent || (!fusion.shares_operands && fusion.eliminated.is_none()),
+        "{} fuses {} although others run in between",
         tape.records[first].name,
         tape.records[second].name
     );
-    Some(joint)
+    Some(fusion)
 }
 
 /// What the pairs ask of the plan of memory.
 #[derive(Default)]
 pub(super) struct Needs {
     pub(super) uses: Vec<(ValueId, usize)>,
-    pub(super) elided: Vec<ValueId>,
-    pub(super) handed: Vec<(usize, usize, usize)>,
+    pub(super) eliminated: Vec<ValueId>,
+    pub(super) fused_scratch: Vec<(usize, usize, usize)>,
 }
 
 impl Needs {
-    pub(super) fn of(tape: &Tape, pairs: &[Joining]) -> Needs {
+    pub(super) fn of(tape: &Tape, pairs: &[FusedPair]) -> Needs {
         let mut needs = Needs::default();
-        for &Joining { first, second, joint } in pairs {
-            needs.handed.push((first, second, joint.handed));
-            needs.elided.extend(joint.elided.map(ValueId));
-            if joint.shares_operands {
+        for &FusedPair { first, second, fusion } in pairs {
+            needs.fused_scratch.push((first, second, fusion.fused_scratch));
+            needs.eliminated.extend(fusion.eliminated.map(ValueId));
+            if fusion.shares_operands {
                 for (at, other) in [(first, second), (second, first)] {
                     let record = &tape.records[other];
                     let written = record.writes.iter().flatten().map(|(id, _)| *id);

@@ -5,7 +5,7 @@ use crate::driver::DevPtr;
 use crate::ops::{Op, Pass};
 use crate::shape::Shape;
 use crate::tape::cuda::cost::Work;
-use crate::tape::cuda::fusion::{Joining, Needs};
+use crate::tape::cuda::fusion::{FusedPair, Needs};
 use crate::tape::cuda::places::{Arrangement, Places};
 use crate::tape::cuda::storage::storages;
 use crate::tape::plan::Units;
@@ -25,7 +25,7 @@ pub(super) struct Call {
     /// Address and bytes of everything it writes, copies of filters included.
     pub(super) written: Vec<(DevPtr, usize)>,
     pub(super) work: Work,
-    /// The calls it is joined with as the first and as the second, and the memory between them.
+    /// The calls it is fused with as the first and as the second, and the memory between them.
     pub(super) next: Option<(usize, DevPtr)>,
     pub(super) last: Option<(usize, DevPtr)>,
 }
@@ -47,7 +47,7 @@ impl Call {
 pub(super) struct Layout {
     pub(super) plan: Plan,
     pub(super) arrangement: Arrangement,
-    pub(super) pairs: Vec<Joining>,
+    pub(super) pairs: Vec<FusedPair>,
     pub(super) storages: Vec<Storage>,
     /// Offset of the bf16 copy of each value that owns memory and has one.
     pub(super) twins: Vec<usize>,
@@ -55,7 +55,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(tape: &Tape, pairs: Vec<Joining>, arrangement: Arrangement) -> Layout {
+    pub(super) fn new(tape: &Tape, pairs: Vec<FusedPair>, arrangement: Arrangement) -> Layout {
         let storages = storages(tape);
         let element = |id: ValueId| storages[id.index()].element_len();
         let scratch = |r: &Record| r.op.cuda().cuda_workspace(r.pass, &r.shapes);
@@ -65,8 +65,8 @@ impl Layout {
             scratch: &scratch,
             align: ALIGN,
             uses: &needs.uses,
-            elided: &needs.elided,
-            handed: &needs.handed,
+            eliminated: &needs.eliminated,
+            fused_scratch: &needs.fused_scratch,
             apart: arrangement == Arrangement::Separate,
         };
         let plan = Plan::with(tape, &units);
@@ -118,10 +118,10 @@ impl Layout {
                 last: None,
             })
             .collect();
-        for (pair, handed) in self.pairs.iter().zip(&self.plan.handed) {
-            let handed = places.address(handed.offset);
-            calls[pair.first].next = Some((pair.second, handed));
-            calls[pair.second].last = Some((pair.first, handed));
+        for (pair, fused_scratch) in self.pairs.iter().zip(&self.plan.fused_scratch) {
+            let fused_scratch = places.address(fused_scratch.offset);
+            calls[pair.first].next = Some((pair.second, fused_scratch));
+            calls[pair.second].last = Some((pair.first, fused_scratch));
         }
         calls
     }

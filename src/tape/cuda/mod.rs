@@ -1,4 +1,4 @@
-//! A planned tape in the memory of a CUDA device: where values lie, which calls are joined, what runs. Not here: the plan itself, which is the
+//! A planned tape in the memory of a CUDA device: where values lie, which calls are fused, what runs. Not here: the plan itself, which is the
 //! CPU's as well.
 
 mod cost;

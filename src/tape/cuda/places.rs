@@ -83,7 +83,7 @@ impl Layout {
         let values: Vec<ValueId> =
             tape.values().map(|(id, _)| id).filter(|id| is_owner(*id)).collect();
         let spans = values.iter().map(|id| self.plan.span(*id));
-        let shared = self.plan.handed.iter().copied().chain([self.plan.workspace]);
+        let shared = self.plan.fused_scratch.iter().copied().chain([self.plan.workspace]);
         let copies = values.iter().filter_map(|id| {
             let at = self.twin((*id, 0))?;
             Some((at, 2 * tape.shape(*id).len()))

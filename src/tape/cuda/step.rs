@@ -13,8 +13,8 @@ use crate::backend::Span;
 use crate::backend::cuda::{Queue, Storage};
 use crate::driver::{DevPtr, Device, Event, Graph, Kernel, Pinned, Range as ProfilerRange, Stream};
 use crate::error::Result;
-use crate::ops::{CudaIo, Joined, Op, Pass};
-use crate::tape::cuda::fusion::{Joining, pairs};
+use crate::ops::{CudaIo, FusedCall, Op, Pass};
+use crate::tape::cuda::fusion::{FusedPair, pairs};
 use crate::tape::cuda::layout::{ALIGN, Call, Layout};
 use crate::tape::cuda::places::{Arrangement, Places};
 use crate::tape::{Plan, Role, Tape, ValueId};
@@ -77,24 +77,24 @@ impl CudaStep {
     ///
     /// # Errors
     /// As [`CudaStep::new`].
-    pub fn unjoined(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
+    pub fn unfused(tape: &Tape, device: Device, use_graph: bool) -> Result<CudaStep> {
         let layout = Layout::new(tape, Vec::new(), Arrangement::Planned);
         CudaStep::with(tape, device, use_graph, layout)
     }
 
-    /// The same with those pairs only whose operations `joins` accepts: the first and the second. For comparison.
+    /// The same with those pairs only whose operations `fuses` accepts: the first and the second. For comparison.
     ///
     /// # Errors
     /// As [`CudaStep::new`].
-    pub fn joining(
+    pub fn fusing(
         tape: &Tape,
         device: Device,
         use_graph: bool,
-        joins: impl Fn(&Op, &Op) -> bool,
+        fuses: impl Fn(&Op, &Op) -> bool,
     ) -> Result<CudaStep> {
         let op = |at: usize| &tape.records()[at].op;
         let mut pairs = pairs(tape);
-        pairs.retain(|pair| joins(op(pair.first), op(pair.second)));
+        pairs.retain(|pair| fuses(op(pair.first), op(pair.second)));
         let layout = Layout::new(tape, pairs, Arrangement::Planned);
         CudaStep::with(tape, device, use_graph, layout)
     }
@@ -368,8 +368,8 @@ impl CudaStep {
         self.calls.iter().flat_map(|call| call.op.cuda().kernels())
     }
 
-    /// Pairs of records that are joined: the numbers of the first and the second.
-    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+    /// Pairs of records that are fused: the numbers of the first and the second.
+    pub fn fusions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.layout.pairs.iter().map(|pair| (pair.first, pair.second))
     }
 
@@ -388,10 +388,10 @@ impl CudaStep {
         self.graph.as_ref().map(|graph| graph.nodes)
     }
 
-    /// Everything that the launches of a call may write and someone may read later, what it does for the calls it is joined with included.
+    /// Everything that the launches of a call may write and someone may read later, what it does for the calls it is fused with included.
     fn written(&self, call: &Call) -> Vec<(DevPtr, usize)> {
-        let joined = [call.next, call.last].into_iter().flatten().map(|(at, _)| &self.calls[at]);
-        [call].into_iter().chain(joined).flat_map(|call| call.written.iter().copied()).collect()
+        let fused = [call.next, call.last].into_iter().flatten().map(|(at, _)| &self.calls[at]);
+        [call].into_iter().chain(fused).flat_map(|call| call.written.iter().copied()).collect()
     }
 
     /// Queues the copy of the inputs behind their first `from` bytes.
@@ -415,17 +415,20 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses.
     pub fn launch(&self, range: Range<usize>) -> Result<()> {
         let work = self.places.address(self.layout.plan.workspace.offset);
-        for Joining { first, second, joint } in &self.layout.pairs {
+        for FusedPair { first, second, fusion } in &self.layout.pairs {
             let whole = range.contains(first) == range.contains(second);
-            assert!(whole || joint.elided.is_none(), "calls {first} and {second} run together");
+            assert!(
+                whole || fusion.eliminated.is_none(),
+                "calls {first} and {second} run together"
+            );
         }
         for call in &self.calls[range.clone()] {
-            let joined = |other: Option<(usize, DevPtr)>| {
-                let (at, handed) = other.filter(|(at, _)| range.contains(at))?;
+            let fused = |other: Option<(usize, DevPtr)>| {
+                let (at, fused_scratch) = other.filter(|(at, _)| range.contains(at))?;
                 let Call { op, shapes, reads, writes, .. } = &self.calls[at];
-                Some(Joined { op, shapes, reads, writes, handed })
+                Some(FusedCall { op, shapes, reads, writes, fused_scratch })
             };
-            let (next, last) = (joined(call.next), joined(call.last));
+            let (next, last) = (fused(call.next), fused(call.last));
             let io = CudaIo {
                 shapes: &call.shapes,
                 reads: &call.reads,

@@ -137,7 +137,7 @@ impl VolumePool {
     }
 
     /// Lets what is queued on the main stream from now on see the volumes of `step`; returns where they lie. Those that are not on
-    /// their way yet are sent now. Others make room for them: first those whose last use is longest ago, then those
+    /// their way yet are sent now. Others make room for them: first the least recently used, then those
     /// that will be used last.
     ///
     /// # Errors

@@ -1,25 +1,25 @@
 //! A GELU behind a convolution: the convolution makes it while its sums are in registers.
 
 use crate::driver::DevPtr;
+use crate::ops::conv3d::cuda;
 use crate::ops::conv3d::cuda::Product;
-use crate::ops::conv3d::{Conv3d, CudaIo, cuda};
-use crate::ops::{Joint, Op, Pair, Pass};
+use crate::ops::{Conv3d, CudaIo, Fusion, FusionCandidate, Op, Pass};
 
 /// The GELU that follows at once, if the kernel of this convolution can make it. The output is written all the same: the backward
 /// pass of the GELU reads it.
-pub(super) fn joins(op: &Conv3d, pair: &Pair<'_>) -> Option<Joint> {
+pub(in crate::ops) fn fuses(op: &Conv3d, pair: &FusionCandidate<'_>) -> Option<Fusion> {
     let (first, second) = (pair.first, pair.second);
     let forward = first.pass == Pass::Forward && second.pass == Pass::Forward;
     if !(forward && pair.adjacent && matches!(second.op, Op::Gelu(_))) {
         return None;
     }
     let reads = first.writes[0].is_some_and(|(y, _)| second.reads[0] == y);
-    let joint = Joint { shares_operands: true, ..Joint::default() };
-    (reads && cuda::is_gathered(&op.bound(first.shapes), Product::Fprop)).then_some(joint)
+    let fusion = Fusion { shares_operands: true, ..Fusion::default() };
+    (reads && cuda::is_gathered(&op.bound(first.shapes), Product::Fprop)).then_some(fusion)
 }
 
 /// Where the GELU goes that a forward pass makes, or none.
-pub(super) fn output(io: &CudaIo<'_>) -> DevPtr {
+pub(in crate::ops) fn output(io: &CudaIo<'_>) -> DevPtr {
     let gelu = io.next.filter(|next| matches!(next.op, Op::Gelu(_)));
     gelu.and_then(|gelu| gelu.writes[0]).map_or(DevPtr::NULL, |(span, _)| span.ptr)
 }

@@ -7,9 +7,9 @@ use spatialssl::tape::{CudaStep, Tape, ValueId};
 
 use crate::emulator::alone;
 
-/// A tape run with and without joined calls.
+/// A tape run with and without fused calls.
 pub(crate) struct Both {
-    pub(crate) joined: CudaStep,
+    pub(crate) fused: CudaStep,
     pub(crate) alone: CudaStep,
 }
 
@@ -17,18 +17,18 @@ impl Both {
     /// Fails unless there are so many pairs.
     pub(crate) fn new(tape: &Tape, pairs: usize) -> Both {
         let device = || Device::open(0, false).unwrap();
-        let joined = CudaStep::new(tape, device(), false).unwrap();
+        let fused = CudaStep::new(tape, device(), false).unwrap();
         assert_eq!(
-            joined.pairs().count(),
+            fused.fusions().count(),
             pairs,
             "pairs: {:?}",
-            joined.pairs().collect::<Vec<_>>()
+            fused.fusions().collect::<Vec<_>>()
         );
-        Both { joined, alone: CudaStep::unjoined(tape, device(), false).unwrap() }
+        Both { fused, alone: CudaStep::unfused(tape, device(), false).unwrap() }
     }
 
     pub(crate) fn each(&mut self, mut f: impl FnMut(&mut CudaStep)) {
-        f(&mut self.joined);
+        f(&mut self.fused);
         f(&mut self.alone);
     }
 }
@@ -95,13 +95,13 @@ fn the_update_makes_the_average_of_the_weights_before_it() {
             let bits = |step: &CudaStep| -> Vec<u32> {
                 step.read(id).unwrap().into_iter().map(f32::to_bits).collect()
             };
-            assert!(bits(&both.joined) == bits(&both.alone), "step {t}: {}", tape.get(id).name);
+            assert!(bits(&both.fused) == bits(&both.alone), "step {t}: {}", tape.get(id).name);
         }
         both.each(|step| [param, average].iter().for_each(|&id| check_copy(step, id)));
-        let moved = both.joined.read(param).unwrap() != before;
+        let moved = both.fused.read(param).unwrap() != before;
         assert_eq!(moved, size.is_finite(), "step {t}");
         if weight == 1.0 {
-            assert_eq!(both.joined.read(average).unwrap(), before, "a copy of the weights before");
+            assert_eq!(both.fused.read(average).unwrap(), before, "a copy of the weights before");
         }
     }
 }

@@ -8,7 +8,7 @@ use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
 
 use crate::common::bound::normals;
 use crate::emulator::{alone, emulator};
-use crate::joined::Both;
+use crate::fused::Both;
 
 /// Rounding to f32, and to bf16.
 const U: f64 = 1.0 / (1u64 << 24) as f64;
@@ -197,7 +197,7 @@ fn check(name: &str, chain: &Chain) {
     let r = chain.record(false);
     let mut both = Both::new(&r.tape, chain.kernels.iter().flatten().count());
     let device = Device::open(0, false).unwrap();
-    both.alone = CudaStep::unjoined(&chain.record(true).tape, device, false).unwrap();
+    both.alone = CudaStep::unfused(&chain.record(true).tape, device, false).unwrap();
     both.each(|step| {
         for (id, values) in &r.filled {
             step.write(*id, values).unwrap();
@@ -206,7 +206,7 @@ fn check(name: &str, chain: &Chain) {
     // Which kernels run is seen where the driver counts; what they compute, everywhere.
     let calls = || chain.kernels.map(|k| counts(k?).map(|c| c.calls));
     let before = calls();
-    both.joined
+    both.fused
         .run_range(0..r.forward)
         .unwrap_or_else(|e| panic!("{name}: {e}\n{}", emulator().last_report()));
     both.alone.run_range(0..r.forward).unwrap();
@@ -214,11 +214,11 @@ fn check(name: &str, chain: &Chain) {
 
     // Backward from the same statistics, so that no activation is on another side.
     for id in [r.stats, r.y] {
-        let values = both.joined.read(id).unwrap();
+        let values = both.fused.read(id).unwrap();
         both.alone.write(id, &values).unwrap();
     }
-    let all = r.forward..both.joined.len();
-    both.joined
+    let all = r.forward..both.fused.len();
+    both.fused
         .run_range(all.clone())
         .unwrap_or_else(|e| panic!("{name}: {e}\n{}", emulator().last_report()));
     both.alone.run_range(all).unwrap();
@@ -242,7 +242,7 @@ struct Input {
 impl Input {
     fn new(r: &Recorded, both: &Both) -> Input {
         let [n, .., c] = r.tape.shape(r.z).ndhwc().unwrap();
-        let (z, y) = (read(&both.joined, r.z), read(&both.joined, r.y));
+        let (z, y) = (read(&both.fused, r.z), read(&both.fused, r.y));
         let (len, voxels) = (z.len(), (z.len() / (n * c)) as f64);
         let means: Vec<f64> = sums(len, [n, c], |i, _| z[i]).iter().map(|s| s / voxels).collect();
         let squares = sums(len, [n, c], |i, at| (z[i] - means[at]).powi(2));
@@ -275,7 +275,7 @@ fn forward_agrees(name: &str, r: &Recorded, both: &Both) {
         0 => means[i / 2],
         _ => deviations[i / 2].recip(),
     });
-    let stats = read(&both.joined, r.stats);
+    let stats = read(&both.fused, r.stats);
     near(&format!("{name}: statistics"), &stats, &want.collect::<Vec<_>>(), |i| match i % 2 {
         0 => 40.0 * U * (means[i / 2].abs() + deviations[i / 2]),
         _ => 100.0 * U / deviations[i / 2],
@@ -299,7 +299,7 @@ fn backward_agrees(name: &str, chain: &Chain, r: &Recorded, both: &Both) {
     let (dy, dz) = (read(&both.alone, r.dy), read(&both.alone, r.dz));
     let gated = chain.is_gated();
     if !gated {
-        assert!(read(&both.joined, r.dy) == dy, "{name}: the output's gradient");
+        assert!(read(&both.fused, r.dy) == dy, "{name}: the output's gradient");
     }
     let g = |i: usize| dy[i].abs() * if y[i] > 0.0 { 1.0 } else { chain.slope.unwrap_or(1.0) };
     let xhat = |i: usize| centred(i) / deviation(at(i));
@@ -313,11 +313,11 @@ fn backward_agrees(name: &str, chain: &Chain, r: &Recorded, both: &Both) {
         }),
     ];
     for (what, id, bound) in [("dbeta", r.dbeta, &bounds[0]), ("dgamma", r.dgamma, &bounds[1])] {
-        near(&format!("{name}: {what}"), &read(&both.joined, id), &read(&both.alone, id), |i| {
+        near(&format!("{name}: {what}"), &read(&both.fused, id), &read(&both.alone, id), |i| {
             (0..n).map(|item| bound[item * c + i]).sum()
         });
     }
-    let dz_joined = read(&both.joined, r.dz);
+    let dz_joined = read(&both.fused, r.dz);
     near(&format!("{name}: dx of the norm"), &dz_joined, &dz, |i| {
         let sums = (bounds[0][at(i)] + xhat(i) * bounds[1][at(i)]) / voxels;
         // Where the other does not leave g in the place of dres, it has g as it was before rounding.
@@ -325,12 +325,12 @@ fn backward_agrees(name: &str, chain: &Chain, r: &Recorded, both: &Both) {
         2.0 * HALF * dz[i].abs().max(dz_joined[i].abs()) + scale(i) * (sums + rounding)
     });
     if let Some(dres) = r.dres {
-        let [joined, alone] = [&both.joined, &both.alone].map(|step| read(step, dres));
+        let [fused, alone] = [&both.fused, &both.alone].map(|step| read(step, dres));
         if chain.residual == Residual::Wanted || !gated {
-            assert!(joined == alone, "{name}: gradient of the residual");
+            assert!(fused == alone, "{name}: gradient of the residual");
         }
-        near(&format!("{name}: dres"), &joined, &alone, |i| {
-            2.0 * HALF * joined[i].abs().max(alone[i].abs()) + rounded(i)
+        near(&format!("{name}: dres"), &fused, &alone, |i| {
+            2.0 * HALF * fused[i].abs().max(alone[i].abs()) + rounded(i)
         });
     }
     assert!(dz.iter().all(|v| bf16::from_f64(*v).to_f64() == *v), "gradients are bf16");

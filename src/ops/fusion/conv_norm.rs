@@ -8,7 +8,7 @@ use crate::driver::DevPtr;
 use crate::ops::conv3d::cuda;
 use crate::ops::conv3d::cuda::Product;
 use crate::ops::norm::cuda::{Parts, is_small};
-use crate::ops::{Conv3d, CudaIo, Joined, Joint, Op, Pair, Pass};
+use crate::ops::{Conv3d, CudaIo, FusedCall, Fusion, FusionCandidate, Op, Pass};
 use crate::shape::Shape;
 
 /// `Conv3dNorm`: where a kernel leaves partial results of a norm, and what it reads for them.
@@ -43,10 +43,10 @@ impl NormPart {
     };
 
     /// Of the call `io`, a pass of a convolution.
-    pub(super) fn of(io: &CudaIo<'_>, op: &Conv3d, pass: Pass) -> NormPart {
+    pub(in crate::ops) fn of(io: &CudaIo<'_>, op: &Conv3d, pass: Pass) -> NormPart {
         let Some(norm) = io.next else { return NormPart::NONE };
         let Op::InstanceNorm(rule) = norm.op else { return NormPart::NONE };
-        let Some(parts) = parts_at(op, io.shapes, pass, norm.handed) else {
+        let Some(parts) = parts_at(op, io.shapes, pass, norm.fused_scratch) else {
             return NormPart::NONE;
         };
         let Parts { partial, counts, .. } = parts;
@@ -70,7 +70,7 @@ impl NormPart {
     }
 
     /// Whether there is one.
-    pub(super) fn is_some(&self) -> bool {
+    pub(in crate::ops) fn is_some(&self) -> bool {
         !self.partial.is_null()
     }
 }
@@ -85,9 +85,9 @@ pub(in crate::ops) fn gradient_place(writes: &[Option<(DevSpan, bool)>], dy: Dev
 }
 
 /// The partial results that the pass of the convolution `conv` left for the norm after it.
-pub(in crate::ops) fn parts(conv: &Joined<'_>, pass: Pass) -> Option<Parts> {
+pub(in crate::ops) fn parts(conv: &FusedCall<'_>, pass: Pass) -> Option<Parts> {
     let Op::Conv3d(op) = conv.op else { return None };
-    parts_at(op, conv.shapes, pass, conv.handed)
+    parts_at(op, conv.shapes, pass, conv.fused_scratch)
 }
 
 fn product(pass: Pass) -> Product {
@@ -107,29 +107,29 @@ fn parts_at(op: &Conv3d, shapes: &[Shape], pass: Pass, memory: DevPtr) -> Option
 }
 
 /// Whether the convolution `op` does a part of the work of the norm that follows it in `pair`.
-pub(super) fn joins(op: &Conv3d, pair: &Pair<'_>) -> Option<Joint> {
+pub(in crate::ops) fn fuses(op: &Conv3d, pair: &FusionCandidate<'_>) -> Option<Fusion> {
     let (conv, norm, pass) = (pair.first, pair.second, pair.first.pass);
     let Op::InstanceNorm(rule) = norm.op else { return None };
     let x = norm.shapes[0];
     if norm.pass != pass || is_small(x, pass) {
         return None;
     }
-    let handed = Parts::len(x, cuda::parts(&op.bound(conv.shapes), product(pass))?);
-    let joint = Joint { handed, ..Joint::default() };
+    let fused_scratch = Parts::len(x, cuda::parts(&op.bound(conv.shapes), product(pass))?);
+    let fusion = Fusion { fused_scratch, ..Fusion::default() };
     let (value, add) = (*conv.writes.first()?)?;
     if pass == Pass::Forward {
-        return (norm.reads[0] == value).then_some(joint);
+        return (norm.reads[0] == value).then_some(fusion);
     }
     if norm.reads[rule.dy()] != value {
         return None;
     }
     if !rule.is_gated() {
-        return Some(joint);
+        return Some(fusion);
     }
     // The gradient before the activation takes the place of the output's gradient, or that of the residual's gradient. Then the
     // output's gradient is not even written; an old one, to which this is added, is still read.
     let shares_operands = matches!(norm.writes.get(3), Some(Some((_, false))));
-    let elided = (shares_operands && !add).then_some(value);
+    let eliminated = (shares_operands && !add).then_some(value);
     let alone = (pair.sole_reader)(value) && (pair.adjacent || !shares_operands);
-    alone.then_some(Joint { shares_operands, elided, ..joint })
+    alone.then_some(Fusion { shares_operands, eliminated, ..fusion })
 }

@@ -1,4 +1,4 @@
-//! Joined calls of the decoder and the heads: a transposed convolution that works in the concatenation it writes to, and a GELU that
+//! Fused calls of the decoder and the heads: a transposed convolution that works in the concatenation it writes to, and a GELU that
 //! the convolution before it makes; beside the same calls each on its own, bit for bit, and beside the CPU where that is exact.
 
 use spatialssl::config::GradientViews;
@@ -9,7 +9,7 @@ use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{CudaStep, Init, Step, Tape, ValueId};
 
 use crate::emulator::{Order, alone, emulator, left_out};
-use crate::joined::Both;
+use crate::fused::Both;
 use crate::program::{inputs, options};
 
 /// A tape, what is written to it and what is read of it.
@@ -68,8 +68,8 @@ impl Recorded {
         (0..len).map(|i| ((i * 7919 + k * 104_729) % 2003) as f32 * 7e-4 - 0.7).collect()
     }
 
-    /// Runs the tape twice with and without joined calls, so that the second run finds what the first left, on the values that
-    /// `values` gives; fails where a bit differs. Returns the joined step.
+    /// Runs the tape twice with and without fused calls, so that the second run finds what the first left, on the values that
+    /// `values` gives; fails where a bit differs. Returns the fused step.
     fn same_bits(
         &self,
         name: &str,
@@ -92,10 +92,10 @@ impl Recorded {
                 step.read(id).unwrap().into_iter().map(f32::to_bits).collect()
             };
             let what = &self.tape.get(id).name;
-            assert!(bits(&both.joined) == bits(&both.alone), "{name}: {what} differs");
+            assert!(bits(&both.fused) == bits(&both.alone), "{name}: {what} differs");
         }
         assert_eq!(emulator().reports(), "", "{name}");
-        both.joined
+        both.fused
     }
 
     /// The same on small whole numbers, and fails where the CPU has other ones.
@@ -177,7 +177,7 @@ impl Upsampling {
             if self.meets == Meets::ReaderBefore {
                 read(&mut r, up);
             }
-            let joined = match self.meets {
+            let fused = match self.meets {
                 Meets::SkipBefore => vec![skip, up],
                 Meets::TwoSkips => vec![up, skip, another],
                 Meets::Itself => vec![up, up],
@@ -185,7 +185,7 @@ impl Upsampling {
                 _ => vec![up, skip],
             };
             let op = Concat { axis: Axis::Channel };
-            let concat = r.tape.record("concat", op, &joined).unwrap();
+            let concat = r.tape.record("concat", op, &fused).unwrap();
             if matches!(self.meets, Meets::ReaderAfter | Meets::Nothing) {
                 read(&mut r, up);
             }
@@ -268,7 +268,7 @@ fn what_cannot_stay_in_the_concatenation_is_copied() {
     Upsampling { meets: Meets::ReaderOutside, ..case }.check(1);
 }
 
-/// Calls, bytes read and bytes written of a kernel by the joined calls of `recorded`.
+/// Calls, bytes read and bytes written of a kernel by the fused calls of `recorded`.
 fn moved(recorded: &Recorded, kernel: &str) -> [u64; 3] {
     let mut step = CudaStep::new(&recorded.tape, Device::open(0, false).unwrap(), false).unwrap();
     let before = counts(kernel).unwrap();
@@ -285,9 +285,9 @@ fn a_concatenation_copies_in_one_launch_and_only_what_is_elsewhere() {
     let _alone = alone();
     let case = Upsampling::new([1, 2, 3, 2, 16], 8, 24);
     let (voxels, skip) = (8 * 12, 2 * 24);
-    let joined = case.record();
-    assert_eq!(moved(&joined, "concat_fwd_bf16"), [1, voxels * skip, voxels * skip]);
-    assert_eq!(moved(&joined, "concat_bwd_bf16"), [1, voxels * skip, voxels * skip]);
+    let fused = case.record();
+    assert_eq!(moved(&fused, "concat_fwd_bf16"), [1, voxels * skip, voxels * skip]);
+    assert_eq!(moved(&fused, "concat_bwd_bf16"), [1, voxels * skip, voxels * skip]);
     let unwanted = Upsampling { trained: [true, true, false], ..case }.record();
     assert_eq!(moved(&unwanted, "concat_bwd_bf16"), [0; 3]);
     let three = Upsampling { meets: Meets::TwoSkips, ..case }.record();
@@ -395,13 +395,13 @@ fn a_convolution_makes_the_gelu_behind_it() {
     untrained.same_bits("untrained", 1, fractions);
 }
 
-/// Two steps of training; the bits of all that is kept, and the length of the plan. Joined or not, but for norms: their sums then run in
+/// Two steps of training; the bits of all that is kept, and the length of the plan. Fused or not, but for norms: their sums then run in
 /// another order.
-fn train(options: &ProgramOptions, joined: bool) -> (Vec<u32>, usize, usize) {
+fn train(options: &ProgramOptions, fused: bool) -> (Vec<u32>, usize, usize) {
     let program = Program::new(options).unwrap();
     let device = Device::open(0, false).unwrap();
-    let joins = |_: &Op, second: &Op| joined && !matches!(second, Op::InstanceNorm(_));
-    let mut step = CudaStep::joining(&program.tape, device, false, joins).unwrap();
+    let fuses = |_: &Op, second: &Op| fused && !matches!(second, Op::InstanceNorm(_));
+    let mut step = CudaStep::fusing(&program.tape, device, false, fuses).unwrap();
     for (id, values) in starts(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }
@@ -418,7 +418,7 @@ fn train(options: &ProgramOptions, joined: bool) -> (Vec<u32>, usize, usize) {
     let kept = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
     let read = |id| step.read(id).unwrap().into_iter().map(f32::to_bits);
     let bits = kept.chain(program.losses()).flat_map(read).collect();
-    (bits, step.plan().len, step.pairs().count())
+    (bits, step.plan().len, step.fusions().count())
 }
 
 #[test]
@@ -430,10 +430,10 @@ fn whole_steps_keep_their_bits_and_need_no_more_memory() {
     ] {
         let options =
             ProgramOptions { gradient_views: views, ..options(&features, &[1, 1, 1], size, 2) };
-        let ((joined, len, pairs), (apart, len_apart, _)) =
+        let ((fused, len, pairs), (apart, len_apart, _)) =
             (train(&options, true), train(&options, false));
         println!("{features:?}: {pairs} pairs, {len} bytes; apart {len_apart}");
-        assert!(joined == apart, "{views:?}: what is kept differs");
+        assert!(fused == apart, "{views:?}: what is kept differs");
         assert!(len <= len_apart, "{views:?}: {len} bytes, apart {len_apart}");
     }
 }
