@@ -117,7 +117,7 @@ SLOW = {"conv3d", "conv_transpose3d"}
 BLIND = {("no bar.sync anywhere", "conformance"): "its blocks are one warp, which __syncwarp orders as well"}
 # Instructions of a class that are tried until one is seen: many an instruction cannot matter (either way of an alignment check is right, a
 # loop that three axes never enter).
-TRIES = 4
+TRIES = 8
 
 
 def operations(stem):
