@@ -225,10 +225,10 @@ fn norms_beside_convolutions_read_their_input_less_often() {
     let (mut fused, mut alone) = (open(true).unwrap(), open(false).unwrap());
     assert_eq!(fused.fusions().count(), 8, "{:?}", fused.fusions().collect::<Vec<_>>());
     let activation = (2 * extent.pow(3) * channels) as f64;
-    // 5 and 9 passes, and backward the norm's coefficients, which each warp of a convolution reads again for each plane: 0.4 of a
-    // pass in bytes asked for, of a few hundred different ones.
+    // 5 and 9 passes, and backward the norm's coefficients, which each warp of a convolution reads again for each plane: 0.5 of a
+    // pass in bytes asked for (0.4 at 64^3), of a few hundred different ones.
     for (what, range, most, before) in
-        [("forward", 0..forward, 5.0, 7.0), ("backward", forward..tape.records().len(), 9.4, 12.0)]
+        [("forward", 0..forward, 5.0, 7.0), ("backward", forward..tape.records().len(), 9.5, 12.0)]
     {
         let [norms, products] = norms_and_products(&mut fused, range.clone());
         let [norms_alone, products_alone] = norms_and_products(&mut alone, range);
