@@ -296,6 +296,17 @@ fn kernels_and_operations_go_together() {
     }
 }
 
+/// `build.rs` makes code for several architectures of one PTX (`SHARED_PTX`): right as long as no kernel asks which one it is.
+#[test]
+fn no_kernel_asks_for_its_architecture() {
+    for file in files().iter().filter(|f| f.path.starts_with("kernels/")) {
+        for line in file.text.lines().filter(|line| line.contains("__CUDA_ARCH__")) {
+            let only_whether = ["#ifdef __CUDA_ARCH__", "#if defined(__CUDA_ARCH__)"];
+            assert!(only_whether.contains(&line.trim()), "{}: {line}", file.path);
+        }
+    }
+}
+
 /// Documents name files; the files must exist.
 #[test]
 fn documents_name_files_that_exist() {
