@@ -1,8 +1,8 @@
 //! What a model has learnt: figures in millimetres on held-out volumes beside the trivial guess, and the report of a run. Not here: how the
 //! report looks.
 
-mod observe;
+mod report;
 mod validation;
 
-pub(crate) use observe::{About, write_report};
+pub(crate) use report::{About, write_report};
 pub(crate) use validation::evaluate;

@@ -127,7 +127,7 @@ pub trait CpuRule<T> {
     fn backward(&self, io: &mut Io<'_, T>);
 }
 
-/// One call of two, as the operations see it that may join them.
+/// One call of two, as the operations see it that may fuse them.
 #[derive(Clone, Copy)]
 pub struct FusionCall<'a> {
     /// The operation.

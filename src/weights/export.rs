@@ -1,46 +1,17 @@
 //! Weights of a run for other programs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::Config;
 use crate::error::{Error, Result, escape};
 use crate::model::Weights;
-use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP, Loaded};
-use crate::run::folder::CHECKPOINTS;
-use crate::run::retention::latest_valid;
-use crate::run::{Ui, checkpoint};
+use crate::run::Ui;
+use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP};
 use crate::shape::Shape;
 use crate::tape::Tape;
+use crate::weights::chosen::{config_of, pick};
 use crate::weights::tensors::{KEY_LAYOUT, LAYOUT, Tensor, is_of_run, save};
-
-/// The checkpoint a command works on: the one named, or the run's newest valid one.
-pub(crate) fn pick(run: &Path, named: Option<&Path>, ui: &mut dyn Ui) -> Result<(PathBuf, Loaded)> {
-    if let Some(path) = named {
-        return Ok((path.to_path_buf(), checkpoint::load(path)?));
-    }
-    let folder = run.join(CHECKPOINTS);
-    let latest = latest_valid(&folder)?;
-    for (path, why) in &latest.rejected {
-        ui.warn(&format!("{} is not valid and is passed over: {why}", escape(path)));
-    }
-    latest.found.ok_or_else(|| {
-        let why =
-            "holds no valid checkpoint\n  is this a run folder? `spatialssl train --out` makes one";
-        Error::checkpoint(folder, why)
-    })
-}
-
-/// The configuration a checkpoint was written with.
-pub(crate) fn config_of(path: &Path, loaded: &Loaded) -> Result<Config> {
-    let text = loaded.config().unwrap_or_default();
-    let refuse = |why: String| {
-        Error::checkpoint(path, format!("its configuration cannot be read by this version: {why}"))
-    };
-    let mut config: Config = toml::from_str(text).map_err(|e| refuse(e.message().to_string()))?;
-    config.check().map_err(|e| refuse(e.to_string()))?;
-    Ok(config)
-}
 
 /// Names and shapes of the encoder-decoder's tensors, in the order the network asks for them: recorded alone, without gradients.
 fn encoder(config: &Config) -> Result<Vec<(String, Shape)>> {

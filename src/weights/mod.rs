@@ -1,9 +1,10 @@
 //! Weights as named tensors, in the layout of other programs. Not here: checkpoints (`run/checkpoint`), and the memory of a step
 //! (`session/state.rs`).
 
+mod chosen;
 mod export;
 mod tensors;
 
+pub(crate) use chosen::{config_of, pick};
 pub use export::export;
-pub(crate) use export::{config_of, pick};
 pub(crate) use tensors::{KEY_LAYOUT, LAYOUT, Tensor, from_torch, is_of_run, save, torch_dims};
