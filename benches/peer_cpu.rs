@@ -14,7 +14,7 @@ use spatialssl::backend::{ConvGeometry, ConvPass};
 use spatialssl::config::GradientViews;
 use spatialssl::model::{ResEncUNet, Stage, initialise};
 use spatialssl::ops::{AdamW, Pass, scalar};
-use spatialssl::pretext::VectorHead;
+use spatialssl::pretext::{TaskOptions, chosen_tasks};
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Record, Step, Tape, ValueId};
 
@@ -169,9 +169,7 @@ pub(crate) fn options() -> ProgramOptions {
         batch: 1,
         view_size: [64; 3],
         sub_size: [16; 3],
-        weights: [1.0; 6],
-        vector_head: VectorHead::Absolute,
-        antisymmetric_gap: false,
+        tasks: chosen_tasks(&TaskOptions::default(), |_| 1.0),
         gradient_views: GradientViews::First,
         adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 },
         max_norm: None,
@@ -187,13 +185,13 @@ pub(crate) fn prepare(options: &ProgramOptions) -> Result<(Program, Step<f32>), 
     for &image in &program.images {
         noise.fill(step.write(image), 1.7);
     }
-    noise.fill(step.write(program.target), 0.5);
+    noise.fill(step.write(program.target("gap")), 0.5);
     let room = (options.view_size[0] - options.sub_size[0]) as f32;
-    for start in step.write(program.boxes) {
+    for start in step.write(program.target("boxes")) {
         *start = ((noise.next() + 1.0) / 2.0 * room).floor();
     }
-    for seed in program.seeds {
-        step.write(seed).fill(1.0);
+    for weight in program.weights() {
+        step.write(weight).fill(1.0);
     }
     scalars(&program, &mut step, 1, 1.0);
     Ok((program, step))
@@ -230,7 +228,7 @@ fn whole_step() -> Result<(), Box<dyn Error>> {
         scalars(&program, &mut step, t, if t == 1 { 1.0 } else { EMA });
         step.run();
     });
-    let losses = program.losses().map(|id| step.read(id)[0]);
+    let losses: Vec<f32> = program.losses().into_iter().map(|id| step.read(id)[0]).collect();
     if !losses.iter().all(|loss| loss.is_finite()) {
         return Err(format!("the losses are {losses:?}").into());
     }

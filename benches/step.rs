@@ -78,7 +78,7 @@ fn device_step(options: &ProgramOptions) -> Result<CudaStep> {
     }
     let encoder = step.read(program.groups[0].packed)?;
     step.write(program.average, &encoder)?;
-    for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
+    for (seed, weight) in program.weights().into_iter().zip(options.weights()) {
         step.write(seed, &[weight as f32])?;
     }
     for (id, values) in inputs(options, &program, 0, 1e-5) {

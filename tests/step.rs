@@ -75,8 +75,8 @@ fn losses_fall_on_views_seen_again_and_again() {
         let mut total = || -> f32 {
             run.feed(0, 1e-3);
             run.step.run();
-            let losses = run.program.losses().map(|id| run.step.read(id)[0]);
-            losses.iter().zip(run.options.weights).map(|(l, w)| l * w as f32).sum()
+            let losses = run.program.losses().into_iter().map(|id| run.step.read(id)[0]);
+            losses.zip(run.options.weights()).map(|(l, w)| l * w as f32).sum()
         };
         let first = total();
         let last = (0..15).map(|_| total()).last().unwrap();
@@ -91,10 +91,13 @@ fn the_forward_pass_alone_changes_nothing_and_gives_the_same_losses() {
     let before = state(&run);
     run.feed(1, 1e-3);
     run.step.run_range(0..run.program.forward_len);
-    let losses = run.program.losses().map(|id| run.step.read(id)[0].to_bits());
+    let bits = |run: &Run<f32>| -> Vec<u32> {
+        run.program.losses().into_iter().map(|id| run.step.read(id)[0].to_bits()).collect()
+    };
+    let losses = bits(&run);
     assert!(state(&run) == before, "evaluating must not change weights");
     run.step.run();
-    assert_eq!(run.program.losses().map(|id| run.step.read(id)[0].to_bits()), losses);
+    assert_eq!(bits(&run), losses);
     assert!(state(&run) != before, "training must change weights");
 }
 
@@ -110,7 +113,7 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
             ids.flat_map(|id| run.step.read(id).iter().map(|x| x.to_bits())).collect()
         };
         let before = kept(&run);
-        let seed = run.program.seeds[2];
+        let seed = run.program.weights()[2];
         let weight = std::mem::replace(&mut run.step.write(seed)[0], bad);
         run.feed(2, 1e-3);
         run.step.run();
@@ -130,7 +133,7 @@ fn a_gradient_that_is_not_finite_skips_the_update() {
 fn a_task_without_weight_has_no_gradient() {
     for (task, prefix) in ["gap_head.", "sim_head.", "vec_head."].into_iter().enumerate() {
         let mut o = tiny(GradientViews::First);
-        (o.weights[2 * task], o.weights[2 * task + 1]) = (0.0, 0.0);
+        o.tasks[task].1.fill(0.0);
         let mut run = Run::<f32>::new(o);
         train(&mut run, 2, |_| {});
         let heads = &run.program.groups[1];
@@ -143,7 +146,7 @@ fn a_task_without_weight_has_no_gradient() {
                 "weight 0 of {prefix}, gradient of {name}"
             );
         }
-        for (k, norm) in run.program.task_norms.into_iter().enumerate() {
+        for (k, norm) in run.program.tasks.iter().map(|task| task.norm).enumerate() {
             assert_eq!(run.step.read(norm)[0] == 0.0, k == task, "norm {k} without task {task}");
         }
     }
@@ -154,10 +157,10 @@ fn a_task_without_weight_has_no_gradient() {
 fn half_a_task_still_has_a_gradient() {
     for term in 0..6 {
         let mut o = tiny(GradientViews::First);
-        o.weights[term] = 0.0;
+        o.tasks[term / 2].1[term % 2] = 0.0;
         let mut run = Run::<f32>::new(o);
         train(&mut run, 1, |_| {});
-        for (k, norm) in run.program.task_norms.into_iter().enumerate() {
+        for (k, norm) in run.program.tasks.iter().map(|task| task.norm).enumerate() {
             assert!(run.step.read(norm)[0] > 0.0, "norm {k} without term {term}");
         }
     }

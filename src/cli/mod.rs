@@ -91,11 +91,8 @@ fn observe_job(args: &ObserveArgs) -> Result<()> {
         command: command_line(),
     };
     let observed = with_threads(0, || crate::train::observe(&options, &mut Watch::new()));
-    let (page, row) = observed?;
-    output::print_line(&format!(
-        "gap error {:.1} mm (trivial guess {:.1} mm), direction error {:.0} degrees, similarity accuracy {:.2}",
-        row.gap_mae_mm, row.gap_baseline_mm, row.direction_error_deg, row.similarity_accuracy
-    ));
+    let (page, figures) = observed?;
+    output::print_line(&figures);
     output::print_line(&format!("report: {}", escape(&page)));
     Ok(())
 }

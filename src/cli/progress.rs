@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::run::rows::{StepRow, ValidationRow};
+use crate::run::rows::Row;
 
 /// Time between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -19,7 +19,8 @@ const REDRAWS_PER_S: u8 = 5;
 pub(super) struct Progress {
     output: Output,
     total: u64,
-    gap_mae_mm: Option<f64>,
+    /// The first figure of the last validation, in words.
+    headline: String,
     /// Step and time of the first row, from which the speed is reckoned: a resumed run starts late, and
     /// the first step, which plans memory, is slow.
     first: Option<(u64, Instant)>,
@@ -48,7 +49,7 @@ impl Progress {
     }
 
     fn new(output: Output) -> Self {
-        Progress { output, total: 0, gap_mae_mm: None, first: None }
+        Progress { output, total: 0, headline: String::new(), first: None }
     }
 
     /// Begins a run of `total` steps, those done before a resume included.
@@ -67,13 +68,13 @@ impl Progress {
     }
 
     /// Shows a finished step.
-    pub(super) fn step(&mut self, row: &StepRow) {
+    pub(super) fn step(&mut self, row: &Row) {
         let now = Instant::now();
         let (first_step, first_time) = *self.first.get_or_insert((row.step, now));
         let done = row.step.saturating_sub(first_step);
         let left = self.total.saturating_sub(row.step);
         let eta = time_left(now - first_time, done, left);
-        let text = step_text(row, self.total, self.gap_mae_mm, eta);
+        let text = step_text(row, self.total, &self.headline, eta);
         match &mut self.output {
             Output::Bar { bar, .. } => {
                 bar.set_position(row.step);
@@ -88,18 +89,10 @@ impl Progress {
         }
     }
 
-    /// Shows a validation, and its error beside the steps from now on.
-    pub(super) fn validation(&mut self, row: &ValidationRow) {
-        self.gap_mae_mm = Some(row.gap_mae_mm);
-        self.note(&format!(
-            "validation at step {}: gap error {} mm (constant prediction {} mm), direction error {} deg, \
-             similarity accuracy {}",
-            row.step,
-            short(row.gap_mae_mm),
-            short(row.gap_baseline_mm),
-            short(row.direction_error_deg),
-            short(row.similarity_accuracy)
-        ));
+    /// Shows a validation, and its headline beside the steps from now on.
+    pub(super) fn validation(&mut self, step: u64, figures: &str, headline: &str) {
+        self.headline = headline.to_string();
+        self.note(&format!("validation at step {step}: {figures}"));
     }
 
     /// Prints a line, above the bar if there is one. Paths in it must be escaped already.
@@ -128,15 +121,15 @@ impl Progress {
 }
 
 /// The line of a step. What matters least is last: a narrow terminal cuts the end off.
-fn step_text(row: &StepRow, total: u64, gap_mae_mm: Option<f64>, eta: Option<Duration>) -> String {
-    let gap = gap_mae_mm.map(|mm| format!("  gap {} mm", short(mm))).unwrap_or_default();
+fn step_text(row: &Row, total: u64, headline: &str, eta: Option<Duration>) -> String {
+    let gap = if headline.is_empty() { String::new() } else { format!("  {headline}") };
     let eta = eta.map(|left| format!("  ETA {}", duration_text(left))).unwrap_or_default();
     format!(
         "step {}/{total}{eta}  loss {}{gap}  step {:.0} ms  data {:.0} ms",
         row.step,
-        short(row.loss),
-        row.step_ms,
-        row.data_ms
+        short(row.get("loss")),
+        row.get("step_ms"),
+        row.get("data_ms")
     )
 }
 
@@ -204,14 +197,14 @@ mod tests {
     fn run(progress: &mut Progress, steps: u64) {
         progress.start(steps);
         for step in 1..=steps {
-            progress.step(&StepRow {
-                loss: 0.5,
-                step_ms: 84.7,
-                data_ms: 2.0,
-                ..StepRow::new(step)
-            });
+            let row = Row::new(step).with("loss", 0.5).with("step_ms", 84.7).with("data_ms", 2.0);
+            progress.step(&row);
             if step == 2 {
-                progress.validation(&ValidationRow { gap_mae_mm: 12.34, ..ValidationRow::new(2) });
+                progress.validation(
+                    2,
+                    "gap error 12.3 mm, direction error 5\u{b0}",
+                    "gap error 12.3 mm",
+                );
             }
         }
         progress.note("done");
@@ -226,10 +219,10 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
         assert_eq!(lines[0], "step 1/50  loss 0.5000  step 85 ms  data 2 ms");
-        assert!(lines[1].starts_with("validation at step 2: gap error 12.34 mm"), "{text}");
+        assert!(lines[1].starts_with("validation at step 2: gap error 12.3 mm, dir"), "{text}");
         assert_eq!(
             lines[2],
-            "step 50/50  ETA 0 s  loss 0.5000  gap 12.34 mm  step 85 ms  data 2 ms"
+            "step 50/50  ETA 0 s  loss 0.5000  gap error 12.3 mm  step 85 ms  data 2 ms"
         );
         assert!(!text.contains('\u{1b}'));
     }
@@ -253,7 +246,7 @@ mod tests {
         for has_color in [false, true] {
             let mut progress = Progress::new(Output::Bar { bar: bar.clone(), has_color });
             progress.start(100);
-            progress.step(&StepRow::new(40));
+            progress.step(&Row::new(40));
             progress.finish();
             assert_eq!((bar.position(), bar.length()), (40, Some(100)));
             assert!(bar.message().starts_with("step 40/100  loss NaN"), "{}", bar.message());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::cli::output::{has_colour, print_line, warning_text};
 use crate::cli::progress::Progress;
 use crate::run::Ui;
-use crate::run::rows::{StepRow, ValidationRow};
+use crate::run::rows::Row;
 
 /// Preparing volumes is worth a line only if it takes longer than this.
 const QUIET: Duration = Duration::from_secs(2);
@@ -55,15 +55,15 @@ impl Ui for Watch {
         self.progress = Some(progress);
     }
 
-    fn step(&mut self, row: &StepRow) {
+    fn step(&mut self, row: &Row) {
         if let Some(progress) = &mut self.progress {
             progress.step(row);
         }
     }
 
-    fn validation(&mut self, row: &ValidationRow) {
+    fn validation(&mut self, step: u64, figures: &str, headline: &str) {
         if let Some(progress) = &mut self.progress {
-            progress.validation(row);
+            progress.validation(step, figures, headline);
         }
     }
 

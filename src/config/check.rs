@@ -178,21 +178,13 @@ fn next_multiple(value: usize, unit: usize) -> usize {
 }
 
 fn check_tasks(tasks: &TasksConfig) -> Result<()> {
-    let weights = [
-        ("tasks.gap_axis", tasks.gap_axis),
-        ("tasks.gap_norm", tasks.gap_norm),
-        ("tasks.sim_adjacent", tasks.sim_adjacent),
-        ("tasks.sim_distant", tasks.sim_distant),
-        ("tasks.vector", tasks.vector),
-        ("tasks.route", tasks.route),
-    ];
-    for (key, weight) in weights {
-        within(key, weight, 0.0, 1e6)?;
+    for (term, weight) in tasks.weights.iter() {
+        within(&format!("tasks.{term}"), weight, 0.0, 1e6)?;
     }
-    if weights.iter().all(|(_, weight)| *weight == 0.0) {
+    if tasks.weights.iter().all(|(_, weight)| weight == 0.0) {
         return Err(Error::config(
             "tasks",
-            "all six weights are 0, needs at least one above 0: there would be nothing to learn",
+            "all weights are 0, needs at least one above 0: there would be nothing to learn",
         ));
     }
     Ok(())
@@ -303,7 +295,7 @@ mod tests {
             ("views.batch", |c| c.views.batch = 0),
             ("views.batch", |c| c.views.batch = 4_294_967_296),
             ("views.gap_unit_mm", |c| c.views.gap_unit_mm = -1.0),
-            ("tasks.route", |c| c.tasks.route = f64::INFINITY),
+            ("tasks.route", |c| c.tasks.weights.set("route", f64::INFINITY)),
             ("optim.lr", |c| c.optim.lr = f64::NAN),
             ("optim.lr", |c| c.optim.lr = f64::INFINITY),
             ("optim.lr", |c| c.optim.lr = -1.0),
@@ -329,18 +321,11 @@ mod tests {
     #[test]
     fn weights_may_be_zero_but_not_all() {
         let mut config = Config::default();
-        config.tasks.gap_axis = 0.0;
+        config.tasks.weights.set("gap_axis", 0.0);
         assert!(config.check().is_ok());
         let (key, _) = refused(|c| {
-            c.tasks = TasksConfig {
-                gap_axis: 0.0,
-                gap_norm: 0.0,
-                sim_adjacent: 0.0,
-                sim_distant: 0.0,
-                vector: 0.0,
-                route: 0.0,
-                ..Default::default()
-            }
+            let names: Vec<_> = c.tasks.weights.iter().map(|(name, _)| name).collect();
+            names.into_iter().for_each(|name| c.tasks.weights.set(name, 0.0));
         });
         assert_eq!(key, "tasks");
     }

@@ -6,8 +6,10 @@ mod explain;
 mod load;
 mod model;
 mod sections;
+mod weights;
 
 pub use model::{ModelConfig, Preset, StagePlan};
 pub use sections::{
     Config, DataConfig, GradientViews, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig,
 };
+pub use weights::TermWeights;

@@ -6,10 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::ModelConfig;
+use crate::config::weights::TermWeights;
 use crate::dataset::{Normalize, OnBadFile};
 use crate::error::{Error, Result};
 use crate::image::Spacing;
-use crate::pretext::VectorHead;
+use crate::pretext::{TaskOptions, VectorHead};
 use crate::views::AugmentOptions;
 use crate::views::geometry::OffsetRule;
 
@@ -126,22 +127,13 @@ pub enum GradientViews {
     All,
 }
 
-/// Section `[tasks]`: weights of the six losses, and variants of the heads.
+/// Section `[tasks]`: weights of the loss terms, and variants of the heads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct TasksConfig {
-    /// Weight of the gap loss per axis.
-    pub gap_axis: f64,
-    /// Weight of the loss of the gap's length.
-    pub gap_norm: f64,
-    /// Weight of the similarity of adjacent sub-views.
-    pub sim_adjacent: f64,
-    /// Weight of the dissimilarity of distant sub-views.
-    pub sim_distant: f64,
-    /// Weight of the vector loss.
-    pub vector: f64,
-    /// Weight of the loss of summed routes.
-    pub route: f64,
+    /// Weights by term: a key for each of [`crate::pretext::terms`].
+    #[serde(flatten)]
+    pub weights: TermWeights,
     /// What the vector head predicts.
     pub vector_head: VectorHead,
     /// Whether the gap head drops its bias, so that the gap from i to j is minus the gap from j to i.
@@ -152,30 +144,20 @@ pub struct TasksConfig {
 
 impl Default for TasksConfig {
     fn default() -> Self {
+        let TaskOptions { vector_head, antisymmetric_gap } = TaskOptions::default();
         TasksConfig {
-            gap_axis: 1.0,
-            gap_norm: 1.0,
-            sim_adjacent: 0.1,
-            sim_distant: 0.1,
-            vector: 1.0,
-            route: 1.0,
-            vector_head: VectorHead::Absolute,
-            antisymmetric_gap: false,
+            weights: TermWeights::default(),
+            vector_head,
+            antisymmetric_gap,
             gradient_views: GradientViews::First,
         }
     }
 }
 
 impl TasksConfig {
-    /// Weights of the six terms, in the order of [`crate::session::TERMS`].
-    pub fn weights(&self) -> [f64; 6] {
-        let similarity = (self.sim_adjacent, self.sim_distant);
-        [self.gap_axis, self.gap_norm, similarity.0, similarity.1, self.vector, self.route]
-    }
-
-    /// Whether the similarity task has any weight.
-    pub(crate) fn trains_similarity(&self) -> bool {
-        self.sim_adjacent > 0.0 || self.sim_distant > 0.0
+    /// Variants of the heads.
+    pub(crate) fn options(&self) -> TaskOptions {
+        TaskOptions { vector_head: self.vector_head, antisymmetric_gap: self.antisymmetric_gap }
     }
 }
 

@@ -2,7 +2,9 @@
 //! report looks.
 
 mod report;
+#[cfg(test)]
+mod sample;
 mod validation;
 
-pub(crate) use report::{About, write_report};
+pub(crate) use report::{About, trained, write_report};
 pub(crate) use validation::evaluate;

@@ -6,18 +6,18 @@ use half::f16;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::evaluate::validation::{Evaluation, evaluate};
+use crate::evaluate::validation::evaluate;
 use crate::files::utc_now;
 use crate::image::Volume;
 use crate::report;
 use crate::report::{
-    FileSummary, ReportData, RunInfo, Slice, Source, StepPoint, ValidationPoint, pair_slices,
+    CaseObservation, FileSummary, Observable, ReportData, RunInfo, Scene, Source, summarise,
     volume_slices,
 };
-use crate::run::rows::{StepRow, ValidationRow, read_rows};
+use crate::run::rows::{Row, read_rows};
 use crate::run::{METRICS, VALIDATION};
 use crate::session::{Model, RunData, load, view_options};
-use crate::views::{SamplePlan, ViewOptions};
+use crate::views::SamplePlan;
 
 /// Volumes of which the first draw is shown on slices.
 const SHOWN: usize = 3;
@@ -44,32 +44,36 @@ pub(crate) fn write_report(
     indices: &[usize],
     about: &About<'_>,
     out: &Path,
-) -> Result<(PathBuf, ValidationRow)> {
+) -> Result<(PathBuf, Row)> {
     let views = view_options(about.config, data.set.spacing_mm);
     let (draws, seed) = (about.config.run.validation_draws, about.config.data.split_seed);
-    let mut evaluation = evaluate(model, data, &views, (indices, draws, seed))?;
-    let row = evaluation.row(about.steps);
-    for (case, &index) in indices.iter().enumerate().take(SHOWN) {
+    let mut cases = evaluate(model, data, &views, (indices, draws, seed))?;
+    let tasks = model.program.observables();
+    let row = summarise(&tasks, &cases, about.steps).row;
+    for (case, &index) in cases.iter_mut().zip(indices).take(SHOWN) {
         let volume = load(&data.set, index)?;
         let plan = SamplePlan::validation(seed, index, 0, &volume, &views);
-        draw_slices(&mut evaluation, case, &plan, &volume, &views);
+        draw_slices(&tasks, case, &plan, &volume);
     }
-    let path = report::write(&report_data(model, data, evaluation, about, indices)?, out)?;
+    let path = report::write(&report_data(model, data, cases, about, indices)?, &tasks, out)?;
     Ok((path, row))
 }
 
 fn report_data(
     model: &Model,
     data: &RunData,
-    evaluation: Evaluation,
+    cases: Vec<CaseObservation>,
     about: &About<'_>,
     indices: &[usize],
 ) -> Result<ReportData> {
     let rows = |name: &str| about.run.join(name);
-    let steps: Vec<StepRow> = read_rows(&rows(METRICS)).unwrap_or_default();
-    let validations: Vec<ValidationRow> = read_rows(&rows(VALIDATION)).unwrap_or_default();
-    let seconds =
-        steps.iter().map(|r| r.step_ms + r.data_ms).filter(|ms| ms.is_finite()).sum::<f64>() / 1e3;
+    let mut steps = read_rows(&rows(METRICS)).unwrap_or_default();
+    let mut validations = read_rows(&rows(VALIDATION)).unwrap_or_default();
+    let ms = |row: &Row| row.get("step_ms") + row.get("data_ms");
+    let seconds = steps.iter().map(ms).filter(|ms| ms.is_finite()).sum::<f64>() / 1e3;
+    // A run that was resumed from an older checkpoint has rows of steps that are not in the model.
+    steps.retain(|row| row.step <= about.steps);
+    validations.retain(|row| row.step <= about.steps);
     let files = |of: &[usize]| of.iter().map(|&i| summary(data, i)).collect();
     Ok(ReportData {
         run: RunInfo {
@@ -86,18 +90,22 @@ fn report_data(
             validation_files: files(indices),
             seconds_trained: seconds,
             steps: about.steps,
-            trains_similarity: about.config.tasks.trains_similarity(),
+            trained: trained(about.config, model),
             warnings: data.set.warnings.clone(),
         },
-        steps: steps.iter().filter(|r| r.step <= about.steps).map(step_point).collect(),
-        validations: validations
-            .iter()
-            .filter(|r| r.step <= about.steps)
-            .map(validation_point)
-            .collect(),
-        feature_std: Some(evaluation.feature_std),
-        cases: evaluation.cases,
+        steps,
+        validations,
+        cases,
     })
+}
+
+/// Names of the tasks that have weight.
+pub(crate) fn trained(config: &Config, model: &Model) -> Vec<String> {
+    let weights = &config.tasks.weights;
+    let has_weight =
+        |task: &&dyn Observable| task.terms().iter().any(|t| weights.get(t.name) > 0.0);
+    let tasks = model.program.observables();
+    tasks.iter().filter(|task| has_weight(task)).map(|task| task.name().to_string()).collect()
 }
 
 /// The preset's name as the configuration spells it.
@@ -111,48 +119,12 @@ fn summary(data: &RunData, index: usize) -> FileSummary {
     FileSummary { name: case.name.clone(), spacing_mm: data.set.spacing_mm, extent: case.extent }
 }
 
-fn step_point(r: &StepRow) -> StepPoint {
-    let norms = [r.grad_gap, r.grad_similarity, r.grad_vector];
-    StepPoint {
-        step: r.step,
-        loss: r.loss,
-        gap_axis: r.gap_axis,
-        gap_norm: r.gap_norm,
-        sim_adjacent: r.sim_adjacent,
-        sim_distant: r.sim_distant,
-        vector: r.vector,
-        route: r.route,
-        lr: r.lr,
-        grad_norm: r.grad_norm,
-        step_ms: r.step_ms,
-        data_ms: r.data_ms,
-        task_grad_norms: norms.iter().all(|n| n.is_finite()).then_some(norms),
-    }
-}
-
-fn validation_point(r: &ValidationRow) -> ValidationPoint {
-    ValidationPoint {
-        step: r.step,
-        gap_mae_mm: r.gap_mae_mm,
-        gap_baseline_mm: r.gap_baseline_mm,
-        gap_r2: r.gap_r2,
-        direction_error_deg: r.direction_error_deg,
-        vector_mae_mm: r.vector_mae_mm,
-        route_closure_mm: r.route_closure_mm,
-        similarity_accuracy: r.similarity_accuracy,
-        adjacent_cosine: r.adjacent_cosine,
-        distant_cosine: r.distant_cosine,
-        feature_std: r.feature_std,
-    }
-}
-
-/// Cuts the slices of the first draw of a case: its views on the volume, its boxes on the views.
+/// Cuts the slices of the first draw of a case: its views on the volume, and what the tasks show on its views.
 fn draw_slices(
-    evaluation: &mut Evaluation,
-    case: usize,
+    tasks: &[&dyn Observable],
+    case: &mut CaseObservation,
     plan: &SamplePlan,
     volume: &Volume,
-    views: &ViewOptions,
 ) {
     let window = window(volume);
     let frame = plan.geometry.frame;
@@ -166,25 +138,20 @@ fn draw_slices(
         let [z, y, x] = std::array::from_fn(|a| p[a] - pad[a]);
         volume.voxels[(z * volume.extent[1] + y) * volume.extent[2] + x].to_f32()
     };
-    let Some(draw) = evaluation.cases[case].draws.first_mut() else { return };
-    let whole = Source { extent: frame, spacing_mm: volume.spacing_mm, window, voxel: &at };
-    let slices: Vec<Slice> = volume_slices(&whole, &plan.starts, views.size);
-    draw.slices = slices;
-    for pair in &mut draw.similarities {
-        let in_view = |v: usize| {
-            let start = plan.starts[v];
-            move |p: [usize; 3]| at(std::array::from_fn(|a| start[a] + p[a]))
-        };
-        let (first, second) = (in_view(pair.i), in_view(pair.j));
-        let source =
-            |voxel| Source { extent: views.size, spacing_mm: volume.spacing_mm, window, voxel };
-        let sources: [&Source<'_>; 2] = [&source(&first), &source(&second)];
-        let cut = pair_slices(sources, pair.adjacent_start, pair.distant_start, views.sub_size);
-        pair.slices = Some(Box::new(cut));
+    let (view_size, sub_size, spacing_mm) = (case.view_size, case.sub_size, volume.spacing_mm);
+    let Some(draw) = case.draws.first_mut() else { return };
+    let whole = Source { extent: frame, spacing_mm, window, voxel: &at };
+    draw.slices = volume_slices(&whole, &plan.starts, view_size);
+    let voxel =
+        |view: usize, p: [usize; 3]| at(std::array::from_fn(|a| plan.starts[view][a] + p[a]));
+    let scene = Scene { view_size, sub_size, spacing_mm, window, voxel: &voxel };
+    for task in tasks {
+        let pictures = task.pictures(draw, &scene);
+        draw.pictures.insert(task.name(), pictures);
     }
 }
 
-/// Grey window of a volume: from its 1st to its 99.5th percentile, of every 31st voxel.
+/// Grey window of a volume: from its 1st to its 99.5th percentile, of every 31st voxel: enough for both, and a step that divides no usual row.
 fn window(volume: &Volume) -> [f32; 2] {
     let mut sample: Vec<f32> = volume.voxels.iter().step_by(31).copied().map(f16::to_f32).collect();
     sample.sort_unstable_by(f32::total_cmp);

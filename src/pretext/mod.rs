@@ -1,11 +1,73 @@
-//! The pretext tasks: heads and losses. Not here: where views lie to each other (`views::geometry`), and figures in millimetres.
+//! The pretext tasks: heads, losses, and what is observed of them. Not here: where views lie to each other (`views::geometry`), how a step
+//! and a page are put together.
 
 mod gap;
 mod heads;
 mod similarity;
+mod task;
 mod vector;
 
-pub use gap::{Gap, GapOutputs};
+use std::sync::{Arc, LazyLock};
+
+pub use gap::Gap;
 pub use heads::{Trunk, Views};
-pub use similarity::{Similarity, SimilarityOutputs};
-pub use vector::{Vector, VectorHead, VectorOutputs};
+pub use similarity::Similarity;
+pub use task::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
+pub use vector::{Vector, VectorHead};
+
+use crate::report::{Observable, Term};
+
+/// Variants of the tasks' heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskOptions {
+    /// What the vector head predicts.
+    pub vector_head: VectorHead,
+    /// Whether the gap head drops its bias.
+    pub antisymmetric_gap: bool,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        TaskOptions { vector_head: VectorHead::Absolute, antisymmetric_gap: false }
+    }
+}
+
+/// Every task there is, in the order in which they are recorded. A new task is registered here.
+pub fn all_tasks(options: &TaskOptions) -> Vec<Arc<dyn Task>> {
+    vec![
+        Arc::new(Gap { antisymmetric: options.antisymmetric_gap }),
+        Arc::new(Similarity),
+        Arc::new(Vector { head: options.vector_head }),
+    ]
+}
+
+/// The terms of all tasks, in order: the weights that `[tasks]` takes.
+pub fn terms() -> &'static [Term] {
+    static TERMS: LazyLock<Vec<Term>> = LazyLock::new(|| {
+        all_tasks(&TaskOptions::default()).iter().flat_map(|task| task.terms()).copied().collect()
+    });
+    &TERMS
+}
+
+/// The tasks that a step records under these weights, with the weights of their terms: those that have one, and those that have one by
+/// default, which are then watched without being trained.
+pub fn chosen_tasks(
+    options: &TaskOptions,
+    weight: impl Fn(&str) -> f64,
+) -> Vec<(Arc<dyn Task>, Vec<f64>)> {
+    let with_weights = all_tasks(options).into_iter().map(|task| {
+        let weights: Vec<f64> = task.terms().iter().map(|term| weight(term.name)).collect();
+        (task, weights)
+    });
+    with_weights
+        .filter(|(task, weights)| {
+            let by_default = task.terms().iter().map(|term| term.weight);
+            weights.iter().copied().chain(by_default).any(|w| w != 0.0)
+        })
+        .collect()
+}
+
+/// The half of each task that a person sees.
+pub fn observables(tasks: &[Arc<dyn Task>]) -> Vec<&dyn Observable> {
+    tasks.iter().map(|task| task.as_ref() as &dyn Observable).collect()
+}

@@ -7,11 +7,13 @@ use crate::backend::cuda::{Repeats, Timed};
 use crate::config::Config;
 use crate::driver::{Counts, Device, counts};
 use crate::error::Result;
+use crate::image::Volume;
 use crate::model::start;
 use crate::ops::{Pass, SCALARS, scalar};
 use crate::profile::roofs::{Effort, Roof, Roofs, measure_roofs, wgmma_roof};
-use crate::session::{Model, Target};
+use crate::session::{Model, Target, view_options};
 use crate::tape::{CudaStep, Executor, Init, Step, Tape};
+use crate::views::SamplePlan;
 
 /// Steps before the first that is measured.
 const WARM_UP: usize = 2;
@@ -143,14 +145,26 @@ fn on_device(step: &mut CudaStep, measured: &mut Profile) -> Result<()> {
     Ok(())
 }
 
-/// Random views, gaps within one unit, boxes at the corner: every step does the work of a training step.
+/// Random views, and the targets of views of an empty volume: every step does the work of a training step.
 fn feed(model: &mut Model, config: &Config) -> Result<()> {
     let Model { program, step, .. } = model;
-    let mut ids = program.images.clone();
-    ids.push(program.target);
-    for (k, id) in ids.into_iter().enumerate() {
+    for (k, &id) in program.images.iter().enumerate() {
         let len = program.tape.shape(id).len();
         step.write(id, &start(config.run.seed, k as u32, Init::Normal { std: 1.0 }, len))?;
+    }
+    let mut views = view_options(config, [1.0; 3]);
+    // A unit that follows from data is not known here.
+    views.gap_divisor = views.gap_divisor.map(|unit| if unit > 0.0 { unit } else { 32.0 });
+    let extent = views.size.map(|n| n + 32);
+    let voxels = vec![half::f16::ZERO; extent.iter().product()];
+    let volume = Volume { extent, spacing_mm: [1.0; 3], fill: 0.0, voxels };
+    for (target, id) in &program.targets {
+        let mut values = Vec::new();
+        for sample in 0..views.batch {
+            let plan = SamplePlan::validation(config.run.seed, 0, sample as u32, &volume, &views);
+            (target.values)(&plan, &mut values);
+        }
+        step.write(*id, &values)?;
     }
     // A small step of an optimiser that has run for a while: the weights stay near their start however many steps are measured.
     let mut scalars = [1e-4f32; SCALARS];

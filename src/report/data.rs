@@ -4,21 +4,23 @@
 //! the body. Lengths are in millimetres where the name ends in `_mm`, in voxels otherwise. A value that was
 //! not measured is NaN (plots leave it out and say so) or `None` where the type allows it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+
+use crate::run::rows::Row;
 
 /// Everything one report shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ReportData {
     /// Which run this is.
     pub run: RunInfo,
-    /// Training steps, in order; may be empty.
-    pub steps: Vec<StepPoint>,
-    /// Validations during training, in order; may be empty.
-    pub validations: Vec<ValidationPoint>,
+    /// Training steps, in order, as in `metrics.jsonl`; may be empty.
+    pub steps: Vec<Row>,
+    /// Validations during training, in order, as in `validation.jsonl`; may be empty.
+    pub validations: Vec<Row>,
     /// What the model predicts on volumes it was not trained on; may be empty.
     pub cases: Vec<CaseObservation>,
-    /// Standard deviation of the gap head's features over the views of these volumes, mean over features.
-    pub feature_std: Option<f64>,
 }
 
 /// Identity and settings of a run. All text is escaped when it is written.
@@ -44,8 +46,8 @@ pub struct RunInfo {
     pub seconds_trained: f64,
     /// Number of finished training steps.
     pub steps: u64,
-    /// Whether the similarity task has weight: without it its head may be anything.
-    pub trains_similarity: bool,
+    /// Names of the tasks that have weight: the head of another may be anything.
+    pub trained: Vec<String>,
     /// Sentences to show next to the verdict, for example that training was stopped early.
     pub warnings: Vec<String>,
 }
@@ -59,65 +61,6 @@ pub struct FileSummary {
     pub spacing_mm: [f64; 3],
     /// Extent in voxels, (z, y, x).
     pub extent: [usize; 3],
-}
-
-/// What one training step reported, as in `metrics.jsonl`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct StepPoint {
-    /// Number of the step.
-    pub step: u64,
-    /// Weighted sum of the six terms.
-    pub loss: f64,
-    /// Squared error of the gap per axis, normalised units.
-    pub gap_axis: f64,
-    /// Squared error of the gap's length, normalised units.
-    pub gap_norm: f64,
-    /// Minus the mean cosine of adjacent boxes, -1 to 1.
-    pub sim_adjacent: f64,
-    /// Mean cosine of distant boxes, -1 to 1.
-    pub sim_distant: f64,
-    /// Smooth L1 error of the vectors.
-    pub vector: f64,
-    /// Smooth L1 error of the routes.
-    pub route: f64,
-    /// Learning rate.
-    pub lr: f64,
-    /// Norm of the gradient over all parameters, before clipping.
-    pub grad_norm: f64,
-    /// Wall-clock time of the step, milliseconds.
-    pub step_ms: f64,
-    /// Part of the step spent waiting for data, milliseconds.
-    pub data_ms: f64,
-    /// Gradient norm that each task sends into the dense representation: gap, similarity, vector.
-    /// `None` in steps where it was not measured.
-    pub task_grad_norms: Option<[f64; 3]>,
-}
-
-/// What one validation reported, as in `validation.jsonl`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct ValidationPoint {
-    /// Training step it followed.
-    pub step: u64,
-    /// Mean absolute error of the gap head, mean over axes.
-    pub gap_mae_mm: f64,
-    /// The same error of the trivial guess, zero gap.
-    pub gap_baseline_mm: f64,
-    /// Coefficient of determination of the gap, all axes pooled.
-    pub gap_r2: f64,
-    /// Mean angle between predicted and true vectors, degrees.
-    pub direction_error_deg: f64,
-    /// Mean absolute error of the vector head, mean over axes.
-    pub vector_mae_mm: f64,
-    /// Mean length of the sum of predicted vectors around a closed route.
-    pub route_closure_mm: f64,
-    /// Share of pairs whose adjacent boxes are more alike than their distant ones, 0 to 1.
-    pub similarity_accuracy: f64,
-    /// Mean cosine of adjacent boxes.
-    pub adjacent_cosine: f64,
-    /// Mean cosine of distant boxes.
-    pub distant_cosine: f64,
-    /// Standard deviation of the gap head's features over views, mean over features.
-    pub feature_std: f64,
 }
 
 /// What the model predicts on one volume.
@@ -135,62 +78,63 @@ pub struct CaseObservation {
     pub draws: Vec<Draw>,
 }
 
-/// One set of views and what was predicted for it.
+/// One set of views and what the heads say of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Draw {
     /// Centre of each view in voxels of the volume, (z, y, x).
     pub view_centres: Vec<[f64; 3]>,
-    /// Gaps and vectors of ordered pairs of views; a pair of a view with itself is left out of every figure.
-    pub gaps: Vec<PairGap>,
-    /// Similarity of unordered pairs of views, `i < j`.
-    pub similarities: Vec<PairSimilarity>,
-    /// Length of the sum of predicted vectors around a closed route, mean over routes.
-    pub route_closure_mm: f64,
+    /// Centre of view `j` minus centre of view `i`, millimetres, `[V][V]`; a pair of a view with itself counts in no figure.
+    pub gaps_mm: Vec<[f64; 3]>,
+    /// Extent of the frame that the views lie in: the volume's, or a view's where that is larger.
+    pub frame_mm: [f64; 3],
+    /// The length that counts as 1 in the gap target, per axis.
+    pub unit_mm: [f64; 3],
+    /// First voxel of the boxes of each pair of views inside the views that own them: adjacent in `i` and in `j`, distant
+    /// in `i` and in `j`; pairs `i < j` in order.
+    pub boxes: Vec<[[usize; 3]; 4]>,
+    /// What the tasks' heads say, by the name of the output.
+    pub outputs: BTreeMap<&'static str, Vec<f64>>,
     /// Slices through the volume on which the views are marked, see [`super::volume_slices`]; may be empty.
     pub slices: Vec<Slice>,
+    /// What a task shows on slices of the views, by its name; may be empty.
+    pub pictures: BTreeMap<&'static str, Vec<Slice>>,
 }
 
-/// Where view `j` lies as seen from view `i`: truth and predictions, millimetres, (z, y, x).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct PairGap {
+impl Draw {
+    /// Number of views.
+    pub fn views(&self) -> usize {
+        self.view_centres.len()
+    }
+
+    /// An output by its name; empty if it was not computed.
+    pub fn output(&self, name: &str) -> &[f64] {
+        self.outputs.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Ordered pairs of different views with the true vector from the first to the second and the one that output `name`,
+    /// `[V][V][3]` in units of [`Draw::unit_mm`], predicts.
+    pub fn vectors(&self, name: &str) -> impl Iterator<Item = PairVector> {
+        let (views, output) = (self.views(), self.output(name));
+        let pairs = (0..views).flat_map(move |i| (0..views).map(move |j| (i, j)));
+        pairs.filter(move |(i, j)| i != j && !output.is_empty()).map(move |(i, j)| {
+            let at = i * views + j;
+            let predicted_mm = std::array::from_fn(|a| output[3 * at + a] * self.unit_mm[a]);
+            PairVector { i, j, truth_mm: self.gaps_mm[at], predicted_mm }
+        })
+    }
+}
+
+/// Where view `j` lies as seen from view `i`: truth and prediction, millimetres, (z, y, x).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PairVector {
     /// The view started from.
     pub i: usize,
     /// The view arrived at.
     pub j: usize,
     /// Centre of `j` minus centre of `i`.
     pub truth_mm: [f64; 3],
-    /// What the gap head predicts.
-    pub gap_mm: [f64; 3],
-    /// What the vector head predicts.
-    pub vector_mm: [f64; 3],
-}
-
-/// The four boxes of one pair of views and how alike they are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct PairSimilarity {
-    /// The first view.
-    pub i: usize,
-    /// The second view.
-    pub j: usize,
-    /// First voxel of the adjacent box inside view `i` and inside view `j`, (z, y, x).
-    pub adjacent_start: [[usize; 3]; 2],
-    /// First voxel of the distant box inside view `i` and inside view `j`, (z, y, x).
-    pub distant_start: [[usize; 3]; 2],
-    /// Mean cosine of the two adjacent boxes.
-    pub adjacent_cosine: f64,
-    /// Mean cosine of the two distant boxes.
-    pub distant_cosine: f64,
-    /// Slices of the two views on which the boxes are marked, see [`super::pair_slices`]; may be absent.
-    pub slices: Option<Box<PairSlices>>,
-}
-
-/// Slices of the views of one pair; the first of each two belongs to view `i`, the second to view `j`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PairSlices {
-    /// Through the centres of the adjacent boxes.
-    pub adjacent: [Slice; 2],
-    /// Through the centres of the distant boxes.
-    pub distant: [Slice; 2],
+    /// What a head predicts.
+    pub predicted_mm: [f64; 3],
 }
 
 /// A plane of the body.

@@ -3,28 +3,37 @@
 //! [`write()`] turns a [`ReportData`] into one `index.html` that needs no network and no script. It computes
 //! summary figures from what it is given; it runs no model and reads no volume.
 
-mod arrows;
-mod boxes;
 mod curves;
 mod data;
-mod figures;
+mod images;
+mod observable;
 mod page;
 mod plot;
-#[cfg(test)]
-mod sample;
 mod scale;
-mod scatter;
 mod series;
 mod slice;
+mod statistics;
 mod text;
 mod verdict;
 
+pub use curves::{points, validation_plot};
 pub use data::{
-    CaseObservation, Draw, FileSummary, Mark, MarkKind, PairGap, PairSimilarity, PairSlices, Plane,
-    ReportData, RunInfo, Slice, StepPoint, ValidationPoint,
+    CaseObservation, Draw, FileSummary, Mark, MarkKind, PairVector, Plane, ReportData, RunInfo,
+    Slice,
 };
-pub(crate) use figures::{collapse, norm, summarise};
-pub use slice::{Source, VoxelBox, cut_slice, pair_slices, volume_slices};
+pub use images::{ImageBudget, image_row};
+pub use observable::{
+    Figure, Guess, Measured, Observable, Summary, Term, collapse, in_words, summarise,
+};
+pub use page::{HALF, THIRD, figure, name};
+pub use plot::{Picture, Plot};
+pub use scale::Scale;
+pub use series::{Shape, thin_evenly};
+pub(crate) use slice::plane_axes;
+pub use slice::{Scene, Source, VoxelBox, cut_slice, volume_slices};
+pub use statistics::{angle_deg, mean, median, norm, r_squared};
+pub use text::{direction, escape, number, usable};
+pub use verdict::against_guess;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,19 +42,19 @@ use crate::error::{Error, Result};
 use crate::files::atomic::write_atomic;
 
 /// The page as text, for whoever wants it elsewhere than in a file.
-pub fn html(data: &ReportData) -> String {
-    page::page(data)
+pub fn html(data: &ReportData, tasks: &[&dyn Observable]) -> String {
+    page::page(data, tasks)
 }
 
 /// Writes `index.html` into `dir`, which is made if it is missing, and returns its path.
 ///
 /// A reader sees the old page or the new one, never half of one. Fails with [`Error::Output`] if the folder
 /// or the file cannot be written.
-pub fn write(data: &ReportData, dir: &Path) -> Result<PathBuf> {
+pub fn write(data: &ReportData, tasks: &[&dyn Observable], dir: &Path) -> Result<PathBuf> {
     let advice =
         |e: std::io::Error| format!("{e}; check the free space and the permissions of the folder");
     fs::create_dir_all(dir).map_err(|e| Error::output(dir, advice(e)))?;
     let path = dir.join("index.html");
-    write_atomic(&path, |file| file.write_all(html(data).as_bytes()))?;
+    write_atomic(&path, |file| file.write_all(html(data, tasks).as_bytes()))?;
     Ok(path)
 }

@@ -1,15 +1,16 @@
 //! The page around the plots: order of the sections, head, settings, lists of files.
 
 use crate::report::data::{CaseObservation, FileSummary, ReportData, RunInfo};
-use crate::report::figures::summarise;
+use crate::report::images::{ImageBudget, maps};
+use crate::report::observable::{Figure, Guess, Observable, summarise};
 use crate::report::plot::{MAX_DOTS, Picture, dropped_note};
 use crate::report::text::{duration, escape, grouped, number};
-use crate::report::{arrows, boxes, curves, scatter, verdict};
+use crate::report::{curves, verdict};
 
 /// Size in pixels of a plot that shares its row with one other.
-pub(super) const HALF: [f64; 2] = [520.0, 270.0];
+pub const HALF: [f64; 2] = [520.0, 270.0];
 /// Size in pixels of a plot that shares its row with two others.
-pub(super) const THIRD: [f64; 2] = [340.0, 235.0];
+pub const THIRD: [f64; 2] = [340.0, 235.0];
 
 const STYLE: &str = include_str!("style.css");
 /// Most rows of a table, most characters of a name and of the configuration: a page stays a page.
@@ -18,21 +19,25 @@ const LONGEST_NAME: usize = 160;
 const LONGEST_CONFIG: usize = 100_000;
 
 /// The whole page.
-pub(super) fn page(data: &ReportData) -> String {
+pub(super) fn page(data: &ReportData, tasks: &[&dyn Observable]) -> String {
     let run = &data.run;
     let title = if run.title.trim().is_empty() { "Observation report" } else { &run.title };
-    let sections = [
-        ("loss", "Loss during training", curves::losses(&data.steps)),
-        ("validation", "Validation during training", curves::validations(&data.validations)),
-        ("gap", "How far apart: the gap head", scatter::gaps(&data.cases)),
-        ("vector", "Which way: the vector head", arrows::vectors(&data.cases)),
-        ("similarity", "Near sides alike, far sides unlike", boxes::similarity(&data.cases)),
-        ("volumes", "Each volume", each_volume(&data.cases)),
-        ("gradients", "Gradient norm by task", curves::gradients(&data.steps)),
+    let mut images = ImageBudget::default();
+    let mut sections = vec![
+        ("loss", "Loss during training", curves::losses(tasks, &data.steps)),
+        ("validation", "Validation during training", curves::validations(tasks, &data.validations)),
+    ];
+    for task in tasks {
+        sections.push((task.name(), task.heading(), task.panel(&data.cases, &mut images)));
+    }
+    sections.extend([
+        ("views", "Where the views lie", maps(&data.cases, &mut images)),
+        ("volumes", "Each volume", each_volume(tasks, &data.cases)),
+        ("gradients", "Gradient norm by task", curves::gradients(tasks, &data.steps)),
         ("time", "Time per step", curves::timing(&data.steps)),
         ("settings", "Settings", settings(run)),
         ("data", "Data", files(run)),
-    ];
+    ]);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -47,7 +52,7 @@ pub(super) fn page(data: &ReportData) -> String {
         out.push_str(&format!("<a href=\"#{id}\">{heading}</a>"));
     }
     out.push_str("</nav>\n</header>\n");
-    out.push_str(&verdict::verdict(data));
+    out.push_str(&verdict::verdict(data, tasks));
     for (id, heading, body) in &sections {
         out.push_str(&format!(
             "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{heading}</h2>\n{body}\n</section>\n"
@@ -58,7 +63,7 @@ pub(super) fn page(data: &ReportData) -> String {
 }
 
 /// Plots in a grid of class `layout` with one caption; a plot without data becomes a sentence.
-pub(super) fn figure(layout: &str, pictures: &[Picture], caption: &str) -> String {
+pub fn figure(layout: &str, pictures: &[Picture], caption: &str) -> String {
     let mut out = format!("<figure>\n<div class=\"{layout}\">\n");
     for picture in pictures {
         if picture.svg.is_empty() {
@@ -82,7 +87,7 @@ pub(super) fn figure(layout: &str, pictures: &[Picture], caption: &str) -> Strin
 }
 
 /// A file name for the page: escaped, and cut if it is very long.
-pub(super) fn name(text: &str) -> String {
+pub fn name(text: &str) -> String {
     let mut short: String = text.chars().take(LONGEST_NAME).collect();
     if short.len() < text.len() {
         short.push('\u{2026}');
@@ -121,33 +126,45 @@ fn head_line(run: &RunInfo) -> String {
     format!("<p class=\"meta\">{}</p>", parts.join(" \u{b7} "))
 }
 
-fn each_volume(cases: &[CaseObservation]) -> String {
+fn each_volume(tasks: &[&dyn Observable], cases: &[CaseObservation]) -> String {
     if cases.is_empty() {
         return "<p class=\"absent\">No volumes were observed.</p>".to_string();
     }
-    let mut out = "<div class=\"wide\"><table><thead><tr><th>volume</th><th class=\"n\">pairs of views</th>\
-        <th class=\"n\">gap error, mm</th><th class=\"n\">guessing zero, mm</th><th class=\"n\">vector error, mm</th>\
-        <th class=\"n\">direction error</th><th class=\"n\">right order</th></tr></thead><tbody>\n"
-        .to_string();
+    let figures = || tasks.iter().flat_map(|task| task.figures()).filter(|f| !f.short.is_empty());
+    let mut out =
+        "<div class=\"wide\"><table><thead><tr><th>volume</th><th class=\"n\">draws of views</th>"
+            .to_string();
+    let head = |text: &str| format!("<th class=\"n\">{text}</th>");
+    for figure in figures() {
+        out.push_str(&head(figure.short));
+        if has_own_guess(figure) {
+            out.push_str(&head("a guess"));
+        }
+    }
+    out.push_str("</tr></thead><tbody>\n");
+    let cell = |text: String| format!("<td class=\"n\">{text}</td>");
     for case in cases.iter().take(MOST_ROWS) {
-        let s = summarise(std::slice::from_ref(case));
-        out.push_str(&format!(
-            "<tr><td class=\"name\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}\u{b0}</td><td class=\"n\">{} %</td></tr>\n",
-            name(&case.name),
-            s.pairs,
-            number(s.gap_mae_mm, 1),
-            number(s.gap_baseline_mm, 1),
-            number(s.vector_mae_mm, 1),
-            number(s.direction_error_deg, 0),
-            number(100.0 * s.similarity_accuracy, 0),
-        ));
+        let row = summarise(tasks, std::slice::from_ref(case), 0).row;
+        out.push_str(&format!("<tr><td class=\"name\">{}</td>", name(&case.name)));
+        out.push_str(&cell(case.draws.len().to_string()));
+        for figure in figures() {
+            out.push_str(&cell(figure.shown(row.get(figure.name))));
+            if has_own_guess(figure) {
+                out.push_str(&cell(figure.shown(figure.guessed(&row))));
+            }
+        }
+        out.push_str("</tr>\n");
     }
     out.push_str("</tbody></table></div>\n");
     out.push_str(&left_out(cases.len(), "volumes"));
     out.push_str("<p class=\"small\">Mean absolute errors per axis. A volume far worse than the others is worth \
         opening: a wrong orientation or spacing in its header looks like this.</p>");
     out
+}
+
+/// Whether what a guess reaches differs from volume to volume.
+fn has_own_guess(figure: &Figure) -> bool {
+    matches!(figure.guess, Guess::Figure(_))
 }
 
 fn left_out(count: usize, what: &str) -> String {

@@ -18,7 +18,7 @@ const TICK: f64 = 4.0;
 
 /// A plot under construction.
 #[derive(Clone, Debug)]
-pub(super) struct Plot {
+pub struct Plot {
     heading: String,
     titles: [String; 2],
     scales: [Scale; 2],
@@ -32,15 +32,15 @@ pub(super) struct Plot {
 
 /// A finished plot.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Picture {
+pub struct Picture {
     /// Heading of the plot, escaped.
-    pub(super) heading: String,
+    pub heading: String,
     /// The SVG element; empty if there was nothing to show.
-    pub(super) svg: String,
+    pub svg: String,
     /// Points left out because they are not finite or not on the scale.
-    pub(super) dropped: usize,
+    pub dropped: usize,
     /// Whether there were more dots than a scatter shows.
-    pub(super) thinned: bool,
+    pub thinned: bool,
 }
 
 /// Position of the plot area and the axes around it.
@@ -85,7 +85,7 @@ impl Frame {
 
 impl Plot {
     /// An empty plot of `size` pixels (width, height) with axis titles (x, y), units included.
-    pub(super) fn new(heading: &str, titles: [&str; 2], size: [f64; 2]) -> Self {
+    pub fn new(heading: &str, titles: [&str; 2], size: [f64; 2]) -> Self {
         Plot {
             heading: heading.to_string(),
             titles: titles.map(str::to_string),
@@ -100,48 +100,48 @@ impl Plot {
     }
 
     /// Sets the scale of the y axis.
-    pub(super) fn y_scale(mut self, scale: Scale) -> Self {
+    pub fn y_scale(mut self, scale: Scale) -> Self {
         self.scales[1] = scale;
         self
     }
 
     /// Gives both axes the same ends and the plot area equal sides; the height follows from the width.
-    pub(super) fn square(mut self) -> Self {
+    pub fn square(mut self) -> Self {
         self.square = true;
         self
     }
 
     /// Ends the x axis at the data instead of at the next round number.
-    pub(super) fn tight(mut self) -> Self {
+    pub fn tight(mut self) -> Self {
         self.tight = true;
         self
     }
 
     /// Makes the axes reach these values at least.
-    pub(super) fn include(mut self, x: &[f64], y: &[f64]) -> Self {
+    pub fn include(mut self, x: &[f64], y: &[f64]) -> Self {
         self.include[0].extend_from_slice(x);
         self.include[1].extend_from_slice(y);
         self
     }
 
     /// Words at the left, right, bottom and top inner edges of the plot area.
-    pub(super) fn edges(mut self, words: [&'static str; 4]) -> Self {
+    pub fn edges(mut self, words: [&'static str; 4]) -> Self {
         self.corners = words;
         self
     }
 
     /// Adds a series without a line in the legend.
-    pub(super) fn add(&mut self, class: &'static str, shape: Shape) {
-        self.series.push(Series { shape, class, label: None });
+    pub fn add(&mut self, class: &str, shape: Shape) {
+        self.series.push(Series { shape, class: class.to_string(), label: None });
     }
 
     /// Adds a series with a line in the legend.
-    pub(super) fn add_labelled(&mut self, class: &'static str, label: &'static str, shape: Shape) {
-        self.series.push(Series { shape, class, label: Some(label) });
+    pub fn add_labelled(&mut self, class: &str, label: &'static str, shape: Shape) {
+        self.series.push(Series { shape, class: class.to_string(), label: Some(label) });
     }
 
     /// Draws the plot. Without a point that can be shown the picture is empty.
-    pub(super) fn draw(mut self) -> Picture {
+    pub fn draw(mut self) -> Picture {
         let (dropped, thinned) = self.drop_unplaced();
         if self.series.iter().all(|s| s.points().is_empty()) {
             return Picture {

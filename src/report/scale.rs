@@ -4,7 +4,7 @@ use crate::report::text::{number, usable};
 
 /// How values are laid out along an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scale {
+pub enum Scale {
     /// Evenly.
     Linear,
     /// By their logarithm; values that are not positive cannot be shown.
@@ -28,7 +28,7 @@ impl Scale {
 
     /// The scale on which `values` can be read: logarithmic if they span more than a factor 30 (symmetric
     /// logarithmic if some are not positive), linear otherwise.
-    pub(super) fn suited(values: impl Iterator<Item = f64>) -> Scale {
+    pub fn suited(values: impl Iterator<Item = f64>) -> Scale {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for v in values.filter(|&v| usable(v)) {
             low = low.min(v);

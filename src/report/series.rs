@@ -4,7 +4,7 @@ use crate::report::plot::Frame;
 
 /// What a series looks like; coordinates are values, not pixels.
 #[derive(Clone, Debug)]
-pub(super) enum Shape {
+pub enum Shape {
     /// A line through points.
     Line(Vec<[f64; 2]>),
     /// A line with a small dot at every point, for few points.
@@ -31,7 +31,7 @@ pub(super) struct Series {
     /// What it looks like and where.
     pub(super) shape: Shape,
     /// Class of the style sheet that colours it.
-    pub(super) class: &'static str,
+    pub(super) class: String,
     /// Its line in the legend.
     pub(super) label: Option<&'static str>,
 }
@@ -60,7 +60,7 @@ impl Series {
     }
 
     pub(super) fn draw(&self, frame: &Frame, svg: &mut String) {
-        let class = self.class;
+        let class = self.class.as_str();
         match &self.shape {
             Shape::Line(points) => svg.push_str(&polyline(frame, points, class)),
             Shape::Path(points) => {
@@ -110,7 +110,7 @@ impl Series {
 
     /// The sample of the series in the legend, 18 pixels wide.
     pub(super) fn swatch(&self, x: f64, y: f64) -> String {
-        let class = self.class;
+        let class = self.class.as_str();
         let middle = x + 9.0;
         match &self.shape {
             Shape::Dots(_) => {
@@ -185,7 +185,7 @@ fn arrow(class: &str, from: [f64; 2], to: [f64; 2]) -> String {
 }
 
 /// At most `most` of `points`, evenly spaced in order, the first and the last among them.
-pub(super) fn thin_evenly<T: Clone>(points: &[T], most: usize) -> Vec<T> {
+pub fn thin_evenly<T: Clone>(points: &[T], most: usize) -> Vec<T> {
     let n = points.len();
     if n <= most {
         return points.to_vec();

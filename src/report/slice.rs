@@ -3,7 +3,7 @@
 //! Images are shown as if the reader stood behind or above the patient: right is to the right (the
 //! neurological convention). The axes of the arrows in the report point the same way.
 
-use crate::report::data::{Mark, MarkKind, PairSlices, Plane, Slice};
+use crate::report::data::{Mark, MarkKind, Plane, Slice};
 
 /// The voxels of one volume or view, read through a function.
 pub struct Source<'a> {
@@ -15,6 +15,20 @@ pub struct Source<'a> {
     pub window: [f32; 2],
     /// The intensity at (z, y, x), each index below its extent.
     pub voxel: &'a dyn Fn([usize; 3]) -> f32,
+}
+
+/// The views of one draw, for the slices that a task shows.
+pub struct Scene<'a> {
+    /// Extent of a view in voxels, (z, y, x).
+    pub view_size: [usize; 3],
+    /// Extent of a sub-view in voxels, (z, y, x).
+    pub sub_size: [usize; 3],
+    /// Edge lengths of a voxel, (z, y, x).
+    pub spacing_mm: [f64; 3],
+    /// Intensities shown as black and as white.
+    pub window: [f32; 2],
+    /// The intensity of a view, by number, at (z, y, x).
+    pub voxel: &'a dyn Fn(usize, [usize; 3]) -> f32,
 }
 
 /// A box in voxels, (z, y, x), that is to be marked on a slice.
@@ -29,13 +43,14 @@ pub struct VoxelBox {
 }
 
 impl VoxelBox {
-    fn centre(&self) -> [usize; 3] {
+    /// The voxel in its middle.
+    pub fn centre(&self) -> [usize; 3] {
         std::array::from_fn(|a| self.start[a] + self.size[a] / 2)
     }
 }
 
 /// The (row, column, through) axes of a plane as indices into (z, y, x).
-pub(super) fn plane_axes(plane: Plane) -> [usize; 3] {
+pub(crate) fn plane_axes(plane: Plane) -> [usize; 3] {
     match plane {
         Plane::Axial => [1, 2, 0],
         Plane::Coronal => [0, 2, 1],
@@ -77,29 +92,6 @@ pub fn cut_slice(source: &Source, plane: Plane, at: [usize; 3], boxes: &[VoxelBo
         .collect();
     let pixel_mm = [source.spacing_mm[row], source.spacing_mm[column]];
     Slice { plane, width, height, pixel_mm, pixels, marks }
-}
-
-/// Axial slices of the two views of a pair through the centres of their adjacent and of their distant boxes.
-///
-/// `views`: view `i` and view `j`. `adjacent_start`, `distant_start`: first voxels inside those views, as in
-/// [`super::PairSimilarity`]. `sub_size`: extent of the boxes. All in voxels, (z, y, x).
-pub fn pair_slices(
-    views: [&Source; 2],
-    adjacent_start: [[usize; 3]; 2],
-    distant_start: [[usize; 3]; 2],
-    sub_size: [usize; 3],
-) -> PairSlices {
-    let boxes = |v: usize| {
-        [
-            VoxelBox { kind: MarkKind::Adjacent, start: adjacent_start[v], size: sub_size },
-            VoxelBox { kind: MarkKind::Distant, start: distant_start[v], size: sub_size },
-        ]
-    };
-    let through = |v: usize, which: usize| {
-        let both = boxes(v);
-        cut_slice(views[v], Plane::Axial, both[which].centre(), &both)
-    };
-    PairSlices { adjacent: [through(0, 0), through(1, 0)], distant: [through(0, 1), through(1, 1)] }
 }
 
 /// Axial, coronal and sagittal slices through the centre of a volume, with its views marked.

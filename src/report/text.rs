@@ -6,7 +6,7 @@ use crate::report::data::Slice;
 ///
 /// Line feeds and tabs stay; every other control character, the characters that change the direction of
 /// text and those XML forbids are shown as `\u{..}`, so that a file name can hide nothing.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
@@ -30,12 +30,12 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// Whether a value can be shown at all: finite, and not so large that arithmetic on it overflows.
-pub(super) fn usable(value: f64) -> bool {
+pub fn usable(value: f64) -> bool {
     value.abs() < 1e30
 }
 
 /// `value` with `decimals` places and a true minus sign; a dash where there is no value.
-pub(super) fn number(value: f64, decimals: usize) -> String {
+pub fn number(value: f64, decimals: usize) -> String {
     if !usable(value) {
         return "\u{2013}".to_string();
     }
@@ -74,7 +74,7 @@ pub(super) fn duration(seconds: f64) -> String {
 }
 
 /// A displacement (z, y, x) in millimetres in the words of anatomy, largest part first.
-pub(super) fn direction(gap_mm: [f64; 3]) -> String {
+pub fn direction(gap_mm: [f64; 3]) -> String {
     let words = [["superior", "inferior"], ["anterior", "posterior"], ["right", "left"]];
     let mut parts: Vec<(f64, &str)> = (0..3)
         .filter(|&a| usable(gap_mm[a]) && gap_mm[a].abs() >= 0.5)

@@ -4,117 +4,109 @@
 //! give equal files; NaN and infinities, which JSON does not have, become `null` and read back as NaN.
 //! Keeping the same rows in memory and judging them is not done here.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
-use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::files::atomic::{AppendFile, output_error, write_atomic};
 
-/// Defines a row: a step number and `f64` values that may be absent or `null` when read.
-macro_rules! row {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-        pub struct $name {
-            /// Number of finished steps, this one included.
-            pub step: u64,
-            $($(#[$field_doc])* #[serde(default = "nan", deserialize_with = "null_as_nan")] pub $field: f64,)*
-        }
+/// What one step or one validation reported: named values in the order of the file. Which names there are is the
+/// business of whoever measures: the training loop and the pretext tasks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    /// Number of finished steps, this one included.
+    pub step: u64,
+    values: Vec<(Cow<'static, str>, f64)>,
+}
 
-        impl $name {
-            /// A row in which nothing has been measured: all values are NaN.
-            pub fn new(step: u64) -> Self {
-                $name { step, $($field: f64::NAN,)* }
+impl Row {
+    /// A row without values.
+    pub fn new(step: u64) -> Row {
+        Row { step, values: Vec::new() }
+    }
+
+    /// The value of that name; NaN if there is none.
+    pub fn get(&self, name: &str) -> f64 {
+        self.values.iter().find(|(key, _)| key == name).map_or(f64::NAN, |(_, value)| *value)
+    }
+
+    /// Gives a name its value; a new name comes last.
+    pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: f64) {
+        let name = name.into();
+        match self.values.iter_mut().find(|(key, _)| *key == name) {
+            Some((_, old)) => *old = value,
+            None => self.values.push((name, value)),
+        }
+    }
+
+    /// The row with one more value.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: f64) -> Row {
+        self.set(name, value);
+        self
+    }
+
+    /// Names and values in the order of the file, `step` aside.
+    pub fn values(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.values.iter().map(|(name, value)| (name.as_ref(), *value))
+    }
+}
+
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.values.len() + 1))?;
+        map.serialize_entry("step", &self.step)?;
+        for (name, value) in self.values() {
+            map.serialize_entry(name, &value)?;
+        }
+        map.end()
+    }
+}
+
+/// What stands behind a key: a number, `null`, or something that is not of ours.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Number(Option<f64>),
+    Other(IgnoredAny),
+}
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Row, D::Error> {
+        struct Rows;
+        impl<'de> Visitor<'de> for Rows {
+            type Value = Row;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with a step")
             }
 
-            /// Names and values in the order of the file, `step` aside.
-            pub fn values(&self) -> Vec<(&'static str, f64)> {
-                vec![$((stringify!($field), self.$field),)*]
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Row, A::Error> {
+                let (mut step, mut row) = (None, Row::default());
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "step" {
+                        step = Some(map.next_value()?);
+                        continue;
+                    }
+                    if let Entry::Number(value) = map.next_value()? {
+                        row.set(key, value.unwrap_or(f64::NAN));
+                    }
+                }
+                row.step = step.ok_or_else(|| serde::de::Error::missing_field("step"))?;
+                Ok(row)
             }
         }
-    };
-}
-
-row! {
-    /// One training step. All losses are dimensionless; what they mean is the tasks' business.
-    StepRow {
-        /// The weighted sum that is minimised.
-        loss,
-        /// Loss of the gap task, per axis.
-        gap_axis,
-        /// Loss of the gap task, Euclidean norm.
-        gap_norm,
-        /// Loss of the similarity task, adjacent sub-views.
-        sim_adjacent,
-        /// Loss of the similarity task, distant sub-views.
-        sim_distant,
-        /// Loss of the vector task.
-        vector,
-        /// Loss of the route task.
-        route,
-        /// Learning rate of this step.
-        lr,
-        /// Euclidean norm of the whole gradient before clipping.
-        grad_norm,
-        /// Wall-clock time of the step in ms, without the wait for data.
-        step_ms,
-        /// Time the step waited for its data in ms.
-        data_ms,
-        /// Norm of the gap task's gradient at the dense representation.
-        grad_gap,
-        /// Norm of the similarity task's gradient at the dense representation.
-        grad_similarity,
-        /// Norm of the vector task's gradient at the dense representation.
-        grad_vector,
-    }
-}
-
-row! {
-    /// One validation over the held-out volumes.
-    ValidationRow {
-        /// Mean absolute error of the predicted gaps in mm.
-        gap_mae_mm,
-        /// The same error of the best constant prediction, in mm.
-        gap_baseline_mm,
-        /// Coefficient of determination of the predicted gaps; 1 is perfect, 0 a constant.
-        gap_r2,
-        /// Mean angle between predicted and true displacements in degrees.
-        direction_error_deg,
-        /// Mean absolute error of the predicted vectors in mm.
-        vector_mae_mm,
-        /// Mean length of the sum of a closed route's predicted vectors in mm; 0 is consistent.
-        route_closure_mm,
-        /// Share of pairs told rightly as adjacent or distant, from 0 to 1.
-        similarity_accuracy,
-        /// Mean cosine similarity of adjacent sub-views.
-        adjacent_cosine,
-        /// Mean cosine similarity of distant sub-views.
-        distant_cosine,
-        /// Standard deviation of the features over samples; 0 means collapse.
-        feature_std,
-    }
-}
-
-/// A row of a JSON-lines file, ordered by its step.
-pub trait Row: Serialize + DeserializeOwned {
-    /// Number of finished steps.
-    fn step(&self) -> u64;
-}
-
-impl Row for StepRow {
-    fn step(&self) -> u64 {
-        self.step
-    }
-}
-
-impl Row for ValidationRow {
-    fn step(&self) -> u64 {
-        self.step
+        deserializer.deserialize_map(Rows)
     }
 }
 
@@ -122,12 +114,11 @@ impl Row for ValidationRow {
 ///
 /// A failed write leaves no partial line; the run may go on and write again.
 #[derive(Debug)]
-pub struct RowWriter<R> {
+pub struct RowWriter {
     file: AppendFile,
-    rows: PhantomData<fn(&R)>,
 }
 
-impl<R: Row> RowWriter<R> {
+impl RowWriter {
     /// Opens `path` to go on after `step` finished steps; 0 starts anew.
     ///
     /// Rows of later steps, which the resumed run will write again, and torn or foreign lines are dropped
@@ -141,12 +132,12 @@ impl<R: Row> RowWriter<R> {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(output_error(path, &e)),
             Ok(old) => {
-                let copy = |new: &mut dyn Write| copy_until::<R>(BufReader::new(old), new, step);
+                let copy = |new: &mut dyn Write| copy_until(BufReader::new(old), new, step);
                 write_atomic(path, copy)?;
             }
         }
         let file = AppendFile::open(path).map_err(|e| output_error(path, &e))?;
-        Ok(RowWriter { file, rows: PhantomData })
+        Ok(RowWriter { file })
     }
 
     /// Appends `row`.
@@ -154,7 +145,7 @@ impl<R: Row> RowWriter<R> {
     /// # Errors
     /// [`Error::Output`] if it cannot be written, or if the file was deleted meanwhile: a new one is then
     /// begun with this row. Neither need stop a training run; a warning, once, is enough.
-    pub fn write(&mut self, row: &R) -> Result<()> {
+    pub fn write(&mut self, row: &Row) -> Result<()> {
         let path = self.file.path().to_path_buf();
         let mut line = serde_json::to_vec(row)
             .map_err(|e| Error::output(&path, format!("a row has no JSON form: {e}")))?;
@@ -165,7 +156,7 @@ impl<R: Row> RowWriter<R> {
         }
         self.file.append(&line).map_err(|e| output_error(&path, &e))?;
         if is_deleted {
-            let what = format!("it was deleted; a new one begins at step {}", row.step());
+            let what = format!("it was deleted; a new one begins at step {}", row.step);
             return Err(Error::output(path, what));
         }
         Ok(())
@@ -185,21 +176,17 @@ impl<R: Row> RowWriter<R> {
 ///
 /// # Errors
 /// [`Error::Data`] if the file cannot be read.
-pub fn read_rows<R: Row>(path: &Path) -> Result<Vec<R>> {
+pub fn read_rows(path: &Path) -> Result<Vec<Row>> {
     let failed = |e: io::Error| Error::data(path, e.to_string());
     let mut rows = Vec::new();
     for line in BufReader::new(File::open(path).map_err(failed)?).split(b'\n') {
-        rows.extend(serde_json::from_slice::<R>(&line.map_err(failed)?));
+        rows.extend(serde_json::from_slice::<Row>(&line.map_err(failed)?));
     }
     Ok(rows)
 }
 
 /// Copies the whole lines of ascending steps up to `last_step`, as they are.
-fn copy_until<R: Row>(
-    mut old: impl BufRead,
-    new: &mut dyn Write,
-    last_step: u64,
-) -> io::Result<()> {
+fn copy_until(mut old: impl BufRead, new: &mut dyn Write, last_step: u64) -> io::Result<()> {
     let mut line = Vec::new();
     let mut previous = 0;
     loop {
@@ -208,7 +195,7 @@ fn copy_until<R: Row>(
         if line.pop() != Some(b'\n') {
             return Ok(());
         }
-        let step = serde_json::from_slice::<R>(&line).map_or(0, |row| row.step());
+        let step = serde_json::from_slice::<Row>(&line).map_or(0, |row| row.step);
         if step > previous && step <= last_step {
             previous = step;
             line.push(b'\n');
@@ -217,48 +204,34 @@ fn copy_until<R: Row>(
     }
 }
 
-fn nan() -> f64 {
-    f64::NAN
-}
-
-fn null_as_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
-    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
 
-    fn row(step: u64) -> StepRow {
-        StepRow { loss: 1.0 / step as f64, lr: 0.1f32 as f64, ..StepRow::new(step) }
+    fn row(step: u64) -> Row {
+        Row::new(step).with("loss", 1.0 / step as f64).with("lr", f64::from(0.1f32))
     }
 
     fn write_steps(path: &Path, resumed_at: u64, steps: std::ops::RangeInclusive<u64>) {
-        let mut writer = RowWriter::<StepRow>::open(path, resumed_at).unwrap();
+        let mut writer = RowWriter::open(path, resumed_at).unwrap();
         steps.for_each(|step| writer.write(&row(step)).unwrap());
         writer.sync().unwrap();
     }
 
     #[test]
-    fn keys_and_order_are_the_documented_ones() {
-        let keys = |text: String| {
-            let object: serde_json::Map<String, serde_json::Value> =
-                serde_json::from_str(&text).unwrap();
-            object.keys().cloned().collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(
-            keys(serde_json::to_string(&StepRow::new(1)).unwrap()),
-            "step loss gap_axis gap_norm sim_adjacent sim_distant vector route lr grad_norm step_ms \
-             data_ms grad_gap grad_similarity grad_vector"
-        );
-        assert_eq!(
-            keys(serde_json::to_string(&ValidationRow::new(1)).unwrap()),
-            "step gap_mae_mm gap_baseline_mm gap_r2 direction_error_deg vector_mae_mm \
-             route_closure_mm similarity_accuracy adjacent_cosine distant_cosine feature_std"
-        );
-        assert_eq!(StepRow::new(1).values()[7].0, "lr");
+    fn the_order_is_that_of_setting_and_foreign_values_are_passed_over() {
+        let mut row = Row::new(3).with("b", 1.0).with("a", 2.5);
+        row.set("b", 4.0);
+        assert_eq!(serde_json::to_string(&row).unwrap(), r#"{"step":3,"b":4.0,"a":2.5}"#);
+        let read: Row =
+            serde_json::from_str(r#"{"b":4,"word":"x","list":[1],"step":3,"a":2.5,"n":null}"#)
+                .unwrap();
+        assert_eq!((read.step, read.get("b"), read.get("a")), (3, 4.0, 2.5));
+        assert!(read.get("n").is_nan() && read.get("word").is_nan() && read.get("absent").is_nan());
+        assert_eq!(read.values().count(), 3);
+        assert!(serde_json::from_str::<Row>(r#"{"b":4}"#).is_err(), "a row has a step");
     }
 
     #[test]
@@ -277,12 +250,12 @@ mod tests {
         ];
         let mut writer = RowWriter::open(&path, 0).unwrap();
         for (i, &loss) in values.iter().enumerate() {
-            writer.write(&StepRow { loss, ..StepRow::new(i as u64 + 1) }).unwrap();
+            writer.write(&Row::new(i as u64 + 1).with("loss", loss)).unwrap();
         }
-        let rows: Vec<StepRow> = read_rows(&path).unwrap();
+        let rows = read_rows(&path).unwrap();
         for (row, value) in rows.iter().zip(values) {
-            let same = row.loss.to_bits() == value.to_bits();
-            assert!(if value.is_finite() { same } else { row.loss.is_nan() }, "{value}");
+            let same = row.get("loss").to_bits() == value.to_bits();
+            assert!(if value.is_finite() { same } else { row.get("loss").is_nan() }, "{value}");
         }
         assert_eq!(rows.len(), values.len());
         assert!(fs::read_to_string(&path).unwrap().contains("\"loss\":null"));
@@ -316,9 +289,9 @@ mod tests {
             b"{\"step\":1}\nnonsense\n\xff\n\n{\"step\":2}\n{\"step\":1}\n{\"step\":3}",
         )
         .unwrap();
-        let rows: Vec<ValidationRow> = read_rows(&path).unwrap();
+        let rows = read_rows(&path).unwrap();
         assert_eq!(rows.len(), 4);
-        RowWriter::<ValidationRow>::open(&path, 9).unwrap();
+        RowWriter::open(&path, 9).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
     }
 
@@ -326,7 +299,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn a_full_disk_is_an_error_that_names_the_cause() {
         let file = AppendFile::open(Path::new("/dev/full")).unwrap();
-        let mut writer = RowWriter::<StepRow> { file, rows: PhantomData };
+        let mut writer = RowWriter { file };
         for _ in 0..2 {
             let error = writer.write(&row(1)).unwrap_err();
             assert_eq!(error.exit_code(), 4);
@@ -338,12 +311,12 @@ mod tests {
     fn a_deleted_file_is_reported_once_and_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.jsonl");
-        let mut writer = RowWriter::<StepRow>::open(&path, 0).unwrap();
+        let mut writer = RowWriter::open(&path, 0).unwrap();
         writer.write(&row(1)).unwrap();
         fs::remove_file(&path).unwrap();
         assert!(writer.write(&row(2)).unwrap_err().to_string().contains("deleted"));
         writer.write(&row(3)).unwrap();
-        let rows: Vec<StepRow> = read_rows(&path).unwrap();
-        assert_eq!(rows.iter().map(Row::step).collect::<Vec<_>>(), [2, 3]);
+        let rows = read_rows(&path).unwrap();
+        assert_eq!(rows.iter().map(|row| row.step).collect::<Vec<_>>(), [2, 3]);
     }
 }

@@ -1,6 +1,6 @@
 //! What a run tells whoever watches it.
 
-use crate::run::rows::{StepRow, ValidationRow};
+use crate::run::rows::Row;
 
 /// Receives the progress of a run. The library never prints: the command line implements this.
 pub trait Ui: Send {
@@ -13,9 +13,9 @@ pub trait Ui: Send {
     /// Training begins, of `total` steps.
     fn start(&mut self, total: u64);
     /// A step is done.
-    fn step(&mut self, row: &StepRow);
-    /// A validation is done.
-    fn validation(&mut self, row: &ValidationRow);
+    fn step(&mut self, row: &Row);
+    /// A validation is done; `figures` says in words what it found, the first figure in full as `headline`.
+    fn validation(&mut self, step: u64, figures: &str, headline: &str);
     /// Training is over.
     fn finish(&mut self);
 }

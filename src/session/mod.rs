@@ -7,4 +7,4 @@ pub(crate) mod state;
 
 pub(crate) use model::{Model, RunData, check_same, load, spacing_text, view_options};
 pub use model::{Target, program_options};
-pub use program::{Program, ProgramOptions, TERMS};
+pub use program::{Program, ProgramOptions, RecordedTask};

@@ -10,6 +10,7 @@ use crate::error::{Error, Result, escape};
 use crate::image::{Spacing, Volume};
 use crate::model::starts;
 use crate::ops::AdamW;
+use crate::pretext::chosen_tasks;
 use crate::run::Ui;
 use crate::session::program::{Program, ProgramOptions};
 use crate::session::state;
@@ -92,9 +93,7 @@ pub fn program_options(config: &Config) -> Result<ProgramOptions> {
         batch: config.views.batch,
         view_size: config.views.size,
         sub_size: config.views.sub_size,
-        weights: tasks.weights(),
-        vector_head: tasks.vector_head,
-        antisymmetric_gap: tasks.antisymmetric_gap,
+        tasks: chosen_tasks(&tasks.options(), |term| tasks.weights.get(term)),
         gradient_views: tasks.gradient_views,
         adamw: AdamW {
             beta1: config.optim.beta1,
@@ -132,6 +131,8 @@ pub(crate) struct Model {
     pub step: Executor,
     /// What cuts training views on the device, if they are cut there.
     pub maker: Option<ViewMaker>,
+    /// Values of a target on their way into the step; keeps its memory.
+    target_values: Vec<f32>,
 }
 
 impl Model {
@@ -151,10 +152,10 @@ impl Model {
             step.write(id, &values)?;
         }
         state::start_average(&program, &mut step)?;
-        for (seed, weight) in program.seeds.iter().zip(options.weights) {
-            step.write(*seed, &[weight as f32])?;
+        for (input, weight) in program.weights().into_iter().zip(options.weights()) {
+            step.write(input, &[weight as f32])?;
         }
-        Ok(Model { program, step, maker: None })
+        Ok(Model { program, step, maker: None, target_values: Vec::new() })
     }
 
     /// Lets training views be cut on the device, if there is one and the configuration wants it; returns whether they are.
@@ -198,9 +199,12 @@ impl Model {
                 rest = others;
             }
         }
-        self.step.write(self.program.target, &batch.gap)?;
-        let boxes: Vec<f32> = batch.boxes.iter().map(|&b| b as f32).collect();
-        self.step.write(self.program.boxes, &boxes)
+        for (target, id) in &self.program.targets {
+            self.target_values.clear();
+            batch.samples.iter().for_each(|plan| (target.values)(plan, &mut self.target_values));
+            self.step.write(*id, &self.target_values)?;
+        }
+        Ok(())
     }
 }
 
@@ -210,7 +214,7 @@ impl Model {
     /// # Errors
     /// [`Error::Device`] if the device fails.
     pub(crate) fn submit(&mut self) -> Result<()> {
-        let Model { program, step, maker } = self;
+        let Model { program, step, maker, .. } = self;
         match (step, maker) {
             (Executor::Cuda(step), Some(maker)) => {
                 assert!(maker.is_planned(), "a batch is fed before each step");

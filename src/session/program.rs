@@ -1,18 +1,15 @@
 //! One training step as a recorded program: the whole method from views to updated weights.
 
+use std::sync::Arc;
+
 use crate::config::GradientViews;
 use crate::error::Result;
 use crate::model::{ResEncUNet, Weights};
 use crate::ops::AdamW;
 use crate::optim::{ParamGroup, Update, record_update};
-use crate::pretext::{
-    Gap, GapOutputs, Similarity, SimilarityOutputs, Vector, VectorHead, VectorOutputs, Views,
-};
+use crate::pretext::{Inputs, Output, Target, Task, ViewSizes, Views};
+use crate::report::Observable;
 use crate::tape::{Role, Tape, ValueId};
-
-/// Names of the six terms, in the order their weights and values are kept.
-pub const TERMS: [&str; 6] =
-    ["gap_axis", "gap_norm", "sim_adjacent", "sim_distant", "vector", "route"];
 
 /// Everything that shapes the program.
 #[derive(Clone, Debug)]
@@ -27,18 +24,29 @@ pub struct ProgramOptions {
     pub view_size: [usize; 3],
     /// Extent of a sub-view, (z, y, x).
     pub sub_size: [usize; 3],
-    /// Weights of the six terms, in the order of [`TERMS`]. A task whose weights are all 0 has no gradient.
-    pub weights: [f64; 6],
-    /// Kind of vector head.
-    pub vector_head: VectorHead,
-    /// Whether the gap head drops its bias.
-    pub antisymmetric_gap: bool,
+    /// The tasks with the weights of their terms. A task whose weights are all 0 has no gradient.
+    pub tasks: Vec<(Arc<dyn Task>, Vec<f64>)>,
     /// Which views train the encoder.
     pub gradient_views: GradientViews,
     /// The update rule.
     pub adamw: AdamW,
     /// Largest gradient norm let through.
     pub max_norm: Option<f64>,
+}
+
+/// A task in the step.
+#[derive(Clone, Debug)]
+pub struct RecordedTask {
+    /// The task.
+    pub task: Arc<dyn Task>,
+    /// Its losses, `[1]` each, in the order of its terms.
+    pub losses: Vec<ValueId>,
+    /// Their weights, inputs of the step, `[1]` each.
+    pub weights: Vec<ValueId>,
+    /// What validation reads.
+    pub outputs: Vec<Output>,
+    /// Norm of the task's gradient at the dense representation of view 0.
+    pub norm: ValueId,
 }
 
 /// The recorded step and the handles to feed and read it.
@@ -50,20 +58,10 @@ pub struct Program {
     pub forward_len: usize,
     /// View images, view-major; one value or two (view 0, others).
     pub images: Vec<ValueId>,
-    /// Normalised gaps `[N, V, V, 3]`.
-    pub target: ValueId,
-    /// Sub-view starts `[N, P, 4, 3]`.
-    pub boxes: ValueId,
-    /// Weights of the six terms, `[1]` each.
-    pub seeds: [ValueId; 6],
-    /// Gap task.
-    pub gap: GapOutputs,
-    /// Similarity task.
-    pub similarity: SimilarityOutputs,
-    /// Vector task.
-    pub vector: VectorOutputs,
-    /// Gradient norm of each task at the dense representation of view 0: gap, similarity, vector.
-    pub task_norms: [ValueId; 3],
+    /// Inputs that follow from the samples' plans.
+    pub targets: Vec<(Target, ValueId)>,
+    /// The tasks, in the order in which they are recorded.
+    pub tasks: Vec<RecordedTask>,
     /// The dense representations.
     pub dense: Views,
     /// Encoder and heads.
@@ -90,15 +88,15 @@ impl Program {
         let (mut encoder, mut average, mut heads) =
             (Weights::trained(), Weights::averaged(), Weights::trained());
         let (images, dense) = record_views(&mut tape, options, &mut encoder, &mut average)?;
-        let (v, n) = (options.views, options.batch);
-        let target = tape.input("gap", &[n, v, v, 3]);
-        let boxes = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
-        let made = Heads::record(&mut tape, options, &mut heads, &dense, (target, boxes))?;
-        let seeds = TERMS.map(|term| tape.input(format!("weight.{term}"), &[1]));
+        let targets = record_targets(&mut tape, options);
+        let mut tasks = record_tasks(&mut tape, options, &mut heads, (&images, &dense), &targets)?;
+        for recorded in &mut tasks {
+            let terms = recorded.task.terms().iter();
+            let inputs = terms.map(|term| tape.input(format!("weight.{}", term.name), &[1]));
+            recorded.weights = inputs.collect();
+        }
         let forward_len = tape.records().len();
-        let terms = made.losses().into_iter().zip(seeds).zip(options.weights);
-        let weighted: Vec<(ValueId, ValueId)> =
-            terms.filter(|(_, weight)| *weight != 0.0).map(|(term, _)| term).collect();
+        let weighted = weighted_losses(options, &tasks);
         let [encoder_grads, head_grads] =
             record_backward(&mut tape, &weighted, [encoder.ids(), heads.ids()]);
         let averages = average_ids(&mut tape, &encoder, average);
@@ -109,17 +107,11 @@ impl Program {
         ];
         let averaged = Some((&groups[0], average));
         let update = record_update(&mut tape, &options.adamw, options.max_norm, &groups, averaged)?;
-        let Heads { gap, similarity, vector, task_norms } = made;
         Ok(Program {
             forward_len,
             images,
-            target,
-            boxes,
-            seeds,
-            gap,
-            similarity,
-            vector,
-            task_norms,
+            targets,
+            tasks,
             dense,
             groups,
             average,
@@ -129,56 +121,84 @@ impl Program {
         })
     }
 
-    /// The six losses, in the order of [`TERMS`].
-    pub fn losses(&self) -> [ValueId; 6] {
-        losses(&self.gap, &self.similarity, &self.vector)
+    /// The losses of all tasks, in order.
+    pub fn losses(&self) -> Vec<ValueId> {
+        self.tasks.iter().flat_map(|task| task.losses.iter().copied()).collect()
+    }
+
+    /// The inputs that hold the losses' weights, in the same order.
+    pub fn weights(&self) -> Vec<ValueId> {
+        self.tasks.iter().flat_map(|task| task.weights.iter().copied()).collect()
+    }
+
+    /// The input of that name which follows from the samples' plans.
+    ///
+    /// # Panics
+    /// If no task has such a target.
+    pub fn target(&self, name: &str) -> ValueId {
+        let found = self.targets.iter().find(|(target, _)| target.name == name);
+        found.unwrap_or_else(|| panic!("no task has a target {name}")).1
+    }
+
+    /// What a person sees of the tasks.
+    pub fn observables(&self) -> Vec<&dyn Observable> {
+        self.tasks.iter().map(|task| task.task.as_ref() as &dyn Observable).collect()
     }
 }
 
-fn losses(gap: &GapOutputs, sim: &SimilarityOutputs, vector: &VectorOutputs) -> [ValueId; 6] {
-    [gap.axis, gap.norm, sim.adjacent, sim.distant, vector.vector, vector.route]
+/// The targets of all tasks, each name once.
+fn record_targets(tape: &mut Tape, options: &ProgramOptions) -> Vec<(Target, ValueId)> {
+    let sizes = options.view_sizes();
+    let mut targets: Vec<(Target, ValueId)> = Vec::new();
+    for target in options.tasks.iter().flat_map(|(task, _)| task.targets(&sizes)) {
+        if let Some((same, _)) = targets.iter().find(|(other, _)| other.name == target.name) {
+            assert_eq!(same.dims, target.dims, "two targets are called {}", target.name);
+            continue;
+        }
+        let dims: Vec<usize> = [&[options.batch], &target.dims[..]].concat();
+        let input = tape.input(target.name, &dims);
+        targets.push((target, input));
+    }
+    targets
 }
 
-/// What the three tasks record.
-struct Heads {
-    gap: GapOutputs,
-    similarity: SimilarityOutputs,
-    vector: VectorOutputs,
-    /// Norm of each task's gradient at the dense representation.
-    task_norms: [ValueId; 3],
-}
-
-impl Heads {
-    /// Records the tasks, each reading the representation through a probe of its own, and keeps what is read from outside.
-    fn record(
-        tape: &mut Tape,
-        options: &ProgramOptions,
-        weights: &mut Weights,
-        dense: &Views,
-        (target, boxes): (ValueId, ValueId),
-    ) -> Result<Heads> {
-        let (views, gap_norm) = dense.probed(tape, "gap")?;
-        let gap = Gap { antisymmetric: options.antisymmetric_gap };
-        let gap = gap.record(tape, weights, &views, target)?;
-        let (views, sim_norm) = dense.probed(tape, "similarity")?;
-        let similarity = Similarity { sub_size: options.sub_size };
-        let similarity = similarity.record(tape, weights, &views, boxes)?;
-        let (views, vector_norm) = dense.probed(tape, "vector")?;
-        let vector = Vector { head: options.vector_head };
-        let vector = vector.record(tape, weights, &views, target)?;
-        let cosines = [similarity.adjacent_cosines, similarity.distant_cosines];
-        let predictions = [gap.prediction, gap.features, vector.prediction];
-        let task_norms = [gap_norm, sim_norm, vector_norm];
-        let heads = Heads { gap, similarity, vector, task_norms };
-        for id in cosines.into_iter().chain(predictions).chain(heads.losses()) {
+/// Records the tasks, each reading the representation through a gradient-norm tap of its own, and keeps what is read from outside.
+fn record_tasks(
+    tape: &mut Tape,
+    options: &ProgramOptions,
+    weights: &mut Weights,
+    (images, dense): (&[ValueId], &Views),
+    targets: &[(Target, ValueId)],
+) -> Result<Vec<RecordedTask>> {
+    let sizes = options.view_sizes();
+    let mut all = Vec::new();
+    for (task, _) in &options.tasks {
+        let (dense, norm) = dense.probed(tape, task.name())?;
+        let own: Vec<ValueId> = task
+            .targets(&sizes)
+            .iter()
+            .flat_map(|target| targets.iter().find(|(other, _)| other.name == target.name))
+            .map(|(_, id)| *id)
+            .collect();
+        let inputs = Inputs { sizes, dense: &dense, images, targets: &own };
+        let recorded = task.record(tape, weights, &inputs)?;
+        assert_eq!(recorded.losses.len(), task.terms().len(), "losses of task {}", task.name());
+        for &id in recorded.losses.iter().chain(recorded.outputs.iter().map(|output| &output.id)) {
             tape.keep(id);
         }
-        Ok(heads)
+        let (task, outputs) = (Arc::clone(task), recorded.outputs);
+        let (losses, weights) = (recorded.losses, Vec::new());
+        all.push(RecordedTask { task, losses, weights, outputs, norm });
     }
+    Ok(all)
+}
 
-    fn losses(&self) -> [ValueId; 6] {
-        losses(&self.gap, &self.similarity, &self.vector)
-    }
+/// Losses that have weight, with the inputs that hold it.
+fn weighted_losses(options: &ProgramOptions, tasks: &[RecordedTask]) -> Vec<(ValueId, ValueId)> {
+    let weights = options.tasks.iter().flat_map(|(_, weights)| weights);
+    let terms = tasks.iter().flat_map(|task| task.losses.iter().zip(&task.weights));
+    let weighted = terms.zip(weights).filter(|(_, weight)| **weight != 0.0);
+    weighted.map(|((&loss, &input), _)| (loss, input)).collect()
 }
 
 /// Gradients of the parameters of both groups.
@@ -232,6 +252,15 @@ fn record_views(
 }
 
 impl ProgramOptions {
+    fn view_sizes(&self) -> ViewSizes {
+        ViewSizes { count: self.views, size: self.view_size, sub_size: self.sub_size }
+    }
+
+    /// Weights of the losses of all tasks, in order.
+    pub fn weights(&self) -> Vec<f64> {
+        self.tasks.iter().flat_map(|(_, weights)| weights.iter().copied()).collect()
+    }
+
     /// # Panics
     /// If sizes do not fit together: in a configuration that was checked they do.
     fn assert_usable(&self) {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::error::{Result, escape};
 use crate::evaluate::{About, write_report};
+use crate::report::in_words;
 use crate::run::Ui;
-use crate::run::rows::ValidationRow;
 use crate::session::{Model, RunData, Target, state};
 use crate::weights::{config_of, pick};
 
@@ -37,11 +37,11 @@ pub struct ObserveOptions {
     pub command: String,
 }
 
-/// Evaluates a run on volumes and writes the report. Returns the page's path and the figures.
+/// Evaluates a run on volumes and writes the report. Returns the page's path and the figures in words.
 ///
 /// # Errors
 /// Any kind of [`crate::Error`] but [`crate::Error::Stopped`].
-pub fn observe(options: &ObserveOptions, ui: &mut dyn Ui) -> Result<(PathBuf, ValidationRow)> {
+pub fn observe(options: &ObserveOptions, ui: &mut dyn Ui) -> Result<(PathBuf, String)> {
     let (mut model, mut config, steps) = restored(&options.run, options.checkpoint.as_deref(), ui)?;
     if !options.cache_dir.is_empty() {
         config.data.cache_dir.clone_from(&options.cache_dir);
@@ -50,5 +50,6 @@ pub fn observe(options: &ObserveOptions, ui: &mut dyn Ui) -> Result<(PathBuf, Va
     let data = RunData::open(&config, &options.data, ui)?;
     let data = RunData { validation: data.train, train: Vec::new(), ..data };
     let about = About { run: &options.run, config: &config, command: &options.command, steps };
-    write_report(&mut model, &data, &data.validation, &about, &options.out)
+    let (page, row) = write_report(&mut model, &data, &data.validation, &about, &options.out)?;
+    Ok((page, in_words(&model.program.observables(), &row).join(", ")))
 }

@@ -8,13 +8,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::dataset::OnBadFile;
 use crate::error::{Error, Result, escape};
-use crate::evaluate::{About, evaluate, write_report};
+use crate::evaluate::{About, evaluate, trained, write_report};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
+use crate::report::{collapse, in_words, summarise};
 use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP};
 use crate::run::folder::CHECKPOINTS;
 use crate::run::retention::{checkpoint_name, prune};
-use crate::run::rows::{RowWriter, StepRow, ValidationRow};
+use crate::run::rows::{Row, RowWriter};
 use crate::run::tensorboard::EventWriter;
 use crate::run::{METRICS, Ui, VALIDATION};
 use crate::session::{Model, RunData, load, state, view_options};
@@ -31,8 +32,8 @@ const AHEAD: usize = 2;
 
 /// The files a run appends to.
 struct Files {
-    steps: RowWriter<StepRow>,
-    validations: RowWriter<ValidationRow>,
+    steps: RowWriter,
+    validations: RowWriter,
     events: EventWriter,
     warned: bool,
 }
@@ -59,17 +60,17 @@ impl Files {
         }
     }
 
-    fn step(&mut self, row: &StepRow, ui: &mut dyn Ui) {
+    fn step(&mut self, row: &Row, ui: &mut dyn Ui) {
         let tags: Vec<(String, f64)> =
-            row.values().into_iter().map(|(k, v)| (format!("train/{k}"), v)).collect();
+            row.values().map(|(k, v)| (format!("train/{k}"), v)).collect();
         let tags: Vec<(&str, f64)> = tags.iter().map(|(k, v)| (k.as_str(), *v)).collect();
         let results = [self.steps.write(row), self.events.scalars(row.step, &tags)];
         self.check(results, ui);
     }
 
-    fn validation(&mut self, row: &ValidationRow, ui: &mut dyn Ui) {
+    fn validation(&mut self, row: &Row, ui: &mut dyn Ui) {
         let tags: Vec<(String, f64)> =
-            row.values().into_iter().map(|(k, v)| (format!("validation/{k}"), v)).collect();
+            row.values().map(|(k, v)| (format!("validation/{k}"), v)).collect();
         let tags: Vec<(&str, f64)> = tags.iter().map(|(k, v)| (k.as_str(), *v)).collect();
         let results = [self.validations.write(row), self.events.scalars(row.step, &tags)];
         self.check(results, ui);
@@ -87,7 +88,7 @@ pub(super) struct Trainer<'a> {
     /// Steps submitted, all of them finished once `pending` is empty.
     done: u64,
     /// Rows of steps submitted and not collected, oldest first.
-    pending: VecDeque<StepRow>,
+    pending: VecDeque<Row>,
     /// When the last step was collected, or the next was begun after a pause.
     clock: Instant,
     ui: &'a mut dyn Ui,
@@ -214,8 +215,8 @@ impl<'a> Trainer<'a> {
         self.tell_profiler(number)?;
         let batch = prefetch.next_batch();
         self.done += 1;
-        let mut row = StepRow::new(self.done);
-        row.data_ms = prefetch.wait_ms();
+        let mut row = self.blank_row();
+        row.set("data_ms", prefetch.wait_ms());
         match batch {
             Ok(batch) => {
                 if self.pending.is_empty() {
@@ -255,7 +256,7 @@ impl<'a> Trainer<'a> {
     fn collect(&mut self) -> Result<()> {
         let Some(mut row) = self.pending.pop_front() else { return Ok(()) };
         self.model.step.collect()?;
-        row.step_ms = self.clock.elapsed().as_secs_f64() * 1e3;
+        row.set("step_ms", self.clock.elapsed().as_secs_f64() * 1e3);
         self.clock = Instant::now();
         self.fill(&mut row);
         self.log(&row)
@@ -269,13 +270,13 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn log(&mut self, row: &StepRow) -> Result<()> {
+    fn log(&mut self, row: &Row) -> Result<()> {
         self.files.step(row, self.ui);
         self.ui.step(row);
         self.judge(row)
     }
 
-    fn submit(&mut self, number: u64, batch: &Batch, row: &mut StepRow) -> Result<()> {
+    fn submit(&mut self, number: u64, batch: &Batch, row: &mut Row) -> Result<()> {
         let optim = &self.config.optim;
         let schedule = Schedule {
             lr: optim.lr,
@@ -284,8 +285,9 @@ impl<'a> Trainer<'a> {
             final_fraction: optim.final_lr_fraction,
         };
         let mut values = [0.0f32; SCALARS];
-        row.lr = schedule.at(number);
-        values[scalar::LR] = row.lr as f32;
+        let lr = schedule.at(number);
+        row.set("lr", lr);
+        values[scalar::LR] = lr as f32;
         let correction = |beta: f64| (1.0 - beta.powf((number + 1) as f64)) as f32;
         values[scalar::BIAS1] = correction(optim.beta1);
         values[scalar::BIAS2] = correction(optim.beta2);
@@ -297,32 +299,50 @@ impl<'a> Trainer<'a> {
         self.model.submit()
     }
 
+    /// A row with all names in the order of the file, and no values yet.
+    fn blank_row(&self) -> Row {
+        let mut row = Row::new(self.done);
+        row.set("loss", f64::NAN);
+        for task in self.model.program.observables() {
+            task.terms().iter().for_each(|term| row.set(term.name, f64::NAN));
+        }
+        for name in ["lr", "grad_norm", "step_ms", "data_ms"] {
+            row.set(name, f64::NAN);
+        }
+        for task in self.model.program.observables() {
+            row.set(format!("grad_{}", task.name()), f64::NAN);
+        }
+        row
+    }
+
     /// Fills in what the step collected last has computed.
-    fn fill(&self, row: &mut StepRow) {
+    fn fill(&self, row: &mut Row) {
         let Model { program, step, .. } = &self.model;
-        let read = |id| step.result(id);
-        let losses = program.losses().map(read);
-        row.loss = losses
-            .iter()
-            .zip(self.config.tasks.weights())
-            .map(|(l, w)| l * f64::from(w as f32))
-            .sum();
-        [row.gap_axis, row.gap_norm, row.sim_adjacent, row.sim_distant, row.vector, row.route] =
-            losses;
-        [row.grad_gap, row.grad_similarity, row.grad_vector] = program.task_norms.map(read);
-        row.grad_norm = read(program.update.norm);
+        let mut loss = 0.0;
+        for recorded in &program.tasks {
+            for (term, &id) in recorded.task.terms().iter().zip(&recorded.losses) {
+                let value = step.result(id);
+                row.set(term.name, value);
+                loss += value * f64::from(self.config.tasks.weights.get(term.name) as f32);
+            }
+            let name = format!("grad_{}", recorded.task.name());
+            row.set(name, step.result(recorded.norm));
+        }
+        row.set("loss", loss);
+        row.set("grad_norm", step.result(program.update.norm));
     }
 
     /// Counts steps that changed nothing: a gradient that is not finite, or no batch.
-    fn judge(&mut self, row: &StepRow) -> Result<()> {
-        if row.grad_norm.is_finite() && row.loss.is_finite() {
+    fn judge(&mut self, row: &Row) -> Result<()> {
+        let (loss, norm) = (row.get("loss"), row.get("grad_norm"));
+        if loss.is_finite() && norm.is_finite() {
             self.failures = 0;
             return Ok(());
         }
         self.failures += 1;
         self.ui.warn(&format!(
-            "step {}: loss {} and gradient norm {}: the weights stay as they were",
-            row.step, row.loss, row.grad_norm
+            "step {}: loss {loss} and gradient norm {norm}: the weights stay as they were",
+            row.step
         ));
         if self.failures < FAILURES_MAX {
             return Ok(());
@@ -340,11 +360,16 @@ impl<'a> Trainer<'a> {
         }
         let (draws, seed) = (self.config.run.validation_draws, self.config.data.split_seed);
         let which = (&self.data.validation[..], draws, seed);
-        let evaluation = evaluate(&mut self.model, self.data, &self.views, which)?;
-        let row = evaluation.row(self.done);
-        self.files.validation(&row, self.ui);
-        self.ui.validation(&row);
-        if let Some(alarm) = evaluation.alarm(self.config.tasks.trains_similarity()) {
+        let cases = evaluate(&mut self.model, self.data, &self.views, which)?;
+        let tasks = self.model.program.observables();
+        let summary = summarise(&tasks, &cases, self.done);
+        self.files.validation(&summary.row, self.ui);
+        let figures = in_words(&tasks, &summary.row);
+        let headline =
+            figures.first().map_or("", |first| first.split(" (").next().unwrap_or(first));
+        self.ui.validation(self.done, &figures.join(", "), headline);
+        let trained = trained(self.config, &self.model);
+        if let Some(alarm) = collapse(&tasks, &summary, |task| trained.iter().any(|t| t == task)) {
             self.ui.warn(&format!("collapse: {alarm}"));
         }
         Ok(())
@@ -409,15 +434,8 @@ impl<'a> Trainer<'a> {
         let folder = out.join("report");
         let (page, row) =
             write_report(&mut self.model, self.data, &self.data.validation, &about, &folder)?;
-        let gain = (1.0 - row.gap_mae_mm / row.gap_baseline_mm) * 100.0;
-        let side = if gain < 0.0 { "above" } else { "below" };
-        self.ui.note(&format!(
-            "held-out gap error {:.1} mm, {:.0} % {side} the trivial guess of {:.1} mm; similarity accuracy {:.2}",
-            row.gap_mae_mm,
-            gain.abs(),
-            row.gap_baseline_mm,
-            row.similarity_accuracy
-        ));
+        let figures = in_words(&self.model.program.observables(), &row).join(", ");
+        self.ui.note(&format!("on held-out volumes: {figures}"));
         self.ui.note(&format!("report: {}", escape(&page)));
         Ok(())
     }

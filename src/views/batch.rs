@@ -1,4 +1,4 @@
-//! One batch: the views of its samples and the targets of the tasks, in the layout the step reads.
+//! One batch: the views of its samples, in the layout the step reads, and the plans that the tasks' targets follow from.
 
 use std::sync::Arc;
 
@@ -9,18 +9,14 @@ use crate::views::intensity::{FilterScratch, apply};
 use crate::views::plan::{SamplePlan, ViewOptions};
 use crate::views::pose::sample_view;
 
-/// Views, targets and plans of the samples of one step. Buffers keep their memory from batch to batch.
+/// Views and plans of the samples of one step. Buffers keep their memory from batch to batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The step this batch belongs to.
     pub step: u64,
     /// Voxels, `[V][N][Sz][Sy][Sx]`: all first views, then all second views.
     pub views: Vec<f32>,
-    /// Gap targets, `[N][V][V][3]`, in units of the divisor.
-    pub gap: Vec<f32>,
-    /// First voxel of each sub-view inside its owning view, `[N][P][4][3]`.
-    pub boxes: Vec<i32>,
-    /// What was done to make each sample, `[N]`.
+    /// What was done to make each sample, and what its targets follow from, `[N]`.
     pub samples: Vec<SamplePlan>,
     /// The samples' volumes, `[N]`, if the views are cut elsewhere, by the plans; `views` is then empty.
     pub volumes: Vec<Arc<Volume>>,
@@ -38,13 +34,11 @@ impl Batch {
     pub fn begin(&mut self, step: u64, options: &ViewOptions) {
         self.step = step;
         self.views.resize(options.count * options.batch * options.view_len(), 0.0);
-        self.gap.clear();
-        self.boxes.clear();
         self.samples.clear();
         self.volumes.clear();
     }
 
-    /// Adds a sample whose views are cut elsewhere: its targets, its plan and its volume.
+    /// Adds a sample whose views are cut elsewhere: its plan and its volume.
     ///
     /// # Errors
     /// [`Error::Data`] if the volume is malformed or not finite; the batch must then be begun again.
@@ -67,14 +61,8 @@ impl Batch {
         }
         self.views.clear();
         self.volumes.push(scan);
-        self.push_targets(plan);
-        Ok(())
-    }
-
-    fn push_targets(&mut self, plan: SamplePlan) {
-        self.gap.extend_from_slice(plan.gap.as_flattened());
-        self.boxes.extend_from_slice(plan.boxes.as_flattened().as_flattened());
         self.samples.push(plan);
+        Ok(())
     }
 
     /// Carries out a plan on the volume it was made for, as the next sample of the batch.
@@ -104,7 +92,7 @@ impl Batch {
             let noise = plan.key.view(v, Purpose::NoiseField);
             apply(&plan.intensity[v], &noise, options.size, view, &mut scratch.filter);
         }
-        self.push_targets(plan);
+        self.samples.push(plan);
         Ok(())
     }
 
@@ -202,10 +190,7 @@ mod tests {
         let (scan, options) = (scan(), options());
         let mut batch = Batch::default();
         make(&AugmentOptions { enabled: false, ..AugmentOptions::default() }, &mut batch);
-        assert_eq!(
-            (batch.views.len(), batch.gap.len(), batch.boxes.len()),
-            (3 * 2 * 480, 2 * 27, 2 * 36)
-        );
+        assert_eq!((batch.views.len(), batch.samples.len()), (3 * 2 * 480, 2));
         for (n, plan) in batch.samples.iter().enumerate() {
             for v in 0..3 {
                 let [z, y, x] = plan.starts[v];
@@ -215,7 +200,7 @@ mod tests {
             }
             let gap: Vec<f32> =
                 (0..3).map(|a| (plan.centres[2][a] - plan.centres[1][a]) as f32 / 16.0).collect();
-            assert_eq!(batch.gap[(n * 9 + 5) * 3..][..3], gap);
+            assert_eq!(plan.gap[5][..], gap);
             let offsets = geometry::offsets(
                 &plan.gap_voxels,
                 3,
@@ -227,7 +212,7 @@ mod tests {
             let start: Vec<i32> = (0..3)
                 .map(|a| ((options.size[a] - options.sub_size[a]) / 2) as i32 - offsets[2][a])
                 .collect();
-            assert_eq!(batch.boxes[((n * 3 + 1) * 4 + 2) * 3..][..3], start);
+            assert_eq!(plan.boxes[1][2][..], start);
         }
     }
 

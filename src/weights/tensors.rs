@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::error::Result;
+use crate::pretext::{TaskOptions, all_tasks};
 use crate::run::checkpoint;
 use crate::run::checkpoint::{SaveReport, TensorRef};
 use crate::shape::Shape;
@@ -62,10 +63,13 @@ fn for_each_place(shape: Shape, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// Whether a tensor belongs to a run's state beside the encoder.
+/// Whether a tensor belongs to a run's state beside the encoder: moments, averages, heads of tasks, or of a segmentation.
 pub(crate) fn is_of_run(name: &str) -> bool {
-    ["m.", "v.", "ema.", "gap_head.", "sim_head.", "vec_head.", "decoder.seg_layers."]
-        .iter()
+    let heads = all_tasks(&TaskOptions::default());
+    let heads = heads.iter().map(|task| task.head());
+    ["m.", "v.", "ema.", "decoder.seg_layers."]
+        .into_iter()
+        .chain(heads)
         .any(|prefix| name.starts_with(prefix))
 }
 

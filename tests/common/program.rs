@@ -1,9 +1,11 @@
 //! A whole training step on random views, for tests and benches.
 
+use std::sync::Arc;
+
 use spatialssl::config::GradientViews;
 use spatialssl::model::{ResEncUNet, Stage, initialise};
 use spatialssl::ops::{AdamW, SCALARS, scalar};
-use spatialssl::pretext::VectorHead;
+use spatialssl::pretext::{Task, TaskOptions, chosen_tasks, terms};
 use spatialssl::random::philox::{Purpose, SampleKey, Stream};
 use spatialssl::scalar::Scalar;
 use spatialssl::session::{Program, ProgramOptions};
@@ -34,13 +36,18 @@ pub(crate) fn options(
         batch,
         view_size,
         sub_size: [16; 3],
-        weights: [1.0, 0.5, 1.0, 0.5, 1.0, 0.25],
-        vector_head: VectorHead::Absolute,
-        antisymmetric_gap: false,
+        tasks: weighted_tasks(&TaskOptions::default()),
         gradient_views: GradientViews::First,
         adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
         max_norm: Some(12.0),
     }
+}
+
+/// The paper's tasks, with weights of which no two neighbours are alike.
+pub(crate) fn weighted_tasks(options: &TaskOptions) -> Vec<(Arc<dyn Task>, Vec<f64>)> {
+    let weights = [1.0, 0.5, 1.0, 0.5, 1.0, 0.25];
+    let of = |name: &str| weights[terms().iter().position(|term| term.name == name).unwrap()];
+    chosen_tasks(options, of)
 }
 
 /// A recorded program with its memory and inputs.
@@ -60,8 +67,8 @@ impl<T: Scalar> Run<T> {
         let encoder = step.read(program.groups[0].packed).to_vec();
         step.write(program.average).copy_from_slice(&encoder);
         let mut run = Run { options, program, step };
-        for (seed, weight) in run.program.seeds.into_iter().zip(run.options.weights) {
-            run.step.write(seed)[0] = T::from_f64(weight);
+        for (input, weight) in run.program.weights().into_iter().zip(run.options.weights()) {
+            run.step.write(input)[0] = T::from_f64(weight);
         }
         run
     }
@@ -76,7 +83,7 @@ impl<T: Scalar> Run<T> {
     }
 }
 
-/// The inputs of update `t`, counted from 0: views of noise, gaps, boxes that fit, and the scalars of the update with learning
+/// The inputs of update `t`, counted from 0: views and targets of noise, boxes that fit, and the scalars of the update with learning
 /// rate `lr`. With `lr` 0 nothing is updated, nor averaged.
 pub(crate) fn inputs(
     options: &ProgramOptions,
@@ -92,12 +99,17 @@ pub(crate) fn inputs(
         let stream = stream(t, i as u32);
         all.push(fill(image, &mut |k| f64::from(stream.normal_at(k as u32))));
     }
-    let gaps = stream(t, 100);
-    all.push(fill(program.target, &mut |k| 0.5 * f64::from(gaps.normal_at(k as u32))));
-    let room: [usize; 3] = std::array::from_fn(|a| options.view_size[a] - options.sub_size[a] + 1);
-    let mut starts = stream(t, 101);
-    let mut start = |k: usize| (starts.uniform_f64() * room[k % 3] as f64).floor();
-    all.push(fill(program.boxes, &mut start));
+    for (k, (target, id)) in program.targets.iter().enumerate() {
+        let mut stream = stream(t, 100 + k as u32);
+        if target.name == "boxes" {
+            let room: [usize; 3] =
+                std::array::from_fn(|a| options.view_size[a] - options.sub_size[a] + 1);
+            let start = |k: usize| (stream.uniform_f64() * room[k % 3] as f64).floor();
+            all.push(fill(*id, &mut { start }));
+        } else {
+            all.push(fill(*id, &mut |k| 0.5 * f64::from(stream.normal_at(k as u32))));
+        }
+    }
     let mut scalars = [0.0; SCALARS];
     scalars[scalar::LR] = lr;
     scalars[scalar::BIAS1] = 1.0 - options.adamw.beta1.powi(t as i32 + 1);

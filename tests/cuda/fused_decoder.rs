@@ -405,7 +405,7 @@ fn train(options: &ProgramOptions, fused: bool) -> (Vec<u32>, usize, usize) {
     for (id, values) in starts(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }
-    for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
+    for (seed, weight) in program.weights().into_iter().zip(options.weights()) {
         step.write(seed, &[weight as f32]).unwrap();
     }
     for t in 0..2 {

@@ -242,7 +242,7 @@ fn a_batch_larger_than_the_device_is_refused_before_training() {
 
 /// Losses of each step and the bits of what is kept, and counts of the driver over the steps behind the third.
 struct Trained {
-    losses: Vec<[f64; 6]>,
+    losses: Vec<Vec<f64>>,
     bits: Vec<u32>,
     counts: [u64; 5],
     /// Bytes of all inputs, of those made on the device, of results.
@@ -300,7 +300,7 @@ fn train(options: &ProgramOptions, pool: Option<&PoolOptions>, graph: bool) -> T
         if let Err(error) = step.collect() {
             panic!("step {t}: {error}\n{}", emulator().last_report());
         }
-        losses.push(program.losses().map(|id| f64::from(step.result(id)[0])));
+        losses.push(program.losses().into_iter().map(|id| f64::from(step.result(id)[0])).collect());
     }
     let after = counts();
     let kept = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);

@@ -22,7 +22,7 @@ pub(super) struct Trained {
     program: Program,
     pub(super) step: CudaStep,
     /// The six losses of each step.
-    pub(super) losses: Vec<[f64; 6]>,
+    pub(super) losses: Vec<Vec<f64>>,
     /// Bits of everything kept, after the last step.
     pub(super) bits: Vec<u32>,
 }
@@ -45,8 +45,8 @@ fn open_arranged(
     }
     let encoder = step.read(program.groups[0].packed).unwrap();
     step.write(program.average, &encoder).unwrap();
-    for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
-        step.write(seed, &[weight as f32]).unwrap();
+    for (input, weight) in program.weights().into_iter().zip(options.weights()) {
+        step.write(input, &[weight as f32]).unwrap();
     }
     (program, step)
 }
@@ -74,7 +74,7 @@ pub(super) fn train_arranged(
         if let Err(error) = step.submit().and_then(|()| step.collect()) {
             panic!("step {t}: {error}\n{}", emulator().last_report());
         }
-        losses.push(program.losses().map(|id| f64::from(step.result(id)[0])));
+        losses.push(program.losses().into_iter().map(|id| f64::from(step.result(id)[0])).collect());
     }
     let kept = program.groups.iter().flat_map(|b| [b.packed, b.m, b.v]).chain([program.average]);
     let read = |id| step.read(id).unwrap().into_iter().map(f32::to_bits);
@@ -82,14 +82,14 @@ pub(super) fn train_arranged(
     Trained { program, step, losses, bits }
 }
 
-fn train_cpu<T: Scalar>(options: &ProgramOptions, steps: u32) -> Vec<[f64; 6]> {
+fn train_cpu<T: Scalar>(options: &ProgramOptions, steps: u32) -> Vec<Vec<f64>> {
     let program = Program::new(options).unwrap();
     let mut step = Step::<T>::new(&program.tape);
     spatialssl::model::initialise(&program.tape, &mut step, 7);
     let encoder = step.read(program.groups[0].packed).to_vec();
     step.write(program.average).copy_from_slice(&encoder);
-    for (seed, weight) in program.seeds.into_iter().zip(options.weights) {
-        step.write(seed)[0] = T::from_f64(weight);
+    for (input, weight) in program.weights().into_iter().zip(options.weights()) {
+        step.write(input)[0] = T::from_f64(weight);
     }
     let mut losses = Vec::new();
     for t in 0..steps {
@@ -99,7 +99,7 @@ fn train_cpu<T: Scalar>(options: &ProgramOptions, steps: u32) -> Vec<[f64; 6]> {
             }
         }
         step.run();
-        losses.push(program.losses().map(|id| step.read(id)[0].to_f64()));
+        losses.push(program.losses().into_iter().map(|id| step.read(id)[0].to_f64()).collect());
     }
     losses
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use spatialssl::model::Weights;
-use spatialssl::pretext::{Gap, Similarity, Vector, VectorHead, Views};
+use spatialssl::pretext::{Gap, Inputs, Similarity, Task, Vector, VectorHead, ViewSizes, Views};
 use spatialssl::tape::{Executor, Tape, ValueId};
 
 use crate::engine::{self, loss, machine, read, task_gradient, write};
@@ -54,23 +54,25 @@ fn record(case: &Case) -> Recorded {
     let has = |head: &str| case.inputs.keys().any(|k| k.starts_with(head));
     let mut losses = BTreeMap::new();
     let mut boxes = None;
+    let sub_size = if has("sim_head") { case.triple("sub_view_size") } else { [0; 3] };
+    let size = std::array::from_fn(|a| nir.shape[3 + a]);
+    let sizes = ViewSizes { count: v, size, sub_size };
+    let mut record =
+        |task: &dyn Task, target: ValueId, tape: &mut Tape, names: [&'static str; 2]| {
+            let inputs = Inputs { sizes, dense: &views, images: &[], targets: &[target] };
+            let recorded = task.record(tape, &mut weights, &inputs).unwrap();
+            losses.extend(names.into_iter().zip(recorded.losses));
+        };
     if has("gap_head") {
-        let out =
-            Gap { antisymmetric: false }.record(&mut tape, &mut weights, &views, gap).unwrap();
-        losses.extend([(NAMES[0], out.axis), (NAMES[1], out.norm)]);
+        record(&Gap { antisymmetric: false }, gap, &mut tape, [NAMES[0], NAMES[1]]);
     }
     if has("sim_head") {
         let starts = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
-        let task = Similarity { sub_size: case.triple("sub_view_size") };
-        let out = task.record(&mut tape, &mut weights, &views, starts).unwrap();
-        losses.extend([(NAMES[2], out.adjacent), (NAMES[3], out.distant)]);
+        record(&Similarity, starts, &mut tape, [NAMES[2], NAMES[3]]);
         boxes = Some(starts);
     }
     if has("vec_head") {
-        let out = Vector { head: VectorHead::Absolute }
-            .record(&mut tape, &mut weights, &views, gap)
-            .unwrap();
-        losses.extend([(NAMES[4], out.vector), (NAMES[5], out.route)]);
+        record(&Vector { head: VectorHead::Absolute }, gap, &mut tape, [NAMES[4], NAMES[5]]);
     }
     Recorded { tape, weights, nir: id, gap, boxes, losses }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use spatialssl::config::GradientViews;
 use spatialssl::ops::{AdamW, SCALARS, scalar};
 use spatialssl::optim::ema_weight;
-use spatialssl::pretext::VectorHead;
+use spatialssl::pretext::{TaskOptions, chosen_tasks};
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Step, Tape, ValueId};
 use spatialssl::views::geometry::{
@@ -25,9 +25,7 @@ fn options(case: &Case) -> ProgramOptions {
         batch: case.number("N") as usize,
         view_size: case.triple("view_size"),
         sub_size: case.triple("sub_view_size"),
-        weights: [1.0; 6],
-        vector_head: VectorHead::Absolute,
-        antisymmetric_gap: false,
+        tasks: chosen_tasks(&TaskOptions::default(), |_| 1.0),
         gradient_views: GradientViews::First,
         adamw: AdamW {
             beta1: beta(0),
@@ -67,8 +65,8 @@ fn feed(case: &Case, o: &ProgramOptions, program: &Program, step: &mut Step<f32>
     }
     write(step, program.images[0], &images[0]);
     write(step, program.images[1], &images[1..].concat());
-    write(step, program.target, &gaps);
-    write(step, program.boxes, &places);
+    write(step, program.target("gap"), &gaps);
+    write(step, program.target("boxes"), &places);
 }
 
 /// A tensor of the program in PyTorch's layout.
@@ -110,7 +108,7 @@ fn check_run(case: &Case, run: &str, lr: f64, noise: &BTreeSet<&str>) {
     }
     let encoder = step.read(program.groups[0].packed).to_vec();
     step.write(program.average).copy_from_slice(&encoder);
-    for seed in program.seeds {
+    for seed in program.weights() {
         write(&mut step, seed, &[1.0]);
     }
     for t in 0..case.number("steps") as usize {

@@ -1,10 +1,10 @@
 //! The whole training step: six losses, all heads, encoder, against differences along random directions.
 
 use spatialssl::config::GradientViews;
-use spatialssl::pretext::VectorHead;
+use spatialssl::pretext::{TaskOptions, VectorHead};
 
 use crate::common::bound::normals;
-use crate::program::{Run, options};
+use crate::program::{Run, options, weighted_tasks};
 
 /// Step of the differences for a direction whose elements are about 1: small, for the network has a kink in each of
 /// some 1e5 activations; rounding of the loss then costs 1e-8 of the derivative.
@@ -18,8 +18,8 @@ pub(crate) fn check(gradient_views: GradientViews) {
     {
         let mut o = options(&[8, 16], &[1, 1], [16; 3], 1);
         o.encoder.stages[1].stride = [2, 1, 2];
-        (o.gradient_views, o.vector_head, o.antisymmetric_gap) =
-            (gradient_views, vector_head, antisymmetric_gap);
+        o.gradient_views = gradient_views;
+        o.tasks = weighted_tasks(&TaskOptions { vector_head, antisymmetric_gap });
         check_one(Run::new(o));
     }
 }
@@ -66,11 +66,12 @@ fn check_one(mut run: Run<f64>) {
         let bound = 1e-6 * want.abs().max(typical);
         let (below, above) = (loss(-EPS), loss(EPS));
         let (near_below, near_above) = (loss(-EPS / 2.0), loss(EPS / 2.0));
-        let weights = run.options.weights;
-        let slope = |a: [f64; 6], b: [f64; 6], h: f64| -> f64 {
-            (0..6).map(|k| weights[k] * (a[k] - b[k])).sum::<f64>() / h
+        let weights = run.options.weights();
+        let slope = |a: &[f64], b: &[f64], h: f64| -> f64 {
+            (0..a.len()).map(|k| weights[k] * (a[k] - b[k])).sum::<f64>() / h
         };
-        let (wide, narrow) = (slope(above, below, 2.0 * EPS), slope(near_above, near_below, EPS));
+        let (wide, narrow) =
+            (slope(&above, &below, 2.0 * EPS), slope(&near_above, &near_below, EPS));
         // A kink between the points makes differences of two widths disagree, whatever the gradient says.
         if (wide - narrow).abs() > 0.3 * bound {
             skipped += 1;
@@ -84,6 +85,6 @@ fn check_one(mut run: Run<f64>) {
     assert!(skipped <= 2, "{skipped} of {DIRECTIONS} directions cross a kink");
 }
 
-fn losses(run: &Run<f64>) -> [f64; 6] {
-    run.program.losses().map(|id| run.step.read(id)[0])
+fn losses(run: &Run<f64>) -> Vec<f64> {
+    run.program.losses().into_iter().map(|id| run.step.read(id)[0]).collect()
 }

@@ -1,7 +1,13 @@
 //! A made-up but lifelike report, and the checks of the whole page that need one.
 
-use super::data::*;
-use crate::report::slice::{Source, pair_slices, volume_slices};
+use std::collections::BTreeMap;
+
+use crate::pretext::{TaskOptions, all_tasks};
+use crate::report::{
+    CaseObservation, Draw, FileSummary, Observable, ReportData, RunInfo, Scene, Slice, Source,
+    volume_slices,
+};
+use crate::run::rows::Row;
 
 /// Uniform numbers in [0, 1) from a fixed seed.
 struct Dice(u64);
@@ -44,86 +50,83 @@ fn head(p: [usize; 3]) -> f32 {
     value as f32
 }
 
-fn steps(dice: &mut Dice, n: u64) -> Vec<StepPoint> {
+fn steps(dice: &mut Dice, n: u64) -> Vec<Row> {
     (0..n)
         .map(|step| {
             let t = step as f64 / n as f64;
             let fall = |from: f64, to: f64| to + (from - to) * (-6.0 * t).exp();
             let mut near = |v: f64| v * (0.25 * dice.bell()).exp();
-            let gap = near(fall(1.2, 0.09));
-            let vector = near(fall(0.6, 0.06));
+            let (gap, vector) = (near(fall(1.2, 0.09)), near(fall(0.6, 0.06)));
             let adjacent = -1.0 + near(fall(0.8, 0.02)).min(1.9);
             let distant = (fall(0.9, 0.15) + near(0.1) - 0.1).min(1.0);
-            let norms = [near(fall(4.0, 0.6)), near(fall(36.0, 1.1)), near(fall(2.0, 0.3))];
-            StepPoint {
-                step,
-                loss: gap * 2.0 + vector * 1.5 + 0.1 * (adjacent + distant),
-                gap_axis: gap,
-                gap_norm: gap * 0.8,
-                sim_adjacent: adjacent,
-                sim_distant: distant,
-                vector,
-                route: vector * 0.5,
-                lr: 1e-3 * (20.0 * t).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos()),
-                grad_norm: near(fall(30.0, 2.0)),
-                step_ms: near(260.0) + if step % 97 == 0 { 400.0 } else { 0.0 },
-                data_ms: near(3.0),
-                task_grad_norms: (step % 10 == 0).then_some(norms),
+            let rate = 1e-3 * (20.0 * t).min(1.0) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
+            let mut row = Row::new(step)
+                .with("loss", gap * 2.0 + vector * 1.5 + 0.1 * (adjacent + distant))
+                .with("gap_axis", gap)
+                .with("gap_norm", gap * 0.8)
+                .with("sim_adjacent", adjacent)
+                .with("sim_distant", distant)
+                .with("vector", vector)
+                .with("route", vector * 0.5)
+                .with("lr", rate)
+                .with("grad_norm", near(fall(30.0, 2.0)))
+                .with("step_ms", near(260.0) + if step % 97 == 0 { 400.0 } else { 0.0 })
+                .with("data_ms", near(3.0));
+            if step % 10 == 0 {
+                row.set("grad_gap", near(fall(4.0, 0.6)));
+                row.set("grad_similarity", near(fall(36.0, 1.1)));
+                row.set("grad_vector", near(fall(2.0, 0.3)));
             }
+            row
         })
         .collect()
 }
 
-fn validations() -> Vec<ValidationPoint> {
+fn validations() -> Vec<Row> {
     (1..=12u64)
         .map(|k| {
             let fall = |from: f64, to: f64| to + (from - to) * (-0.4 * k as f64).exp();
-            ValidationPoint {
-                step: 100 * k,
-                gap_mae_mm: fall(58.0, 24.0),
-                gap_baseline_mm: 54.1,
-                gap_r2: 0.78 - fall(0.9, 0.0),
-                direction_error_deg: fall(95.0, 24.0),
-                vector_mae_mm: fall(64.0, 31.0),
-                route_closure_mm: fall(14.0, 3.0),
-                similarity_accuracy: 0.94 - fall(0.44, 0.0),
-                adjacent_cosine: 0.97 - fall(0.2, 0.0),
-                distant_cosine: fall(0.8, 0.2),
-                feature_std: 0.4 + fall(0.5, 0.0),
-            }
+            Row::new(100 * k)
+                .with("gap_mae_mm", fall(58.0, 24.0))
+                .with("gap_baseline_mm", 54.1)
+                .with("gap_r2", 0.78 - fall(0.9, 0.0))
+                .with("direction_error_deg", fall(95.0, 24.0))
+                .with("vector_mae_mm", fall(64.0, 31.0))
+                .with("route_closure_mm", fall(14.0, 3.0))
+                .with("similarity_accuracy", 0.94 - fall(0.44, 0.0))
+                .with("adjacent_cosine", 0.97 - fall(0.2, 0.0))
+                .with("distant_cosine", fall(0.8, 0.2))
+                .with("feature_std", 0.4 + fall(0.5, 0.0))
         })
         .collect()
 }
 
-fn pair(dice: &mut Dice, starts: &[[usize; 3]], i: usize, j: usize) -> PairSimilarity {
+fn tasks() -> Vec<std::sync::Arc<dyn crate::pretext::Task>> {
+    all_tasks(&TaskOptions::default())
+}
+
+/// The page of a report with the paper's tasks.
+fn html(data: &ReportData) -> String {
+    let tasks = tasks();
+    let tasks: Vec<&dyn Observable> = tasks.iter().map(|t| t.as_ref() as &dyn Observable).collect();
+    crate::report::html(data, &tasks)
+}
+
+/// Boxes of views `i` and `j`: towards each other, and away.
+fn boxes(starts: &[[usize; 3]], i: usize, j: usize) -> [[usize; 3]; 4] {
     let towards: [f64; 3] = std::array::from_fn(|a| starts[j][a] as f64 - starts[i][a] as f64);
     let reach = towards.iter().map(|d| 8.0 / (d.abs() + 1e-5)).fold(f64::INFINITY, f64::min);
     let shifted = |sign: f64| -> [usize; 3] {
         std::array::from_fn(|a| (8.0 + sign * (reach * towards[a]).round_ties_even()) as usize)
     };
-    let (adjacent_start, distant_start) =
-        ([shifted(1.0), shifted(-1.0)], [shifted(-1.0), shifted(1.0)]);
-    let read = |v: usize| move |p: [usize; 3]| head(std::array::from_fn(|a| p[a] + starts[v][a]));
-    let (of_i, of_j) = (read(i), read(j));
-    let source = |voxel| Source { extent: VIEW, spacing_mm: SPACING, window: [0.0, 1.0], voxel };
-    let (view_i, view_j) = (source(&of_i), source(&of_j));
-    PairSimilarity {
-        i,
-        j,
-        adjacent_start,
-        distant_start,
-        adjacent_cosine: (0.97 - 0.03 * dice.bell().abs()).min(1.0),
-        distant_cosine: (0.25 + 0.3 * dice.bell()).clamp(-1.0, 1.0),
-        slices: Some(Box::new(pair_slices([&view_i, &view_j], adjacent_start, distant_start, SUB))),
-    }
+    [shifted(1.0), shifted(-1.0), shifted(-1.0), shifted(1.0)]
 }
 
 fn draw(dice: &mut Dice, with_map: bool) -> Draw {
     let starts: Vec<[usize; 3]> = (0..3)
         .map(|_| std::array::from_fn(|a| (dice.roll() * (EXTENT[a] - VIEW[a]) as f64) as usize))
         .collect();
-    let mut gaps = Vec::new();
-    let mut similarities = Vec::new();
+    let (mut gaps_mm, mut gap, mut vector) = (Vec::new(), Vec::new(), Vec::new());
     for (i, from) in starts.iter().enumerate() {
         for (j, to) in starts.iter().enumerate() {
             let truth_mm: [f64; 3] =
@@ -131,33 +134,47 @@ fn draw(dice: &mut Dice, with_map: bool) -> Draw {
             let mut guess = |shrink: f64, noise: f64| {
                 truth_mm.map(|t| shrink * t + if i == j { 0.0 } else { noise * dice.bell() })
             };
-            gaps.push(PairGap {
-                i,
-                j,
-                truth_mm,
-                gap_mm: guess(0.85, 17.0),
-                vector_mm: guess(0.75, 22.0),
-            });
-            if i < j {
-                similarities.push(pair(dice, &starts, i, j));
-            }
+            gap.extend(guess(0.85, 17.0));
+            vector.extend(guess(0.75, 22.0));
+            gaps_mm.push(truth_mm);
         }
     }
+    let pairs: Vec<[usize; 2]> = vec![[0, 1], [0, 2], [1, 2]];
+    let adjacent = pairs.iter().map(|_| (0.97 - 0.03 * dice.bell().abs()).min(1.0)).collect();
+    let distant = pairs.iter().map(|_| (0.25 + 0.3 * dice.bell()).clamp(-1.0, 1.0)).collect();
+    let features = (0..6).map(|_| 0.4 * dice.bell()).collect();
     let whole = Source { extent: EXTENT, spacing_mm: SPACING, window: [0.0, 1.0], voxel: &head };
-    Draw {
+    let mut draw = Draw {
         view_centres: starts
             .iter()
             .map(|s| std::array::from_fn(|a| (s[a] + VIEW[a] / 2) as f64))
             .collect(),
-        gaps,
-        similarities,
-        route_closure_mm: 3.0 * dice.bell().abs(),
+        gaps_mm,
+        frame_mm: std::array::from_fn(|a| EXTENT[a] as f64 * SPACING[a]),
+        unit_mm: [1.0; 3],
+        boxes: pairs.iter().map(|&[i, j]| boxes(&starts, i, j)).collect(),
+        outputs: BTreeMap::from([
+            ("gap.prediction", gap),
+            ("gap.features", features),
+            ("vector.prediction", vector),
+            ("similarity.adjacent", adjacent),
+            ("similarity.distant", distant),
+        ]),
         slices: if with_map { volume_slices(&whole, &starts, VIEW) } else { Vec::new() },
+        pictures: BTreeMap::new(),
+    };
+    let voxel = |v: usize, p: [usize; 3]| head(std::array::from_fn(|a| p[a] + starts[v][a]));
+    let (view_size, sub_size, spacing_mm) = (VIEW, SUB, SPACING);
+    let scene = Scene { view_size, sub_size, spacing_mm, window: [0.0, 1.0], voxel: &voxel };
+    for task in tasks() {
+        let pictures = task.pictures(&draw, &scene);
+        draw.pictures.insert(task.name(), pictures);
     }
+    draw
 }
 
 /// A report as a short training run on heads would leave it.
-pub(super) fn sample() -> ReportData {
+fn sample() -> ReportData {
     let mut dice = Dice(7);
     let file = |k: usize| FileSummary {
         name: format!("IXI{k:03}-T1.nii.gz"),
@@ -181,7 +198,7 @@ pub(super) fn sample() -> ReportData {
             config_toml:
                 "[data]\nspacing_mm = 2.0\n\n[tasks]\nsimilarity_weight = 0.1 # <balanced>\n"
                     .to_string(),
-            trains_similarity: true,
+            trained: ["gap", "similarity", "vector"].map(String::from).to_vec(),
             command: "spatialssl train --data ixi-heads --out run-7".to_string(),
             model_preset: "small".to_string(),
             parameters: 2_345_678,
@@ -193,7 +210,6 @@ pub(super) fn sample() -> ReportData {
         },
         steps: steps(&mut dice, 1281),
         validations: validations(),
-        feature_std: Some(0.4),
         cases,
     }
 }
@@ -231,11 +247,11 @@ fn svgs(html: &str) -> Vec<&str> {
 
 #[test]
 fn the_page_is_whole_self_contained_and_small() {
-    let html = super::html(&sample());
+    let html = html(&sample());
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     let all = svgs(&html);
-    // 8 losses, 6 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views, 4 others.
-    assert_eq!(all.len(), 8 + 6 + 4 + 5 + 3 + 9 + 32 + 4);
+    // 8 losses, 7 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views, 4 others.
+    assert_eq!(all.len(), 8 + 7 + 4 + 5 + 3 + 9 + 32 + 4);
     for svg in &all {
         let whole = format!("<svg{svg}</svg>");
         assert_well_formed(&whole);
@@ -257,20 +273,19 @@ fn a_long_run_with_large_noisy_images_stays_small() {
         (s.width, s.height) = (128, 128);
         s.pixels = (0..128 * 128).map(|_| (dice.roll() * 256.0) as u8).collect();
     };
-    for pair in draws.iter_mut().flat_map(|d| &mut d.similarities) {
-        let slices = pair.slices.as_mut().unwrap();
-        slices.adjacent.iter_mut().chain(&mut slices.distant).for_each(|s| noise(&mut dice, s));
+    for slices in draws.iter_mut().flat_map(|d| d.pictures.values_mut()) {
+        slices.iter_mut().for_each(|s| noise(&mut dice, s));
     }
     draws.iter_mut().flat_map(|d| &mut d.slices).for_each(|s| noise(&mut dice, s));
     data.cases = vec![data.cases[0].clone(); 60];
-    let html = super::html(&data);
+    let html = html(&data);
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     assert!(html.contains("figures count all of them"));
 }
 
 #[test]
 fn a_page_without_anything_has_sentences_and_no_plots() {
-    let html = super::html(&ReportData::default());
+    let html = html(&ReportData::default());
     assert_eq!(svgs(&html).len(), 0);
     assert!(html.contains("Nothing to judge yet"));
     assert!(html.matches("class=\"absent\"").count() >= 8);
@@ -282,18 +297,19 @@ fn broken_values_break_no_plot() {
     for (k, bad) in
         [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300, 0.0].into_iter().enumerate()
     {
-        let s = &mut data.steps[k * 100];
-        (s.loss, s.gap_axis, s.sim_distant, s.lr, s.grad_norm) = (bad, bad, bad, bad, bad);
-        s.task_grad_norms = Some([bad; 3]);
-        (data.validations[k].gap_mae_mm, data.validations[k].feature_std) = (bad, bad);
+        let names = ["loss", "gap_axis", "sim_distant", "lr", "grad_norm", "grad_gap"];
+        names.iter().for_each(|&name| data.steps[k * 100].set(name, bad));
+        ["gap_mae_mm", "feature_std"].iter().for_each(|&name| data.validations[k].set(name, bad));
         let d = &mut data.cases[k].draws[0];
-        (d.gaps[1].gap_mm, d.gaps[1].vector_mm, d.route_closure_mm) = ([bad; 3], [bad; 3], bad);
-        d.gaps[2].truth_mm = [bad; 3];
-        d.similarities[0].distant_cosine = bad;
+        for name in ["gap.prediction", "vector.prediction"] {
+            d.outputs.get_mut(name).unwrap()[3..6].fill(bad);
+        }
+        d.gaps_mm[2] = [bad; 3];
+        d.outputs.get_mut("similarity.distant").unwrap()[0] = bad;
         d.slices[0].pixels.truncate(k);
         d.slices[1].pixel_mm = [bad; 2];
     }
-    let html = super::html(&data);
+    let html = html(&data);
     for svg in svgs(&html) {
         assert_well_formed(&format!("<svg{svg}</svg>"));
         assert!(
@@ -309,15 +325,14 @@ fn broken_values_break_no_plot() {
 #[test]
 fn equal_values_are_drawn() {
     let mut data = sample();
-    data.steps
-        .iter_mut()
-        .for_each(|s| *s = StepPoint { step: s.step, loss: 1.0, ..StepPoint::default() });
+    data.steps.iter_mut().for_each(|s| *s = Row::new(s.step).with("loss", 1.0));
     data.validations.truncate(1);
     data.cases.truncate(1);
     let draws = &mut data.cases[0].draws;
     draws.truncate(1);
-    draws[0].gaps.iter_mut().for_each(|g| *g = PairGap { i: 0, j: 1, ..PairGap::default() });
-    let html = super::html(&data);
+    draws[0].gaps_mm.fill([0.0; 3]);
+    draws[0].outputs.values_mut().for_each(|values| values.fill(0.0));
+    let html = html(&data);
     svgs(&html).iter().for_each(|svg| assert!(!svg.contains("NaN")));
     assert!(html.contains("have no direction"));
 }
@@ -326,12 +341,42 @@ fn equal_values_are_drawn() {
 fn the_file_replaces_the_old_one_and_leaves_no_draft() {
     let dir = tempfile::tempdir().unwrap();
     let into = dir.path().join("run/report");
-    let first = super::write(&ReportData::default(), &into).unwrap();
-    let second = super::write(&sample(), &into).unwrap();
+    let first = crate::report::write(&ReportData::default(), &[], &into).unwrap();
+    let second = crate::report::write(&sample(), &[], &into).unwrap();
     assert_eq!((&first, second.file_name().unwrap().to_str()), (&second, Some("index.html")));
     assert!(std::fs::read_to_string(&second).unwrap().contains("Heads, balanced losses"));
     assert_eq!(std::fs::read_dir(&into).unwrap().count(), 1);
     // A folder that is a file cannot take a page.
-    let err = super::write(&ReportData::default(), &second).unwrap_err();
+    let err = crate::report::write(&ReportData::default(), &[], &second).unwrap_err();
     assert_eq!(err.exit_code(), 4);
+}
+
+#[test]
+fn the_verdict_says_what_the_figures_say() {
+    let last = Row::new(1244)
+        .with("gap_mae_mm", 27.05)
+        .with("gap_baseline_mm", 54.1)
+        .with("direction_error_deg", 31.4)
+        .with("similarity_accuracy", 0.925)
+        .with("adjacent_cosine", 0.97)
+        .with("distant_cosine", 0.3)
+        .with("feature_std", 0.5);
+    let with = |row: Row| {
+        let mut data = ReportData { validations: vec![row], ..ReportData::default() };
+        data.run.trained = vec!["similarity".to_string()];
+        html(&data)
+    };
+    let page = with(last.clone());
+    for expected in
+        ["27.1 mm", "54.1 mm", "50 % less", "31\u{b0}", "No sign of a collapse", "in part"]
+    {
+        assert!(page.contains(expected), "{expected}: {page}");
+    }
+    let but = |name: &'static str, value: f64| with(last.clone().with(name, value));
+    assert!(but("gap_mae_mm", 60.0).contains("no better than a guess"));
+    let flat = but("feature_std", 1e-5);
+    assert!(flat.contains("Collapse alarm") && flat.contains("verdict bad"));
+    assert!(but("distant_cosine", 0.969).contains("Collapse alarm"));
+    assert!(but("gap_mae_mm", f64::NAN).contains("not measured"));
+    assert!(but("gap_baseline_mm", 0.0).contains("not measured"));
 }

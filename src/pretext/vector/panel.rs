@@ -1,23 +1,21 @@
 //! Predicted against true vectors: arrows in the three planes, angles, routes.
 
-use crate::report::data::{CaseObservation, PairGap, Plane};
-use crate::report::figures;
-use crate::report::figures::{angle_deg, mean, median, norm};
-use crate::report::page::{HALF, THIRD, figure, name};
-use crate::report::plot::{Picture, Plot};
-use crate::report::series::{Shape, thin_evenly};
-use crate::report::slice::plane_axes;
-use crate::report::text::{number, usable};
+use crate::pretext::vector::{PREDICTION, closure_mm};
+use crate::report::{
+    CaseObservation, HALF, PairVector, Picture, Plane, Plot, Shape, THIRD, angle_deg, figure, mean,
+    median, name, norm, number, plane_axes, thin_evenly, usable,
+};
 
 /// Most pairs shown as arrows: one colour each.
 const MOST_ARROWS: usize = 5;
 const COLOURS: [&str; MOST_ARROWS] = ["s1", "s2", "s4", "s5", "s6"];
 
-type Pair<'a> = (&'a CaseObservation, &'a PairGap);
+type Pair<'a> = (&'a CaseObservation, PairVector);
 
 /// The section of the vector head.
-pub(super) fn vectors(cases: &[CaseObservation]) -> String {
-    let all: Vec<Pair> = figures::gaps(cases).collect();
+pub(super) fn panel(cases: &[CaseObservation]) -> String {
+    let of_case = |case| pairs_of(case).map(move |pair| (case, pair));
+    let all: Vec<Pair> = cases.iter().flat_map(of_case).collect();
     if all.is_empty() {
         return "<p class=\"absent\">No pair of views was observed, so there are no predicted vectors.</p>".to_string();
     }
@@ -29,10 +27,10 @@ pub(super) fn vectors(cases: &[CaseObservation]) -> String {
     ];
     let arrows = planes.map(|(heading, plane)| projection(heading, plane, &shown));
     let angles: Vec<f64> =
-        all.iter().filter_map(|(_, g)| angle_deg(g.vector_mm, g.truth_mm)).collect();
+        all.iter().filter_map(|(_, g)| angle_deg(g.predicted_mm, g.truth_mm)).collect();
     let without = all.len() - angles.len();
     let mut caption = "How far the predicted direction is from the true one, over all pairs. Bars at the left = right; \
-        bars along the dashed curve = no better than a random direction."
+        bars along the dashed curve = no better than a random direction. An absolute head closes every route by construction; only a pairwise one can fail to."
         .to_string();
     if without > 0 {
         caption.push_str(&format!(" {without} of the vectors have no direction and are left out."));
@@ -47,13 +45,17 @@ pub(super) fn vectors(cases: &[CaseObservation]) -> String {
         + &figure("halves", &[histogram(&angles), closures(cases)], &caption)
 }
 
+fn pairs_of(case: &CaseObservation) -> impl Iterator<Item = PairVector> {
+    case.draws.iter().flat_map(|draw| draw.vectors(PREDICTION))
+}
+
 /// A few pairs `i < j` whose true directions differ: the longest, then always the one that is farthest in
 /// direction from those already chosen, among the longer half.
 fn choose<'a>(all: &[Pair<'a>]) -> Vec<Pair<'a>> {
     let forward: Vec<Pair> = all
         .iter()
         .copied()
-        .filter(|(_, g)| g.i < g.j && usable(norm(g.truth_mm)) && usable(norm(g.vector_mm)))
+        .filter(|(_, g)| g.i < g.j && usable(norm(g.truth_mm)) && usable(norm(g.predicted_mm)))
         .collect();
     let mut candidates = thin_evenly(&forward, 400);
     candidates.sort_by(|a, b| norm(b.1.truth_mm).total_cmp(&norm(a.1.truth_mm)));
@@ -80,7 +82,7 @@ fn projection(heading: &str, plane: Plane, pairs: &[Pair]) -> Picture {
     let flat = |v: [f64; 3]| [v[column], v[row]];
     let reach = pairs
         .iter()
-        .flat_map(|(_, g)| [flat(g.truth_mm), flat(g.vector_mm)])
+        .flat_map(|(_, g)| [flat(g.truth_mm), flat(g.predicted_mm)])
         .flatten()
         .fold(1.0, |m: f64, v| m.max(v.abs()));
     let (titles, edges) = match plane {
@@ -97,7 +99,7 @@ fn projection(heading: &str, plane: Plane, pairs: &[Pair]) -> Picture {
         if k == 0 { plot.add_labelled("truth", "true", shape) } else { plot.add("truth", shape) }
     }
     for (k, (_, g)) in pairs.iter().enumerate() {
-        let (truth, predicted) = (flat(g.truth_mm), flat(g.vector_mm));
+        let (truth, predicted) = (flat(g.truth_mm), flat(g.predicted_mm));
         plot.add("tie", Shape::Line(vec![truth, predicted]));
         let shape = Shape::Arrow([0.0; 2], predicted);
         if k == 0 {
@@ -127,9 +129,9 @@ fn table(pairs: &[Pair]) -> String {
             g.i,
             g.j,
             three(g.truth_mm),
-            three(g.vector_mm),
-            number(angle_deg(g.vector_mm, g.truth_mm).unwrap_or(f64::NAN), 0),
-            number(norm(g.vector_mm) - norm(g.truth_mm), 1),
+            three(g.predicted_mm),
+            number(angle_deg(g.predicted_mm, g.truth_mm).unwrap_or(f64::NAN), 0),
+            number(norm(g.predicted_mm) - norm(g.truth_mm), 1),
         ));
     }
     out.push_str(
@@ -174,9 +176,9 @@ fn closures(cases: &[CaseObservation]) -> Picture {
     let points = cases
         .iter()
         .flat_map(|c| &c.draws)
-        .map(|d| {
-            let lengths = d.gaps.iter().filter(|g| g.i != g.j).map(|g| norm(g.truth_mm));
-            [mean(lengths), d.route_closure_mm]
+        .map(|draw| {
+            let lengths = draw.vectors(PREDICTION).map(|pair| norm(pair.truth_mm));
+            [mean(lengths), closure_mm(draw)]
         })
         .collect();
     let titles = ["mean true distance between the views of a draw, mm", "closure error, mm"];
@@ -193,12 +195,11 @@ mod tests {
     #[test]
     fn the_chosen_pairs_point_different_ways() {
         let case = CaseObservation::default();
-        let gap =
-            |truth_mm| PairGap { i: 0, j: 1, truth_mm, gap_mm: [0.0; 3], vector_mm: truth_mm };
+        let gap = |truth_mm| PairVector { i: 0, j: 1, truth_mm, predicted_mm: truth_mm };
         // Nine near copies of one direction, and one opposite to it.
-        let mut gaps: Vec<PairGap> = (0..9).map(|k| gap([100.0, f64::from(k), 0.0])).collect();
+        let mut gaps: Vec<PairVector> = (0..9).map(|k| gap([100.0, f64::from(k), 0.0])).collect();
         gaps.push(gap([-101.0, 0.0, 0.0]));
-        let all: Vec<Pair> = gaps.iter().map(|g| (&case, g)).collect();
+        let all: Vec<Pair> = gaps.iter().map(|&g| (&case, g)).collect();
         let chosen = choose(&all);
         assert_eq!(chosen.len(), MOST_ARROWS);
         let first_two: Vec<f64> = chosen[..2].iter().map(|c| c.1.truth_mm[0].signum()).collect();

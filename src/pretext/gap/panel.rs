@@ -1,24 +1,21 @@
 //! Predicted against true gaps, as distances and per axis.
 
-use crate::report::data::{CaseObservation, PairGap};
-use crate::report::figures;
-use crate::report::figures::{mean, norm, r_squared};
-use crate::report::page::{HALF, THIRD, figure};
-use crate::report::plot::{Picture, Plot};
-use crate::report::series::Shape;
-use crate::report::text::number;
+use crate::report::{
+    HALF, PairVector, Picture, Plot, Shape, THIRD, figure, mean, norm, number, r_squared,
+};
 
 /// The section of the gap head.
-pub(super) fn gaps(cases: &[CaseObservation]) -> String {
-    let pairs: Vec<&PairGap> = figures::gaps(cases).map(|(_, g)| g).collect();
+pub(super) fn panel(pairs: &[PairVector]) -> String {
     if pairs.is_empty() {
         return "<p class=\"absent\">No pair of views was observed, so there are no predicted distances.</p>".to_string();
     }
-    let lengths: Vec<[f64; 2]> = pairs.iter().map(|g| [norm(g.truth_mm), norm(g.gap_mm)]).collect();
+    let lengths: Vec<[f64; 2]> =
+        pairs.iter().map(|g| [norm(g.truth_mm), norm(g.predicted_mm)]).collect();
     let distance = scatter("Distance between two views", lengths.clone(), HALF[0], false);
     let axes: [(&str, usize); 3] =
         [("z, superior positive", 0), ("y, anterior positive", 1), ("x, right positive", 2)];
-    let of_axis = |a: usize| pairs.iter().map(|g| [g.truth_mm[a], g.gap_mm[a]]).collect::<Vec<_>>();
+    let of_axis =
+        |a: usize| pairs.iter().map(|g| [g.truth_mm[a], g.predicted_mm[a]]).collect::<Vec<_>>();
     let three = axes.map(|(heading, a)| scatter(heading, of_axis(a), THIRD[0], true));
     let rows = [("distance", lengths)]
         .into_iter()
@@ -68,22 +65,18 @@ fn row(heading: &str, points: &[[f64; 2]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::data::Draw;
 
     #[test]
     fn the_table_beside_the_plot_agrees_with_hand_figures() {
-        let gap = |j, truth_mm, gap_mm| PairGap { i: 0, j, truth_mm, gap_mm, vector_mm: [0.0; 3] };
-        let gaps = vec![
-            gap(1, [0.0, 30.0, 40.0], [0.0, 30.0, 0.0]),
-            gap(2, [0.0, 0.0, 10.0], [0.0, 0.0, 20.0]),
-        ];
-        let draw = Draw { gaps, ..Draw::default() };
-        let html =
-            super::gaps(&[CaseObservation { draws: vec![draw], ..CaseObservation::default() }]);
+        let pair = |j, truth_mm, predicted_mm| PairVector { i: 0, j, truth_mm, predicted_mm };
+        let html = panel(&[
+            pair(1, [0.0, 30.0, 40.0], [0.0, 30.0, 0.0]),
+            pair(2, [0.0, 0.0, 10.0], [0.0, 0.0, 20.0]),
+        ]);
         assert_eq!(html.matches("<svg").count(), 4);
         // Distances 50 and 10 predicted as 30 and 20: errors 20 and 10, mean -5; 1 - 500 / 800.
-        let wanted = "<td>distance</td><td class=\"n\">15.0 mm</td><td class=\"n\">\u{2212}5.0 mm</td><td class=\"n\">0.375</td>";
-        assert!(html.contains(wanted), "{html}");
+        let found = "<td>distance</td><td class=\"n\">15.0 mm</td><td class=\"n\">\u{2212}5.0 mm</td><td class=\"n\">0.375</td>";
+        assert!(html.contains(found), "{html}");
         // Along z nothing varies, so there is nothing to explain.
         assert!(html.contains("0.0 mm</td><td class=\"n\">\u{2013}</td>"), "{html}");
         assert!(html.find("<table>").unwrap() < html.find("<figcaption>").unwrap());

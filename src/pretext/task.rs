@@ -1,0 +1,119 @@
+//! The seam for a pretext task: what a step computes of it. What a person sees of it is [`crate::report::Observable`].
+
+use std::fmt;
+
+use crate::error::Result;
+use crate::model::Weights;
+use crate::pretext::heads::Views;
+use crate::report::Observable;
+use crate::tape::{Tape, ValueId};
+use crate::views::{SamplePlan, ViewOptions};
+
+/// An input of the step that follows from the samples' plans. Tasks that name the same target share it.
+#[derive(Clone)]
+pub struct Target {
+    /// Name of the input.
+    pub name: &'static str,
+    /// Extents for one sample; the input is `[N, ..]`.
+    pub dims: Vec<usize>,
+    /// Appends the values of one sample, as many as `dims` says.
+    pub values: fn(&SamplePlan, &mut Vec<f32>),
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.name, self.dims)
+    }
+}
+
+/// What a task may read while it is recorded.
+#[derive(Clone, Debug)]
+pub struct Inputs<'a> {
+    /// How views are cut.
+    pub sizes: ViewSizes,
+    /// Dense representations of all views.
+    pub dense: &'a Views,
+    /// The views themselves, as many values as [`Views::values`] has, `[V N, D, H, W, C]`.
+    pub images: &'a [ValueId],
+    /// The task's targets, in the order of [`Task::targets`].
+    pub targets: &'a [ValueId],
+}
+
+/// How an output holds the samples of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Samples {
+    /// `[N, ..]`.
+    First,
+    /// `[V, N, ..]`: of every view.
+    PerView,
+}
+
+/// A value that validation reads: [`crate::report::Draw::output`] holds it, sample by sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it is.
+    pub id: ValueId,
+    /// How it holds samples.
+    pub samples: Samples,
+}
+
+/// What a task has recorded.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Losses, `[1]` each, in the order of [`Observable::terms`].
+    pub losses: Vec<ValueId>,
+    /// What validation reads.
+    pub outputs: Vec<Output>,
+}
+
+/// A pretext task. `docs/adding-a-task.md` shows how to write one.
+pub trait Task: Observable + fmt::Debug + Send + Sync {
+    /// Inputs that the task needs beside the views.
+    fn targets(&self, views: &ViewSizes) -> Vec<Target>;
+    /// Records its head and its losses. The names of its parameters begin with `head()`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if shapes do not fit.
+    fn record(
+        &self,
+        tape: &mut Tape,
+        weights: &mut Weights,
+        inputs: &Inputs<'_>,
+    ) -> Result<Recorded>;
+    /// First part of the names of its parameters: they are not weights of the encoder, and are not exported.
+    fn head(&self) -> &'static str;
+}
+
+/// What the targets' shapes depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ViewSizes {
+    /// Views of a sample, V.
+    pub count: usize,
+    /// Extent of a view in voxels, (z, y, x).
+    pub size: [usize; 3],
+    /// Extent of a sub-view in voxels, (z, y, x).
+    pub sub_size: [usize; 3],
+}
+
+impl ViewSizes {
+    /// Of how views are cut.
+    pub fn of(views: &ViewOptions) -> ViewSizes {
+        ViewSizes { count: views.count, size: views.size, sub_size: views.sub_size }
+    }
+
+    /// Unordered pairs of views, P.
+    pub fn pairs(&self) -> usize {
+        self.count * self.count.saturating_sub(1) / 2
+    }
+}
+
+/// The gap matrix in units of the divisor, `[V, V, 3]`: target of the gap and of the vector task.
+pub(super) fn gap_target(views: &ViewSizes) -> Target {
+    Target {
+        name: "gap",
+        dims: vec![views.count, views.count, 3],
+        values: |plan, out| out.extend_from_slice(plan.gap.as_flattened()),
+    }
+}

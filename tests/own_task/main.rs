@@ -1,0 +1,16 @@
+//! Tasks that are written outside of the library, as docs/adding-a-task.md shows: recorded, trained and observed like the paper's.
+
+#[cfg(test)]
+mod learns;
+#[cfg(test)]
+mod place;
+#[cfg(test)]
+#[path = "../common/program.rs"]
+mod program;
+
+use std::sync::Arc;
+
+#[test]
+fn a_task_on_pooled_features_learns_and_is_reported() {
+    learns::check(Arc::new(place::Place), "place_mae_mm", 70);
+}
