@@ -28,6 +28,9 @@ NOT_RUN = {
     "roofline_mma_bf16": "measures a rate on a card; its products are those of conformance",
     "roofline_wgmma_bf16": "measures a rate on a Hopper card; wgmma is not modelled",
 }
+# Kernels whose filters never need the zeros of cp.async, though the code is shared with those that do: a block makes exactly as many
+# output channels as there are.
+FULL_FILTERS = re.compile(r"conv3d_(walk_\w+_n16|halo_\w+_n16|halo_\w+_n32)$")
 # Of a test program only these tests, in the passes that CI makes; of sm_90a no large convolutions, whose kernels do not differ.
 PART = {"golden": ["on_the_device"], "cuda": ["views::"], "parity": []}
 # Of `cuda` in the long run: not what counts the traffic of volumes of 64^3, which takes an hour when interpreted and counts the same, and
@@ -99,6 +102,7 @@ class Report:
     def __init__(self, path):
         self.launches, self.instructions, self.covered = collections.Counter(), 0, {}
         self.complaints = collections.Counter()
+        self.copies = {}  # (kernel, number) of a cp.async that may fill with zeros: whether it ever did
         for line in path.read_text().splitlines() if path.exists() else []:
             if m := re.match(r"KERNEL (\w+) launches (\d+) blocks \d+ warp_instructions (\d+) covered (\d+) of (\d+)", line):
                 self.launches[m[1]] += int(m[2])
@@ -107,6 +111,8 @@ class Report:
                 static, dynamic = (int(re.search(rf"{word} (\d+)", line)[1]) for word in ("static_shared", "dynamic_shared_max"))
                 if static + dynamic > 99 * 1024:
                     self.complaints[f"{m[1]}: {static} static + {dynamic} dynamic bytes of shared memory are above 99 KiB"] += 1
+            elif m := re.match(r"COPIES (\w+) (\d+) (never )?fills", line):
+                self.copies[m[1], m[2]] = self.copies.get((m[1], m[2]), False) or m[3] is None
             elif line.startswith(("WARNING", "FAULT")):
                 self.complaints[line] += 1
 
@@ -160,6 +166,12 @@ def check(build, arch, tests, what="", extra=None, whole=(), part=PART):
     reached = sum(found.covered[k][0] for k in ran), sum(found.covered[k][1] for k in ran)
     print(f"  {len(ran)} of {len(all_kernels)} kernels ran: {sum(found.launches.values())} launches, {found.instructions / 1e6:.0f} million warp instructions, "
           f"{reached[0]} of {reached[1]} instructions reached; {time.monotonic() - begun:.0f} s", flush=True)
+    idle = collections.Counter(kernel for (kernel, _), fills in found.copies.items() if not fills)
+    full = {kernel for kernel in idle if FULL_FILTERS.match(kernel)}
+    print(f"  {sum(found.copies.values())} of {len(found.copies)} cp.async that may fill with zeros did; {sum(idle[k] for k in full)} in kernels of full filters did not")
+    # Zeros that no test needs would not be missed. Of sm_90a not all tests run.
+    for kernel in sorted(set(idle) - full) if part is PART else []:
+        found.complaints[f"{kernel}: {idle[kernel]} cp.async that may fill with zeros never did"] += 1
     missing = [k for k in all_kernels if k not in ran]
     for complaint, count in found.complaints.most_common(20):
         print(f"  {count} x {complaint}")

@@ -144,7 +144,8 @@ void Decoder::copy_async() {
     i.b = address(ops_[1], &offset, &wide, 64);
     if (!wide || offset < 0) throw std::runtime_error("source address");
     i.target = static_cast<u32>(offset);
-    i.c = ops_.size() == 4 ? src(ops_[3], 32) : constant(32, bytes);
+    i.flag = ops_.size() == 4;  // may fill with zeros
+    i.c = i.flag ? src(ops_[3], 32) : constant(32, bytes);
     i.count = static_cast<u8>(bytes);
     i.run = cp_async;
     emit(i);

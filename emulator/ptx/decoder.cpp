@@ -48,6 +48,7 @@ void Decoder::run() {
         for (u32 l = 0; l < (c.first.first == 1 ? 1u : 32u); ++l) memcpy(at + l * size, &c.first.second, size);
     }
     k_.hit.assign(k_.code.size(), 0);
+    k_.zeros.assign(k_.code.size(), 0);
 }
 
 // Static arrays first, each with a gap behind it; then dynamic memory.

@@ -98,7 +98,9 @@ struct Kernel {
     bool uses_dynamic = false, decoded = false;
     const Module* module = nullptr;
     std::vector<u8> hit;  // instructions that ran
+    mutable std::vector<u8> zeros;  // cp.async that filled with zeros
     std::atomic<u64> blocks{0}, executed{0}, launches{0}, max_dynamic{0};
+    mutable std::atomic<u64> filled{0};  // bytes that EMU_PTX_FILL made NaN
 
     // Source file and line of an instruction, for messages.
     string place(const Inst& i) const;
@@ -113,10 +115,11 @@ struct Group {
     bool waiting;  // at a warp operation or a barrier, for the others
 };
 
-struct Copy {  // a cp.async: bytes in shared memory, of which `valid` come from memory and the rest are zeros
+struct Copy {  // a cp.async: bytes in shared memory, of which `valid` come from memory and the rest are `fill`: 0 but for EMU_PTX_FILL
     u32 to;
     u64 from;
     u32 bytes, valid;
+    u8 fill;
 };
 struct AsyncLane {
     std::vector<Copy> copies;   // not waited for, oldest first
@@ -166,6 +169,8 @@ struct Options {
     bool mma_truncates = false;  // EMU_PTX_MMA=truncate: sums as tensor cores are known to cut them
     int approx_ulps = 0;         // EMU_PTX_APPROX: approximations are off by up to so many units in the last place
     bool lines = false;          // EMU_PTX_LINES: the report names instructions that ran, source lines reached and missed
+    string fill_kernel;          // EMU_PTX_FILL=kernel:number: that cp.async fills with NaN (0xff) in the place of zeros
+    int fill_text = -1;
 };
 const Options& options();
 

@@ -139,7 +139,7 @@ void complete(Warp& w, AsyncLane& lane, size_t count) {
     for (size_t k = 0; k < count; ++k) {
         const Copy& c = lane.copies[k];
         u8* to = &w.block->shared[c.to];
-        memset(to, 0, c.bytes);
+        memset(to, c.fill, c.bytes);
         if (c.valid > 0) memcpy(to, global_at(w, c.from, c.valid, "cp.async"), c.valid);
         memset(&w.block->shadow[c.to], kWritten, c.bytes);
     }
@@ -157,6 +157,7 @@ void cp_async(Warp& w, const Inst& i) {
     const u64* from = reg<u64>(w, i.b);
     const u32* valid = reg<u32>(w, i.c);
     const u32 bytes = i.count;
+    const u8 fill = i.text == options().fill_text && w.kernel->name == options().fill_kernel ? 0xff : 0;
     emu::current.counters.shared_moved += static_cast<u64>(bytes) * static_cast<u64>(__builtin_popcount(w.m));
     ACTIVE {
         const u32 at = to[l] + static_cast<u32>(i.imm);
@@ -179,7 +180,9 @@ void cp_async(Warp& w, const Inst& i) {
         }
         memset(s, kPending, bytes);
         memset(&w.block->shared[at], 0xff, bytes);
-        w.async[l].copies.push_back(Copy{at, source, bytes, valid[l]});
+        if (valid[l] < bytes) w.kernel->zeros[static_cast<size_t>(&i - w.kernel->code.data())] = 1;
+        if (fill) w.kernel->filled += bytes - valid[l];
+        w.async[l].copies.push_back(Copy{at, source, bytes, valid[l], fill});
         w.async[l].uncommitted += 1;
     }
 }

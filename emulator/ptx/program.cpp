@@ -26,6 +26,11 @@ const Options& options() {
         o.mma_truncates = text("EMU_PTX_MMA") == "truncate";
         o.approx_ulps = atoi(text("EMU_PTX_APPROX").c_str());
         o.lines = !text("EMU_PTX_LINES").empty();
+        const string fill = text("EMU_PTX_FILL");
+        if (const size_t colon = fill.find(':'); colon != string::npos) {
+            o.fill_kernel = fill.substr(0, colon);
+            o.fill_text = atoi(fill.c_str() + colon + 1);
+        }
         return o;
     }();
     return values;
@@ -209,6 +214,13 @@ void report() {
         out << "KERNEL " << k.name << " launches " << k.launches.load() << " blocks " << k.blocks.load() << " warp_instructions " << k.executed.load()
             << " covered " << hit << " of " << k.code.size() << " params " << k.params_bytes << " threads " << k.threads << " min_blocks " << k.min_blocks
             << " static_shared " << plain << " dynamic_shared_max " << k.max_dynamic.load() << " local " << k.local_bytes << "\n";
+        if (k.name == options().fill_kernel) out << "FILLED " << k.name << " bytes " << k.filled.load() << "\n";
+        // Where zeros that nobody ever needed would not be missed.
+        for (size_t i = 0; i < k.hit.size(); ++i) {
+            const Inst& copy = k.code[i];
+            if (copy.run != cp_async || !copy.flag || !k.hit[i]) continue;
+            out << "COPIES " << k.name << " " << copy.text << (k.zeros[i] ? " fills" : " never fills") << "\n";
+        }
         if (options().lines) report_lines(out, k);
     }
 }

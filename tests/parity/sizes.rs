@@ -52,9 +52,11 @@ pub(crate) fn convolutions() -> Vec<Case> {
         all.push(conv([4, 6, 4], (c, 32), 4, 2, 1));
     }
     // Enough blocks that boxes with a halo are used: many output channels in one, few in the other.
-    let mut wide = conv([7, 32, 31], (48, 64), 3, 1, 1);
-    wide.inputs[0][0] = 2;
-    all.push(wide);
+    for (c, k) in [(48, 64), (64, 48)] {
+        let mut wide = conv([7, 32, 31], (c, k), 3, 1, 1);
+        wide.inputs[0][0] = 2;
+        all.push(wide);
+    }
     for channels in [(48, 16), (48, 32), (16, 48), (32, 48)] {
         all.push(conv([26, 26, 26], channels, 3, 1, 1));
     }
@@ -77,12 +79,18 @@ pub(crate) fn convolutions() -> Vec<Case> {
     // A sum cut into parts that are not equal; several boxes of the one-channel kernels.
     all.push(conv([3, 5, 4], (320, 320), 3, 1, 1));
     all.push(conv([9, 10, 17], (1, 24), 3, 1, 1));
-    for (extent, c, k) in
-        [([3, 5, 4], 8, 16), ([8, 9, 7], 72, 32), ([2, 3, 5], 136, 40), ([1, 2, 3], 320, 64)]
-    {
+    // The last chunk of 32 channels is the first, the second, a later one; the last tile of 64 columns is not full, nor is the only one.
+    for (extent, c, k, t) in [
+        ([3, 5, 4], 8, 16, 2),
+        ([3, 5, 4], 40, 16, 2),
+        ([8, 9, 7], 72, 32, 2),
+        ([2, 3, 5], 136, 40, 2),
+        ([2, 3, 5], 136, 8, 1),
+        ([1, 2, 3], 320, 64, 2),
+    ] {
         let [d, h, w] = extent;
-        let name = format!("{d}x{h}x{w}, {c} to {k}");
-        let inputs = vec![vec![2, d, h, w, c], vec![c, 2, 2, 2, k], vec![k]];
+        let name = format!("{d}x{h}x{w}, {c} to {k}, filter {t}x2x2");
+        let inputs = vec![vec![2, d, h, w, c], vec![c, t, 2, 2, k], vec![k]];
         all.push(case(name, ConvTranspose3d { bias: true }, inputs));
     }
     all
