@@ -237,7 +237,8 @@ fn every_operation_has_a_file_a_module_and_cases() {
             rules += 1;
         }
     }
-    assert_eq!(rules, declared.matches("impl OpRule for").count() + 21, "operations");
+    let list = declared.split("\nops!(").nth(1).unwrap().split(");").next().unwrap();
+    assert_eq!(rules, list.matches(',').count(), "operations in the list and in files");
 }
 
 /// Kernel files that belong to no operation.
@@ -287,7 +288,7 @@ fn kernels_and_operations_go_together() {
         let belongs = other.is_some() || is_op(&own) || is_op(first);
         assert!(belongs || file.path.ends_with(".cuh"), "{} has no operation", file.path);
     }
-    assert!(launched >= 21, "{launched} kernels");
+    assert!(launched > 20, "the kernels were read: {launched}");
     for file in library().iter().filter(|f| words_after(&f.text, "impl CudaRule for ").len() == 1) {
         let path = file.path.replace("src/ops/", "kernels/").replace(".rs", ".cu");
         let part = path.matches('/').count() > 1;

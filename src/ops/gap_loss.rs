@@ -89,6 +89,11 @@ impl OpRule for GapNormLoss {
     fn differentiable(&self, input: usize) -> bool {
         input == 0
     }
+
+    fn kink_distance(&self, shapes: &[Shape], inputs: &[&[f64]], _: &[f64]) -> f64 {
+        let lengths = inputs[0].chunks(shapes[0].channels()).map(norm);
+        lengths.fold(f64::INFINITY, f64::min)
+    }
 }
 
 impl<T: Scalar> CpuRule<T> for GapNormLoss {

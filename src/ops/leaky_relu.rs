@@ -32,6 +32,10 @@ impl OpRule for LeakyRelu {
         Saved { inputs: &[], outputs: &[0] }
     }
 
+    fn kink_distance(&self, _: &[Shape], inputs: &[&[f64]], _: &[f64]) -> f64 {
+        inputs[0].iter().fold(f64::INFINITY, |least, x| least.min(x.abs()))
+    }
+
     fn storage(&self, _: usize) -> Storage {
         Storage::Half
     }

@@ -56,6 +56,12 @@ impl OpRule for InstanceNorm {
         norm::workspace(inputs[0].len() / inputs[0].dims()[0], inputs[0].channels())
     }
 
+    fn kink_distance(&self, _: &[Shape], _: &[&[f64]], output: &[f64]) -> f64 {
+        let Some(slope) = self.slope else { return f64::INFINITY };
+        let before = |y: f64| if y > 0.0 { y } else { -y / slope };
+        output.iter().fold(f64::INFINITY, |least, &y| least.min(before(y)))
+    }
+
     fn storage(&self, input: usize) -> Storage {
         match input {
             1 | 2 => Storage::Full,

@@ -7,7 +7,7 @@ use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::gap_loss::{LOSS_THREADS, SAVED};
-use crate::ops::vector_loss::{smooth_l1, smooth_l1_slope};
+use crate::ops::vector_loss::{smooth_l1, smooth_l1_kink, smooth_l1_slope};
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -69,6 +69,20 @@ impl OpRule for RouteLoss {
 
     fn differentiable(&self, input: usize) -> bool {
         input == 0
+    }
+
+    fn kink_distance(&self, shapes: &[Shape], inputs: &[&[f64]], _: &[f64]) -> f64 {
+        let (p, g, views) = (inputs[0], inputs[1], shapes[0].dims()[1]);
+        let mut least = f64::INFINITY;
+        for at in (0..p.len()).step_by(views * views * 3) {
+            for_each_route(views, |order| {
+                for axis in 0..3 {
+                    let error = steps(order, axis).map(|s| p[at + s] - g[at + s]).sum();
+                    least = least.min(smooth_l1_kink(error));
+                }
+            });
+        }
+        least
     }
 }
 

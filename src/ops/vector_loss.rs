@@ -23,6 +23,11 @@ pub(super) fn smooth_l1(e: f64) -> f64 {
     if e.abs() < 1.0 { 0.5 * e * e } else { e.abs() - 0.5 }
 }
 
+/// How far `e` is from where the second derivative jumps.
+pub(super) fn smooth_l1_kink(e: f64) -> f64 {
+    (e.abs() - 1.0).abs()
+}
+
 /// Its derivative.
 pub(super) fn smooth_l1_slope(e: f64) -> f64 {
     e.clamp(-1.0, 1.0)
@@ -43,6 +48,11 @@ impl OpRule for VectorLoss {
 
     fn differentiable(&self, input: usize) -> bool {
         input == 0
+    }
+
+    fn kink_distance(&self, _: &[Shape], inputs: &[&[f64]], _: &[f64]) -> f64 {
+        let errors = inputs[0].iter().zip(inputs[1]).map(|(p, g)| p - g);
+        errors.fold(f64::INFINITY, |least, e| least.min(smooth_l1_kink(e)))
     }
 }
 

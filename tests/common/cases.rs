@@ -6,8 +6,8 @@
 
 use spatialssl::ops::{
     AdamW, AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss,
-    GapNormLoss, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu, Linear, Op, Pairwise,
-    PairwiseKind, Probe, ResidualAdd, RouteLoss, SCALARS, SubView, VectorLoss,
+    GapNormLoss, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu, Linear, MaskedMse, Op,
+    Pairwise, PairwiseKind, Probe, ResidualAdd, RouteLoss, SCALARS, SubView, VectorLoss,
 };
 
 /// One operation on inputs of given extents.
@@ -248,6 +248,22 @@ fn losses(t: &mut Table) {
         }
     }
     t.real("m", CosineLoss { first: 0, factor: -1.0 }, &[&[12, 1, 1, 1, 512]]);
+    let mut masked = |name: &str, block: [usize; 3], dims: [usize; 5]| {
+        let mask = [dims[0], dims[1] / block[0], dims[2] / block[1], dims[3] / block[2]];
+        let inputs: [&[usize]; 3] = [&dims, &dims, &mask];
+        let real = name.starts_with(['s', 'm']);
+        if real {
+            t.real(name, MaskedMse { block }, &inputs)
+        } else {
+            t.add(name, MaskedMse { block }, &inputs)
+        }
+    };
+    masked("one voxel", [1; 3], [1; 5]);
+    masked("blocks of 2x1x3, primes, batch 2", [2, 1, 3], [2, 4, 3, 9, 5]);
+    masked("blocks of 2x2x8, one channel", [2, 2, 8], [1, 4, 2, 24, 1]);
+    masked("blocks of 1x2x4, 6 channels", [1, 2, 4], [1, 3, 4, 8, 6]);
+    masked("more than one slice", [7, 4, 4], [1, 14, 36, 36, 2]);
+    masked("m, blocks of 8 at 64", [8; 3], [1, 64, 64, 64, 1]);
 }
 
 fn updates(t: &mut Table) {

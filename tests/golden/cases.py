@@ -117,6 +117,12 @@ def cosine_loss(a, x):
     return a["factor"] * cosine.mean()[None], cosine.mean((1, 2, 3))
 
 
+def masked_mse(a, p, t, mask):
+    # The mask at the size of the map: each block's weight for its voxels.
+    weight = F.interpolate(mask[:, None], size=p.shape[1:4], mode="nearest")[:, 0, ..., None].expand_as(p)
+    return (F.mse_loss(p, t, reduction="none") * weight).sum()[None] / weight.sum(), weight.sum()[None]
+
+
 OPS = {
     "conv3d": conv3d,
     "conv_transpose3d": conv_transpose3d,
@@ -136,9 +142,10 @@ OPS = {
     "vector_loss": lambda a, p, g: F.smooth_l1_loss(p, g)[None],
     "route_loss": route_loss,
     "cosine_loss": cosine_loss,
+    "masked_mse": masked_mse,
 }
 # Inputs that have no gradient: targets, boxes.
-CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}}
+CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2}}
 
 
 def differentiable(op, a, given):

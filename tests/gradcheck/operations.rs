@@ -1,6 +1,7 @@
 //! One operation against differences, alone, and used twice.
 
-use spatialssl::ops::{InstanceNorm, Op};
+use spatialssl::ops::Op;
+use spatialssl::shape::Shape;
 
 use crate::common::bound::{Bound, data, is_update, normals};
 use crate::common::cases::Case;
@@ -104,47 +105,9 @@ fn directions(tensor: u32, len: usize) -> Vec<Vec<f64>> {
 }
 
 fn clear_of_kinks(case: &Case, data: &[Vec<f64>], output: &[f64]) -> bool {
-    let error = |k: usize| data[0][k] - data[1][k];
-    let clear = |e: f64| (e.abs() - 1.0).abs() > MARGIN;
-    match &case.op {
-        Op::InstanceNorm(InstanceNorm { slope: Some(slope), .. }) => {
-            output.iter().all(|&y| if y > 0.0 { y > MARGIN } else { y < -MARGIN * slope })
-        }
-        Op::VectorLoss(_) => (0..data[0].len()).all(|k| clear(error(k))),
-        Op::RouteLoss(_) => {
-            let views = case.inputs[0][1];
-            (0..case.inputs[0][0] * 3).all(|k| {
-                let entry = |i, j| error(((k / 3 * views + i) * views + j) * 3 + k % 3);
-                let mut sums = Vec::new();
-                for start in 0..views {
-                    routes(views, &mut vec![start], entry(0, 0), &entry, &mut sums);
-                }
-                sums.into_iter().all(clear)
-            })
-        }
-        _ => true,
-    }
-}
-
-/// Sums of errors along all routes that begin as `visited`.
-fn routes(
-    views: usize,
-    visited: &mut Vec<usize>,
-    sum: f64,
-    entry: &dyn Fn(usize, usize) -> f64,
-    sums: &mut Vec<f64>,
-) {
-    if visited.len() == views {
-        sums.push(sum);
-    }
-    for next in 0..views {
-        if !visited.contains(&next) {
-            let step = entry(visited[visited.len() - 1], next);
-            visited.push(next);
-            routes(views, visited, sum + step, entry, sums);
-            visited.pop();
-        }
-    }
+    let shapes: Vec<Shape> = case.inputs.iter().map(|dims| Shape::new(dims)).collect();
+    let inputs: Vec<&[f64]> = data.iter().map(Vec::as_slice).collect();
+    case.op.rule().kink_distance(&shapes, &inputs, output) > MARGIN
 }
 
 /// A gradient that is the only one asked for has the bits it has among others.

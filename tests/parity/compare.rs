@@ -71,7 +71,14 @@ fn has_kink_at_whole_numbers(op: &Op) -> bool {
 
 /// Losses of differences: an error of u in a number of size m makes one of `m sqrt(loss)` u in the square of a difference.
 fn is_loss(op: &Op) -> bool {
-    matches!(op, Op::GapAxisLoss(_) | Op::GapNormLoss(_) | Op::VectorLoss(_) | Op::RouteLoss(_))
+    matches!(
+        op,
+        Op::GapAxisLoss(_)
+            | Op::GapNormLoss(_)
+            | Op::VectorLoss(_)
+            | Op::RouteLoss(_)
+            | Op::MaskedMse(_)
+    )
 }
 
 /// Largest of the two terms whose difference is a cosine's gradient: the seed over the length of the vector.
