@@ -1,6 +1,7 @@
 //! The seam for a pretext task: what a step computes of it. What a person sees of it is [`crate::report::Observable`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::model::Weights;
@@ -9,6 +10,9 @@ use crate::report::Observable;
 use crate::tape::{Tape, ValueId};
 use crate::views::{SamplePlan, ViewOptions};
 
+/// Appends the values of a sample.
+type Values = dyn Fn(&SamplePlan, &mut Vec<f32>) + Send + Sync;
+
 /// An input of the step that follows from the samples' plans. Tasks that name the same target share it.
 #[derive(Clone)]
 pub struct Target {
@@ -16,8 +20,31 @@ pub struct Target {
     pub name: &'static str,
     /// Extents for one sample; the input is `[N, ..]`.
     pub dims: Vec<usize>,
-    /// Appends the values of one sample, as many as `dims` says.
-    pub values: fn(&SamplePlan, &mut Vec<f32>),
+    values: Arc<Values>,
+}
+
+impl Target {
+    /// A target of that name; `values` appends the values of one sample, as many as `dims` says.
+    pub fn new(
+        name: &'static str,
+        dims: &[usize],
+        values: impl Fn(&SamplePlan, &mut Vec<f32>) + Send + Sync + 'static,
+    ) -> Target {
+        Target { name, dims: dims.to_vec(), values: Arc::new(values) }
+    }
+
+    /// The values of the samples of a batch, in `out`.
+    ///
+    /// # Panics
+    /// If the task appends another number of values than its extents say.
+    pub fn fill(&self, samples: &[SamplePlan], out: &mut Vec<f32>) {
+        out.clear();
+        for plan in samples {
+            (self.values)(plan, out);
+        }
+        let len = samples.len() * self.dims.iter().product::<usize>();
+        assert_eq!(out.len(), len, "values of target {} {:?}", self.name, self.dims);
+    }
 }
 
 impl fmt::Debug for Target {
@@ -111,9 +138,7 @@ impl ViewSizes {
 
 /// The gap matrix in units of the divisor, `[V, V, 3]`: target of the gap and of the vector task.
 pub(super) fn gap_target(views: &ViewSizes) -> Target {
-    Target {
-        name: "gap",
-        dims: vec![views.count, views.count, 3],
-        values: |plan, out| out.extend_from_slice(plan.gap.as_flattened()),
-    }
+    Target::new("gap", &[views.count, views.count, 3], |plan, out| {
+        out.extend_from_slice(plan.gap.as_flattened());
+    })
 }

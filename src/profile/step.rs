@@ -158,12 +158,11 @@ fn feed(model: &mut Model, config: &Config) -> Result<()> {
     let extent = views.size.map(|n| n + 32);
     let voxels = vec![half::f16::ZERO; extent.iter().product()];
     let volume = Volume { extent, spacing_mm: [1.0; 3], fill: 0.0, voxels };
+    let sample = |n| SamplePlan::validation(config.run.seed, 0, n as u32, &volume, &views);
+    let samples: Vec<SamplePlan> = (0..views.batch).map(sample).collect();
     for (target, id) in &program.targets {
         let mut values = Vec::new();
-        for sample in 0..views.batch {
-            let plan = SamplePlan::validation(config.run.seed, 0, sample as u32, &volume, &views);
-            (target.values)(&plan, &mut values);
-        }
+        target.fill(&samples, &mut values);
         step.write(*id, &values)?;
     }
     // A small step of an optimiser that has run for a while: the weights stay near their start however many steps are measured.

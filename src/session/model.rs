@@ -200,8 +200,7 @@ impl Model {
             }
         }
         for (target, id) in &self.program.targets {
-            self.target_values.clear();
-            batch.samples.iter().for_each(|plan| (target.values)(plan, &mut self.target_values));
+            target.fill(&batch.samples, &mut self.target_values);
             self.step.write(*id, &self.target_values)?;
         }
         Ok(())

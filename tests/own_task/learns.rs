@@ -52,7 +52,7 @@ fn feed(run: &mut Run<f32>, views: &ViewOptions, volume: &Volume, plans: &[Sampl
     }
     for (target, id) in &run.program.targets {
         let mut values = Vec::new();
-        plans.iter().for_each(|plan| (target.values)(plan, &mut values));
+        target.fill(plans, &mut values);
         run.step.write(*id).copy_from_slice(&values);
     }
 }

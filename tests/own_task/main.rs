@@ -7,10 +7,17 @@ mod place;
 #[cfg(test)]
 #[path = "../common/program.rs"]
 mod program;
+#[cfg(test)]
+mod restore;
 
 use std::sync::Arc;
 
 #[test]
 fn a_task_on_pooled_features_learns_and_is_reported() {
     learns::check(Arc::new(place::Place), "place_mae_mm", 70);
+}
+
+#[test]
+fn a_task_with_a_target_per_voxel_learns_and_is_reported() {
+    learns::check(Arc::new(restore::Restore), "restore_missed", 30);
 }

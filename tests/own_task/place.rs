@@ -33,19 +33,12 @@ pub(crate) struct Place;
 
 impl Task for Place {
     fn targets(&self, views: &ViewSizes) -> Vec<Target> {
-        vec![Target {
-            name: "place",
-            dims: vec![views.count, views.count, 3],
-            values: |plan, out| {
-                let pairs =
-                    plan.centres.iter().flat_map(|i| plan.centres.iter().map(move |j| (i, j)));
-                for (i, j) in pairs {
-                    out.extend(
-                        (0..3).map(|a| (i[a] + j[a]) as f32 / plan.geometry.frame[a] as f32 - 1.0),
-                    );
-                }
-            },
-        }]
+        vec![Target::new("place", &[views.count, views.count, 3], |plan, out| {
+            let (centres, frame) = (&plan.centres, plan.geometry.frame);
+            for (i, j) in centres.iter().flat_map(|i| centres.iter().map(move |j| (i, j))) {
+                out.extend((0..3).map(|a| (i[a] + j[a]) as f32 / frame[a] as f32 - 1.0));
+            }
+        })]
     }
 
     fn record(

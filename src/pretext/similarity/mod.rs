@@ -67,13 +67,9 @@ pub struct Similarity;
 impl Task for Similarity {
     /// The boxes `[P, 4, 3]` as [`SubView`] takes them.
     fn targets(&self, views: &ViewSizes) -> Vec<Target> {
-        vec![Target {
-            name: "boxes",
-            dims: vec![views.pairs(), SUB_VIEWS, 3],
-            values: |plan, out| {
-                out.extend(plan.boxes.as_flattened().as_flattened().iter().map(|&b| b as f32));
-            },
-        }]
+        vec![Target::new("boxes", &[views.pairs(), SUB_VIEWS, 3], |plan, out| {
+            out.extend(plan.boxes.as_flattened().as_flattened().iter().map(|&b| b as f32));
+        })]
     }
 
     /// Cut, head and losses.
