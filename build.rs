@@ -63,7 +63,7 @@ fn main() {
         let compiler = nvcc_compiler(&nvcc, &version, &toolkit, &archs);
         images = compile_all(&compiler, &files, &cache);
         if emulator {
-            gather_parts(&images, &out);
+            igemm_parts(&images, &out);
         }
     }
     if let Ok(pretended) = env::var("SPATIALSSL_CUDA_TOOLKIT") {
@@ -225,7 +225,7 @@ fn compile(compiler: &Compiler, file: &Path, output: &Path) {
 
 /// Puts what the images are made of where scripts find it: `<out>/ptx/<architecture>/<kernel file>.ptx`, `<out>/cubin/..` likewise, and
 /// `<out>/ptxas/<kernel file>.ptxas`, which tells registers and spills.
-fn gather_parts(images: &[PathBuf], out: &Path) {
+fn igemm_parts(images: &[PathBuf], out: &Path) {
     let place = |from: &Path, folder: PathBuf, name: String| {
         fs::create_dir_all(&folder).expect("writing to OUT_DIR");
         let to = folder.join(name);

@@ -60,6 +60,7 @@ uint64_t shuffle(Shuffle kind, unsigned mask, uint64_t bits, int arg, int width,
 unsigned ballot(unsigned mask, bool predicate, Site site);
 
 unsigned char* static_shared(const void* key, uint32_t bytes, uint32_t align);
+unsigned char* dynamic_shared(uint32_t bytes);
 uint32_t shared_offset(const void* p);
 
 void track(const void* p, unsigned bytes, bool write);
@@ -121,6 +122,7 @@ constexpr int warpSize = 32;
         emu::static_shared(&emu_key_##name, sizeof(T) * (count), alignof(T)))
 
 #define EXTERN_SHARED(name) unsigned char* const name = emu::current.arena
+#define DYNAMIC_SHARED(name, bytes) unsigned char* const name = emu::dynamic_shared(bytes)
 
 template <class T> __forceinline__ T global_load(const T* p) {
     static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16,

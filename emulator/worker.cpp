@@ -337,6 +337,13 @@ void fail(const char* format, ...) {
     this_worker->fail(kLaunchFailed, text, __builtin_return_address(0));
 }
 
+unsigned char* dynamic_shared(uint32_t bytes) {
+    if (current.dynamic_bytes != bytes) {
+        fail("the launch gives %u bytes of dynamic shared memory, the kernel is written for %u", current.dynamic_bytes, bytes);
+    }
+    return current.arena;
+}
+
 void fail_misaligned(const void* p, unsigned bytes) {
     char text[96];
     snprintf(text, sizeof(text), "misaligned access: %u bytes at %p", bytes, p);

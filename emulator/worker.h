@@ -20,7 +20,7 @@ constexpr uint32_t kFull = 0xffffffffu;
 constexpr uint32_t kArenaBytes = 256 * 1024;
 constexpr uint32_t kPoisonBytes = 16 * 1024;
 constexpr uint32_t kRedZone = 1024;
-constexpr uint32_t kDynamicAlign = 1024;      // of the dynamic part: EXTERN_SHARED's on the device
+constexpr uint32_t kDynamicAlign = 1024;      // of the dynamic part: DYNAMIC_SHARED's on the device
 constexpr uint32_t kSharedLimit = 99 * 1024;  // what every target of ours can give one block
 
 enum class Order : int { kAscending = 0, kDescending = 1, kRandom = 2 };

@@ -4,7 +4,7 @@
 // One product [voxels, C] x [C, taps K]: a block keeps 64 kWM input voxels with all their channels in shared memory,
 // streams the filter past them, and scatters each column tile to its taps. Input read once per group of columns,
 // output written once.
-// Its input gradient and filter gradient are passes of the convolution it is the adjoint of, conv3d_gather_*; so is
+// Its input gradient and filter gradient are passes of the convolution it is the adjoint of, conv3d_igemm_*; so is
 // the forward for other channel counts.
 #include "conv3d/tile.cuh"
 
@@ -136,9 +136,9 @@ template <int kWM, int kMaxChannels> struct Upsample {
 
 #define UPSAMPLE(name, wm, channels, min_blocks)                                                    \
     KERNEL(name, ConvTranspose3dParams, (Upsample<wm, channels>::kThreads), min_blocks) {           \
-        EXTERN_SHARED(shared);                                                                      \
+        DYNAMIC_SHARED(shared, (Upsample<wm, channels>::kShared));                                  \
         Upsample<wm, channels>(p, shared).run();                                                    \
     }
 
-UPSAMPLE(conv_transpose3d_fwd_c128, 2, 128, 2)
-UPSAMPLE(conv_transpose3d_fwd_c512, 1, 512, 1)
+UPSAMPLE(conv_transpose3d_fprop_c128, 2, 128, 2)
+UPSAMPLE(conv_transpose3d_fprop_c512, 1, 512, 1)

@@ -148,7 +148,7 @@ __device__ __forceinline__ int candidate(const CutShape& s, int v, int n, int k)
     return (role * s.batch + n) * s.pairs + pair;
 }
 
-template <int kW> __device__ __forceinline__ void gather_cuts(const CutAdjointParams& p, const int4* cuts, int count) {
+template <int kW> __device__ __forceinline__ void igemm_cuts(const CutAdjointParams& p, const int4* cuts, int count) {
     const CutShape& s = p.shape;
     const int groups = s.channels / kW;
     const long long len = static_cast<long long>(s.d) * s.h * s.w * groups;
@@ -190,8 +190,8 @@ KERNEL(sub_view_bwd_bf16, CutAdjointParams, kCutThreads, 2) {
     }
     __syncthreads();
     if (s.channels % 8 == 0) {
-        gather_cuts<8>(p, cuts, count);
+        igemm_cuts<8>(p, cuts, count);
     } else {
-        gather_cuts<1>(p, cuts, count);
+        igemm_cuts<1>(p, cuts, count);
     }
 }

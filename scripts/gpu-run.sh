@@ -30,7 +30,7 @@ main_ops+='|(adamw|grad_norm|ema)/m_encoder|sub_view/m/|gelu/m_)'
 sanitized=(
     "test-cuda joined_norm::columns_of_narrow_layers_leave_parts"
     "test-cuda joined_norm::boxes_leave_parts"
-    "test-cuda joined_norm::gathered_rows_leave_parts"
+    "test-cuda joined_norm::implicit_gemm_rows_leave_parts"
     "test-cuda joined_norm::the_first_layer_leaves_parts"
     "test-cuda views::views_have_the_bits_of_the_cpu"
     "test-cuda joined_decoder::a_convolution_makes_the_gelu_behind_it"

@@ -30,7 +30,7 @@ NOT_RUN = {
 }
 # Kernels whose filters never need the zeros of cp.async, though the code is shared with those that do: a block makes exactly as many
 # output channels as there are.
-FULL_FILTERS = re.compile(r"conv3d_(walk_\w+_n16|halo_\w+_n16|halo_\w+_n32)$")
+FULL_FILTERS = re.compile(r"conv3d_(zstream_\w+_n16|spatial_\w+_n16|spatial_\w+_n32)$")
 # Of a test program only these tests, in the passes that CI makes; of sm_90a no large convolutions, whose kernels do not differ.
 PART = {"golden": ["on_the_device"], "cuda": ["views::"], "parity": []}
 # Of `cuda` in the long run: not what counts the traffic of volumes of 64^3, which takes an hour when interpreted and counts the same, and

@@ -176,8 +176,8 @@ def draw(ptx, reached, seed, left_out):
         chance.shuffle(found)
         stems = sorted({mutant.stem for mutant, _ in found})
         chance.shuffle(stems)
-        of_stem = [[m for m, is_reached in found if m.stem == stem and is_reached] for stem in stems]
-        turns = [m for row in itertools.zip_longest(*of_stem) for m in row if m is not None]
+        of_direct = [[m for m, is_reached in found if m.stem == stem and is_reached] for stem in stems]
+        turns = [m for row in itertools.zip_longest(*of_direct) for m in row if m is not None]
         yield name, turns[:TRIES]
 
 

@@ -260,7 +260,7 @@ fn kernels_and_operations_go_together() {
         let other = OTHER_KERNELS.iter().find(|(name, _)| *name == own);
         let rust: String = match other {
             Some((_, path)) => text(path).unwrap().to_string(),
-            // kernels/conv3d/halo.cuh is a part of kernels/conv3d.cu.
+            // kernels/conv3d/spatial.cuh is a part of kernels/conv3d.cu.
             None => all
                 .iter()
                 .filter(|f| {

@@ -1,7 +1,7 @@
 // conv3d/reduce.cuh: what finishes split sums, always in the order of the splits, and the bias gradient.
 #pragma once
 
-#include "gather.cuh"
+#include "igemm.cuh"
 
 // out[i] = or += sum over splits of part[split, i]
 struct Conv3dSumSplitsParams {

@@ -5,7 +5,9 @@
 // A kernel file uses only what is declared here, in ptx.cuh and in common.cuh:
 //   KERNEL(name, Params, threads, min_blocks) { ... p.x ... }   entry; one by-value parameter struct, called p
 //   SHARED_ARRAY(T, name, count)                                static shared array
-//   EXTERN_SHARED(name)                                         unsigned char* to dynamic shared memory, 1024-aligned
+//   DYNAMIC_SHARED(name, bytes)                                 unsigned char* to dynamic shared memory, 1024-aligned; the emulator
+//                                                               refuses a launch that gives another size
+//   EXTERN_SHARED(name)                                         the same, of whatever size the launch gives
 //   global_load(const T*), global_store(T*, T)                  every access to global memory (the emulator counts and checks them)
 //   bf16, to_float, to_bf16, pack_bf16, unpack_bf16
 // Rules the emulator relies on: full warp masks; no plain __shared__; no waiting on other blocks;
@@ -30,6 +32,7 @@
 // One symbol for all kernels of a file: dynamic shared memory is one region of bytes.
 extern __shared__ __align__(1024) unsigned char dynamic_shared[];
 #define EXTERN_SHARED(name) unsigned char* const name = dynamic_shared
+#define DYNAMIC_SHARED(name, bytes) EXTERN_SHARED(name)
 
 using bf16 = __nv_bfloat16;
 

@@ -1,12 +1,15 @@
 //! 3D convolution, channels last: `y[n,z,p,q,k] = b[k] + sum_{t,r,s,c} x[n, z sd + t - pd, ..., c] w[k,t,r,s,c]`.
 
-pub(in crate::ops) mod cuda;
-pub(in crate::ops) mod filter;
-pub(in crate::ops) mod params;
-pub(in crate::ops) mod table;
+pub(in crate::ops) mod kernels;
+pub(in crate::ops) mod launch;
 
-use self::cuda::{Beyond, Operands, Product};
-use self::filter::FilterOperands;
+pub(in crate::ops) mod params;
+pub(in crate::ops) mod select;
+pub(in crate::ops) mod wgrad;
+
+use self::launch::{Extras, Operands};
+use self::select::Product;
+use self::wgrad::FilterOperands;
 use crate::backend::cpu::conv;
 use crate::backend::cuda::{Queue, Storage};
 use crate::backend::{ConvGeometry, ConvPass, Io};
@@ -138,17 +141,17 @@ impl<T: Scalar> CpuRule<T> for Conv3d {
 
 impl CudaRule for Conv3d {
     fn kernels(&self) -> &'static [Kernel] {
-        &table::KERNELS
+        &kernels::KERNELS
     }
 
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
         let g = self.bound(shapes);
         if pass == Pass::Forward {
-            return cuda::product_workspace(&g, Product::Fprop);
+            return select::product_workspace(&g, Product::Fprop);
         }
-        cuda::product_workspace(&g, Product::Dgrad)
-            .max(filter::wgrad_workspace(&g))
-            .max(filter::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
+        select::product_workspace(&g, Product::Dgrad)
+            .max(wgrad::wgrad_workspace(&g))
+            .max(wgrad::bias_workspace(g.output_len() / g.out_channels, g.out_channels))
     }
 
     fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
@@ -165,8 +168,8 @@ impl CudaRule for Conv3d {
             work: io.workspace(),
         };
         let norm = NormPart::of(io, self, Pass::Forward);
-        let beyond = Beyond { gelu: conv_gelu::output(io), norm, ..Beyond::default() };
-        cuda::run(queue, &self.bound(io.shapes), Product::Fprop, &operands, &beyond)
+        let extras = Extras { gelu: conv_gelu::output(io), norm, ..Extras::default() };
+        launch::run(queue, &self.bound(io.shapes), Product::Fprop, &operands, &extras)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -181,16 +184,16 @@ impl CudaRule for Conv3d {
                 work,
             };
             let norm = NormPart::of(io, self, Pass::Backward);
-            let beyond = Beyond { norm, ..Beyond::default() };
-            cuda::run(queue, &g, Product::Dgrad, &operands, &beyond)?;
+            let extras = Extras { norm, ..Extras::default() };
+            launch::run(queue, &g, Product::Dgrad, &operands, &extras)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             let (x, x_stride) = (io.read(0), g.in_channels);
-            filter::wgrad(queue, &g, &FilterOperands { x, x_stride, dy, dw, add, work })?;
+            wgrad::wgrad(queue, &g, &FilterOperands { x, x_stride, dy, dw, add, work })?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.output_len() / g.out_channels;
-            filter::bias_grad(queue, (dy, g.out_channels), [rows, g.out_channels], db, work)?;
+            wgrad::bias_bwd(queue, (dy, g.out_channels), [rows, g.out_channels], db, work)?;
         }
         Ok(())
     }

@@ -7,10 +7,11 @@ use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::backend::{ConvGeometry, ConvPass, Io};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
-use crate::ops::conv3d::cuda::{Beyond, Operands, Product};
-use crate::ops::conv3d::filter::FilterOperands;
+use crate::ops::conv3d::launch::{Extras, Operands};
 use crate::ops::conv3d::params::{int, ints};
-use crate::ops::conv3d::{cuda, filter, table};
+use crate::ops::conv3d::select::Product;
+use crate::ops::conv3d::wgrad::FilterOperands;
+use crate::ops::conv3d::{kernels, launch, select, wgrad};
 use crate::ops::{
     CpuRule, CudaIo, CudaRule, FusedCall, Fusion, FusionCandidate, Op, OpRule, Pass, Saved,
     activation, arity, refuse,
@@ -137,15 +138,15 @@ struct Params {
     column_tiles: i32,
 }
 
-static C128: Kernel = Kernel::new::<Params>("conv_transpose3d_fwd_c128", 128).with_shared(61_952);
-static C512: Kernel = Kernel::new::<Params>("conv_transpose3d_fwd_c512", 64).with_shared(86_272);
+static C128: Kernel = Kernel::new::<Params>("conv_transpose3d_fprop_c128", 128).with_shared(61_952);
+static C512: Kernel = Kernel::new::<Params>("conv_transpose3d_fprop_c512", 64).with_shared(86_272);
 
-static KERNELS: [Kernel; 2 + table::KERNELS.len()] = {
-    let mut all = [C128; 2 + table::KERNELS.len()];
+static KERNELS: [Kernel; 2 + kernels::KERNELS.len()] = {
+    let mut all = [C128; 2 + kernels::KERNELS.len()];
     all[1] = C512;
     let mut i = 0;
-    while i < table::KERNELS.len() {
-        all[2 + i] = table::KERNELS[i];
+    while i < kernels::KERNELS.len() {
+        all[2 + i] = kernels::KERNELS[i];
         i += 1;
     }
     all
@@ -205,11 +206,11 @@ impl CudaRule for ConvTranspose3d {
     fn cuda_workspace(&self, pass: Pass, shapes: &[Shape]) -> usize {
         let g = self.bound(shapes);
         if pass == Pass::Forward {
-            return cuda::product_workspace(&g, Product::Dgrad);
+            return select::product_workspace(&g, Product::Dgrad);
         }
-        cuda::product_workspace(&g, Product::Fprop)
-            .max(filter::wgrad_workspace(&g))
-            .max(filter::bias_workspace(g.input_len() / g.in_channels, g.in_channels))
+        select::product_workspace(&g, Product::Fprop)
+            .max(wgrad::wgrad_workspace(&g))
+            .max(wgrad::bias_workspace(g.input_len() / g.in_channels, g.in_channels))
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -230,8 +231,8 @@ impl CudaRule for ConvTranspose3d {
         if aligned && g.out_channels <= 512 {
             return upsample(queue, &g, &operands, y_stride);
         }
-        let beyond = Beyond { output_stride: Some(y_stride), ..Beyond::default() };
-        cuda::run(queue, &g, Product::Dgrad, &operands, &beyond)
+        let extras = Extras { output_stride: Some(y_stride), ..Extras::default() };
+        launch::run(queue, &g, Product::Dgrad, &operands, &extras)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
@@ -249,18 +250,18 @@ impl CudaRule for ConvTranspose3d {
                 add,
                 work,
             };
-            let beyond = Beyond { input_stride: Some(stride), ..Beyond::default() };
-            cuda::run(queue, &g, Product::Fprop, &operands, &beyond)?;
+            let extras = Extras { input_stride: Some(stride), ..Extras::default() };
+            launch::run(queue, &g, Product::Fprop, &operands, &extras)?;
         }
         if let Some((dw, add)) = io.grad(1) {
             // The convolution's input is our output, and its output our input.
             let operands =
                 FilterOperands { x: dy, x_stride: stride, dy: io.read(0), dw, add, work };
-            filter::wgrad(queue, &g, &operands)?;
+            wgrad::wgrad(queue, &g, &operands)?;
         }
         if let Some(db) = io.grad(2) {
             let rows = g.input_len() / g.in_channels;
-            filter::bias_grad(queue, (dy, stride), [rows, g.in_channels], db, work)?;
+            wgrad::bias_bwd(queue, (dy, stride), [rows, g.in_channels], db, work)?;
         }
         Ok(())
     }

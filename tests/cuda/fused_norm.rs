@@ -52,7 +52,7 @@ const PLAIN: Chain = Chain {
     slope: Some(0.01),
     offset: 0.0,
     twice: false,
-    kernels: [Some("conv3d_walk_fwd_c16_n16"), Some("conv3d_walk_dgrad_c16_n16")],
+    kernels: [Some("conv3d_zstream_fprop_c16_n16"), Some("conv3d_zstream_dgrad_c16_n16")],
 };
 
 struct Recorded {
@@ -340,17 +340,17 @@ fn backward_agrees(name: &str, chain: &Chain, r: &Recorded, both: &Both) {
 fn columns_of_narrow_layers_leave_parts() {
     let _alone = alone();
     check("16 channels", &PLAIN);
-    let wide = [Some("conv3d_walk_fwd_c32_n32"), Some("conv3d_walk_dgrad_c32_n32")];
+    let wide = [Some("conv3d_zstream_fprop_c32_n32"), Some("conv3d_zstream_dgrad_c32_n32")];
     let chain = Chain { channels: [32, 32], kernels: wide, ..PLAIN };
     check("two items", &Chain { x: [2, 9, 33, 15, 32], ..chain });
     check("residual", &Chain { x: [2, 9, 15, 17, 32], residual: Residual::Wanted, ..chain });
     check("offset", &Chain { x: [1, 18, 16, 8, 32], offset: 100.0, ..chain });
-    let mixed = [Some("conv3d_walk_fwd_c16_n32"), Some("conv3d_walk_dgrad_c32_n32")];
+    let mixed = [Some("conv3d_zstream_fprop_c16_n32"), Some("conv3d_zstream_dgrad_c32_n32")];
     check(
         "48 channels",
         &Chain { x: [1, 7, 31, 9, 16], channels: [48, 32], kernels: mixed, ..PLAIN },
     );
-    let kernels = [Some("conv3d_walk_fwd_c32_n16"), Some("conv3d_walk_dgrad_c16_n16")];
+    let kernels = [Some("conv3d_zstream_fprop_c32_n16"), Some("conv3d_zstream_dgrad_c16_n16")];
     check("32 to 16", &Chain { x: [1, 17, 16, 17, 32], kernels, ..PLAIN });
     check("one plane", &Chain { x: [1, 1, 65, 67, 16], residual: Residual::Fixed, ..PLAIN });
     check(
@@ -363,29 +363,29 @@ fn columns_of_narrow_layers_leave_parts() {
 fn boxes_leave_parts() {
     let _alone = alone();
     let x = [1, 9, 16, 24, 48];
-    let kernels = [Some("conv3d_halo_fwd_n64"), Some("conv3d_halo_dgrad_n64")];
+    let kernels = [Some("conv3d_spatial_fprop_n64"), Some("conv3d_spatial_dgrad_n64")];
     let chain = Chain { x, channels: [320, 48], kernels, ..PLAIN };
     check("320 channels", &chain);
     let x = [2, 8, 16, 16, 48];
     check("residual", &Chain { x, residual: Residual::Wanted, twice: true, ..chain });
-    let kernels = [Some("conv3d_halo_fwd_n64_z8"), Some("conv3d_halo_dgrad_n64_z8")];
+    let kernels = [Some("conv3d_spatial_fprop_n64_z8"), Some("conv3d_spatial_dgrad_n64_z8")];
     let x = [2, 15, 15, 17, 48];
     check("boxes of eight planes", &Chain { x, kernels, ..chain });
-    let narrow = [Some("conv3d_halo_fwd_n32"), Some("conv3d_halo_dgrad_n32")];
+    let narrow = [Some("conv3d_spatial_fprop_n32"), Some("conv3d_spatial_dgrad_n32")];
     let x = [1, 26, 25, 26, 48];
     check(
         "32 channels",
         &Chain { x, channels: [32, 48], kernels: narrow, offset: -100.0, ..PLAIN },
     );
-    let narrow = [Some("conv3d_halo_fwd_n16"), Some("conv3d_halo_dgrad_n16")];
+    let narrow = [Some("conv3d_spatial_fprop_n16"), Some("conv3d_spatial_dgrad_n16")];
     let residual = Residual::Added;
     check("16 channels", &Chain { x, channels: [16, 48], kernels: narrow, residual, ..PLAIN });
 }
 
 #[test]
-fn gathered_rows_leave_parts() {
+fn implicit_gemm_rows_leave_parts() {
     let _alone = alone();
-    let kernels = [Some("conv3d_gather_fwd_n64"), Some("conv3d_gather_dgrad_n64")];
+    let kernels = [Some("conv3d_igemm_fprop_n64"), Some("conv3d_igemm_dgrad_n64")];
     let point = Chain { x: [2, 13, 11, 17, 16], channels: [48, 16], before: (1, 1), ..PLAIN };
     let point = Chain { after: (1, 1), kernels, ..point };
     check("1x1x1", &point);
@@ -402,7 +402,7 @@ fn gathered_rows_leave_parts() {
             ..point
         },
     );
-    let narrow = [Some("conv3d_gather_fwd_n32"), Some("conv3d_gather_dgrad_n32")];
+    let narrow = [Some("conv3d_igemm_fprop_n32"), Some("conv3d_igemm_dgrad_n32")];
     let point = Chain { x: [2, 19, 15, 17, 8], channels: [32, 16], kernels: narrow, ..point };
     check("32 channels", &Chain { residual: Residual::Added, twice: true, ..point });
     check("32 channels, then stride 2", &Chain { after: (2, 2), ..point });
@@ -411,10 +411,10 @@ fn gathered_rows_leave_parts() {
 #[test]
 fn the_first_layer_leaves_parts() {
     let _alone = alone();
-    let kernels = [Some("conv3d_stem_fwd"), Some("conv3d_walk_dgrad_c32_n32")];
+    let kernels = [Some("conv3d_direct_fprop"), Some("conv3d_zstream_dgrad_c32_n32")];
     let chain = Chain { x: [2, 17, 9, 31, 1], channels: [48, 32], kernels, ..PLAIN };
     check("48 channels", &chain);
-    let kernels = [Some("conv3d_stem_fwd"), Some("conv3d_walk_dgrad_c32_n16")];
+    let kernels = [Some("conv3d_direct_fprop"), Some("conv3d_zstream_dgrad_c32_n16")];
     let x = [1, 33, 16, 15, 1];
     check("16 channels", &Chain { x, channels: [16, 32], offset: 100.0, kernels, ..chain });
 }
@@ -424,6 +424,6 @@ fn the_first_layer_leaves_parts() {
 fn what_does_not_pay_is_not_joined() {
     let _alone = alone();
     check("small", &Chain { x: [1, 8, 8, 9, 16], kernels: [None, None], ..PLAIN });
-    let kernels = [None, Some("conv3d_walk_dgrad_c16_n16")];
+    let kernels = [None, Some("conv3d_zstream_dgrad_c16_n16")];
     check("split", &Chain { x: [1, 33, 31, 31, 64], before: (3, 2), kernels, ..PLAIN });
 }

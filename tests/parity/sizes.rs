@@ -51,7 +51,7 @@ pub(crate) fn convolutions() -> Vec<Case> {
         all.push(conv([3, 4, 5], (c, 40), 1, 1, 0));
         all.push(conv([4, 6, 4], (c, 32), 4, 2, 1));
     }
-    // Enough blocks that boxes with a halo are used: many output channels in one, few in the other.
+    // Enough blocks that spatial tiles are used: many output channels in one, few in the other.
     for (c, k) in [(48, 64), (64, 48)] {
         let mut wide = conv([7, 32, 31], (c, k), 3, 1, 1);
         wide.inputs[0][0] = 2;
@@ -67,7 +67,7 @@ pub(crate) fn convolutions() -> Vec<Case> {
         high.inputs[0][0] = 2;
         all.push(high);
     }
-    // Filter gradients whose blocks walk over several planes and from one column to the next, to a last run that is shorter: tiles
+    // Filter gradients whose blocks stream over several planes and from one column to the next, to a last run that is shorter: tiles
     // of 16 x 16 channels in several blocks, of 32 x 32, 32 x 16 and 16 x 32 in one; columns and bands of full and odd heights.
     all.push(conv([7, 15, 17], (96, 64), 3, 1, 1));
     all.push(conv([35, 17, 16], (32, 32), 3, 1, 1));

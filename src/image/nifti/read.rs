@@ -224,7 +224,7 @@ fn skip_to_voxels(header: &mut Header, source: &mut Source) -> std::result::Resu
         source.fill(&mut extender)?;
     }
     if extender[0] != 0 && header.single_file {
-        walk_extensions(header, source)?;
+        zstream_extensions(header, source)?;
     }
     let left = header.vox_offset - source.at;
     if source.skip(left)? < left {
@@ -238,7 +238,7 @@ fn skip_to_voxels(header: &mut Header, source: &mut Source) -> std::result::Resu
 
 /// Checks the sizes in the chain of extensions. Their content is not used, so a broken chain is a warning:
 /// `vox_offset` alone says where the voxels are.
-fn walk_extensions(header: &mut Header, source: &mut Source) -> std::result::Result<(), String> {
+fn zstream_extensions(header: &mut Header, source: &mut Source) -> std::result::Result<(), String> {
     let mut first = true;
     loop {
         let room = header.vox_offset - source.at;

@@ -21,10 +21,10 @@ pub(in crate::ops) fn ints(sizes: [usize; 3]) -> [i32; 3] {
     sizes.map(int)
 }
 
-/// `Conv3dHaloParams`.
+/// `Conv3dSpatialParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct HaloParams {
+pub(super) struct SpatialParams {
     pub(super) x: DevPtr,
     pub(super) w: DevPtr,
     pub(super) bias: DevPtr,
@@ -38,10 +38,10 @@ pub(super) struct HaloParams {
     pub(super) norm: NormPart,
 }
 
-/// `Conv3dWalkParams`.
+/// `Conv3dZStreamParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct WalkParams {
+pub(super) struct ZStreamParams {
     pub(super) x: DevPtr,
     pub(super) w: DevPtr,
     pub(super) bias: DevPtr,
@@ -55,10 +55,10 @@ pub(super) struct WalkParams {
     pub(super) norm: NormPart,
 }
 
-/// `Conv3dHaloWgradParams`.
+/// `Conv3dZStreamWgradParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct HaloWgradParams {
+pub(super) struct ZStreamWgradParams {
     pub(super) x: DevPtr,
     pub(super) dy: DevPtr,
     pub(super) part: DevPtr,
@@ -70,10 +70,10 @@ pub(super) struct HaloWgradParams {
     pub(super) steps: i32,
 }
 
-/// `Conv3dGatherParams`.
+/// `Conv3dIgemmParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct GatherParams {
+pub(super) struct IgemmParams {
     pub(super) x: DevPtr,
     pub(super) w: DevPtr,
     pub(super) bias: DevPtr,
@@ -97,10 +97,10 @@ pub(super) struct GatherParams {
     pub(super) norm: NormPart,
 }
 
-/// `Conv3dGatherWgradParams`.
+/// `Conv3dIgemmWgradParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct GatherWgradParams {
+pub(super) struct IgemmWgradParams {
     pub(super) x: DevPtr,
     pub(super) dy: DevPtr,
     pub(super) part: DevPtr,
@@ -116,10 +116,10 @@ pub(super) struct GatherWgradParams {
     pub(super) x_stride: i32,
 }
 
-/// `Conv3dStemParams`.
+/// `Conv3dDirectParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct StemParams {
+pub(super) struct DirectParams {
     pub(super) x: DevPtr,
     pub(super) w: DevPtr,
     pub(super) bias: DevPtr,
@@ -131,10 +131,10 @@ pub(super) struct StemParams {
     pub(super) norm: NormPart,
 }
 
-/// `Conv3dStemWgradParams`.
+/// `Conv3dDirectWgradParams`.
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
-pub(super) struct StemWgradParams {
+pub(super) struct DirectWgradParams {
     pub(super) x: DevPtr,
     pub(super) dy: DevPtr,
     pub(super) part: DevPtr,

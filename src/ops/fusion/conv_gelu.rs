@@ -1,8 +1,8 @@
 //! A GELU behind a convolution: the convolution makes it while its sums are in registers.
 
 use crate::driver::DevPtr;
-use crate::ops::conv3d::cuda;
-use crate::ops::conv3d::cuda::Product;
+use crate::ops::conv3d::select;
+use crate::ops::conv3d::select::Product;
 use crate::ops::{Conv3d, CudaIo, Fusion, FusionCandidate, Op, Pass};
 
 /// The GELU that follows at once, if the kernel of this convolution can make it. The output is written all the same: the backward
@@ -15,7 +15,7 @@ pub(in crate::ops) fn fuses(op: &Conv3d, pair: &FusionCandidate<'_>) -> Option<F
     }
     let reads = first.writes[0].is_some_and(|(y, _)| second.reads[0] == y);
     let fusion = Fusion { shares_operands: true, ..Fusion::default() };
-    (reads && cuda::is_gathered(&op.bound(first.shapes), Product::Fprop)).then_some(fusion)
+    (reads && select::is_implicit_gemm(&op.bound(first.shapes), Product::Fprop)).then_some(fusion)
 }
 
 /// Where the GELU goes that a forward pass makes, or none.

@@ -5,8 +5,8 @@ use bytemuck::NoUninit;
 
 use crate::backend::cuda::DevSpan;
 use crate::driver::DevPtr;
-use crate::ops::conv3d::cuda;
-use crate::ops::conv3d::cuda::Product;
+use crate::ops::conv3d::select;
+use crate::ops::conv3d::select::Product;
 use crate::ops::norm::cuda::{Parts, is_small};
 use crate::ops::{Conv3d, CudaIo, FusedCall, Fusion, FusionCandidate, Op, Pass};
 use crate::shape::Shape;
@@ -95,15 +95,15 @@ fn product(pass: Pass) -> Product {
 }
 
 /// Shape of what a pass makes.
-fn made(op: &Conv3d, shapes: &[Shape], pass: Pass) -> Shape {
+fn written(op: &Conv3d, shapes: &[Shape], pass: Pass) -> Shape {
     let g = op.bound(shapes);
     let [z, y, x] = g.output();
     if pass == Pass::Forward { Shape::new(&[g.batch, z, y, x, g.out_channels]) } else { shapes[0] }
 }
 
 fn parts_at(op: &Conv3d, shapes: &[Shape], pass: Pass, memory: DevPtr) -> Option<Parts> {
-    let parts = cuda::parts(&op.bound(shapes), product(pass))?;
-    Some(Parts::at(memory, made(op, shapes, pass), parts))
+    let parts = select::parts(&op.bound(shapes), product(pass))?;
+    Some(Parts::at(memory, written(op, shapes, pass), parts))
 }
 
 /// Whether the convolution `op` does a part of the work of the norm that follows it in `pair`.
@@ -114,7 +114,7 @@ pub(in crate::ops) fn fuses(op: &Conv3d, pair: &FusionCandidate<'_>) -> Option<F
     if norm.pass != pass || is_small(x, pass) {
         return None;
     }
-    let fused_scratch = Parts::len(x, cuda::parts(&op.bound(conv.shapes), product(pass))?);
+    let fused_scratch = Parts::len(x, select::parts(&op.bound(conv.shapes), product(pass))?);
     let fusion = Fusion { fused_scratch, ..Fusion::default() };
     let (value, add) = (*conv.writes.first()?)?;
     if pass == Pass::Forward {

@@ -83,7 +83,7 @@ mod tests {
             reads: vec![1, 2, 4],
             writes: vec![8, 16, 32],
         };
-        let names = ["c_halo_dgrad", "c_halo_wgrad", "c_sum_splits", "c_bias_grad"];
+        let names = ["c_spatial_dgrad", "c_zstream_wgrad", "c_sum_splits", "c_bias_grad"];
         let each: Vec<(u64, u64)> = (0..4).map(|at| work.of(&names, at)).collect();
         assert_eq!(each, [(100, 14), (100, 21), (0, 0), (0, 36)]);
         let work = Work { pass: Pass::Forward, flops: 0, reads: vec![4, 1], writes: vec![4] };

@@ -4,18 +4,21 @@ use crate::backend::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
 use crate::driver::DevPtr;
 use crate::error::Result;
-use crate::ops::conv3d::cuda::{TARGET_BLOCKS, boxes_pay, is_same_k3, tiles, voxels};
+use crate::ops::conv3d::kernels::{BIAS_BWD, DIRECT_WGRAD, IGEMM_WGRAD, SUM_SPLITS, ZSTREAM_WGRAD};
 use crate::ops::conv3d::params::{
-    BiasGradParams, GatherWgradParams, HaloWgradParams, StemWgradParams, SumSplitsParams, int, ints,
+    BiasGradParams, DirectWgradParams, IgemmWgradParams, SumSplitsParams, ZStreamWgradParams, int,
+    ints,
 };
-use crate::ops::conv3d::table::{BIAS_GRAD, GATHER_WGRAD, HALO_WGRAD, STEM_WGRAD, SUM_SPLITS};
+use crate::ops::conv3d::select::{
+    TARGET_BLOCKS, is_same_k3, padding_at_most_doubles, tiles, voxels,
+};
 
 /// Where the operands of a filter gradient lie.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct FilterOperands {
     /// Input of the convolution.
     pub(in crate::ops) x: DevPtr,
-    /// Channels from one voxel of the input to the next, of which the first are read; only the gather kernel reads fewer than all.
+    /// Channels from one voxel of the input to the next, of which the first are read; only the implicit-GEMM kernel reads fewer than all.
     pub(in crate::ops) x_stride: usize,
     /// Gradient of its output.
     pub(in crate::ops) dy: DevPtr,
@@ -27,17 +30,17 @@ pub(in crate::ops) struct FilterOperands {
     pub(in crate::ops) work: DevPtr,
 }
 
-/// Which kernel makes a filter gradient, and how its voxels are cut.
+/// Which kernel computes a filter gradient, and how its voxels are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FilterChoice {
     /// Boxes of all blocks, boxes of a block.
-    Stem(usize, usize),
-    Halo(Columns),
+    Direct(usize, usize),
+    ZStream(Columns),
     /// Kernel, steps of 32 voxels of a block, blocks that share the voxels.
-    Gather(usize, usize, usize),
+    Igemm(usize, usize, usize),
 }
 
-/// How a filter gradient is cut whose blocks walk along z over columns of voxels.
+/// How a filter gradient is cut whose blocks stream along z over columns of voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Columns {
     /// 16 or 32 output, 16 or 32 input channels of a block.
@@ -81,7 +84,7 @@ impl Columns {
         self.channel_tiles(g).iter().product()
     }
 
-    /// Parts the sum over voxels is made in.
+    /// Parts of the sum over voxels.
     fn runs(&self) -> usize {
         self.planes.div_ceil(self.steps)
     }
@@ -122,24 +125,24 @@ fn choose_filter(g: &ConvGeometry) -> FilterChoice {
     let (c, k) = (g.in_channels, g.out_channels);
     if is_same_k3(g) && c == 1 && k % 8 == 0 {
         let boxes = g.batch * tiles(g.input, [8; 3]);
-        return FilterChoice::Stem(boxes, boxes_per_block(boxes, k.div_ceil(32)));
+        return FilterChoice::Direct(boxes, boxes_per_block(boxes, k.div_ceil(32)));
     }
-    if is_same_k3(g) && c % 16 == 0 && k % 16 == 0 && boxes_pay(g.input, [4, 8, 8]) {
-        return FilterChoice::Halo(Columns::best(g));
+    if is_same_k3(g) && c % 16 == 0 && k % 16 == 0 && padding_at_most_doubles(g.input, [4, 8, 8]) {
+        return FilterChoice::ZStream(Columns::best(g));
     }
     let steps = (g.batch * voxels(g.output())).div_ceil(32);
     let tiles = k.div_ceil(64) * (voxels(g.filter) * c).div_ceil(64);
     let splits = (2 * TARGET_BLOCKS / tiles).clamp(1, steps.div_ceil(8));
     let each = steps.div_ceil(splits);
-    FilterChoice::Gather(usize::from(c % 8 != 0 || k % 8 != 0), each, steps.div_ceil(each))
+    FilterChoice::Igemm(usize::from(c % 8 != 0 || k % 8 != 0), each, steps.div_ceil(each))
 }
 
 /// Parts a filter gradient is summed in.
 fn filter_splits(choice: FilterChoice) -> usize {
     match choice {
-        FilterChoice::Stem(boxes, per) => boxes.div_ceil(per),
-        FilterChoice::Halo(cut) => cut.runs(),
-        FilterChoice::Gather(_, _, splits) => splits,
+        FilterChoice::Direct(boxes, per) => boxes.div_ceil(per),
+        FilterChoice::ZStream(cut) => cut.runs(),
+        FilterChoice::Igemm(_, _, splits) => splits,
     }
 }
 
@@ -155,15 +158,15 @@ pub(in crate::ops) fn wgrad_workspace(g: &ConvGeometry) -> usize {
 /// Queues the filter gradient.
 ///
 /// # Panics
-/// If the input is a part of a wider one, and another kernel than the gather one makes this gradient.
+/// If the input is a part of a wider one, and another kernel than the implicit-GEMM one computes this gradient.
 pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands) -> Result<()> {
     let choice = choose_filter(g);
     let (c, k) = (g.in_channels, g.out_channels);
-    let gathers = matches!(choice, FilterChoice::Gather(..));
-    assert!(gathers || o.x_stride == c, "only the gather kernel reads a part of a wider input");
+    let is_igemm = matches!(choice, FilterChoice::Igemm(..));
+    assert!(is_igemm || o.x_stride == c, "only implicit GEMM reads a part of a wider input");
     match choice {
-        FilterChoice::Stem(boxes, per) => {
-            let params = StemWgradParams {
+        FilterChoice::Direct(boxes, per) => {
+            let params = DirectWgradParams {
                 x: o.x,
                 dy: o.dy,
                 part: o.work,
@@ -174,10 +177,10 @@ pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands)
                 boxes_per_block: int(per),
                 unused: 0,
             };
-            queue.launch(&STEM_WGRAD, [blocks(boxes, per), blocks(k, 32), 1], &params)?;
+            queue.launch(&DIRECT_WGRAD, [blocks(boxes, per), blocks(k, 32), 1], &params)?;
         }
-        FilterChoice::Halo(cut) => {
-            let params = HaloWgradParams {
+        FilterChoice::ZStream(cut) => {
+            let params = ZStreamWgradParams {
                 x: o.x,
                 dy: o.dy,
                 part: o.work,
@@ -189,10 +192,10 @@ pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands)
                 steps: int(cut.steps),
             };
             let grid = [blocks(cut.runs() * cut.tiles(g), 1), 1, 1];
-            queue.launch(&HALO_WGRAD[cut.kind[0]][cut.kind[1]], grid, &params)?;
+            queue.launch(&ZSTREAM_WGRAD[cut.kind[0]][cut.kind[1]], grid, &params)?;
         }
-        FilterChoice::Gather(kind, steps, splits) => {
-            let params = GatherWgradParams {
+        FilterChoice::Igemm(kind, steps, splits) => {
+            let params = IgemmWgradParams {
                 x: o.x,
                 dy: o.dy,
                 part: o.work,
@@ -209,7 +212,7 @@ pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands)
             };
             let columns = blocks(voxels(g.filter) * c, 64);
             queue.launch(
-                &GATHER_WGRAD[kind],
+                &IGEMM_WGRAD[kind],
                 [blocks(k, 64), columns, blocks(splits, 1)],
                 &params,
             )?;
@@ -243,7 +246,7 @@ pub(in crate::ops) fn bias_workspace(rows: usize, channels: usize) -> usize {
 
 /// Queues the gradient of the bias of `channels` channels, from `rows` voxels of `dy`, `dy_stride` channels apart: `db` and whether to
 /// add to it.
-pub(in crate::ops) fn bias_grad(
+pub(in crate::ops) fn bias_bwd(
     queue: &Queue,
     (dy, dy_stride): (DevPtr, usize),
     [rows, channels]: [usize; 2],
@@ -261,7 +264,7 @@ pub(in crate::ops) fn bias_grad(
         dy_stride: int(dy_stride),
         unused: 0,
     };
-    queue.launch(&BIAS_GRAD, [blocks(channels, 64), blocks(splits, 1), 1], &params)?;
+    queue.launch(&BIAS_BWD, [blocks(channels, 64), blocks(splits, 1), 1], &params)?;
     sum_splits(queue, work, db, channels, (splits, add))
 }
 
@@ -279,7 +282,7 @@ mod tests {
             stride: [1; 3],
             padding: [1; 3],
         };
-        let FilterChoice::Halo(cut) = choose_filter(&g) else { panic!("{g:?}") };
+        let FilterChoice::ZStream(cut) = choose_filter(&g) else { panic!("{g:?}") };
         assert_eq!(wgrad_workspace(&g), 4 * cut.runs() * filter_len(&g));
         cut
     }

@@ -1,4 +1,4 @@
-// conv3d/stem.cuh: 3x3x3 convolution of one input channel, stride 1, padding 1, output channels a multiple of 8;
+// conv3d/direct.cuh: 3x3x3 convolution of one input channel, stride 1, padding 1, output channels a multiple of 8;
 // forward and filter gradient. The summed index of the forward is the 27 taps, padded to 32: fragments are put
 // together from single elements of an input box in shared memory. Both are bound by reading or writing the output
 // side, 2 K bytes a voxel, once.
@@ -6,7 +6,7 @@
 
 #include "epilogue.cuh"
 
-struct Conv3dStemParams {
+struct Conv3dDirectParams {
     const bf16* x;      // [N, D, H, W, 1]
     const bf16* w;      // [K, 27]
     const float* bias;  // [K] or null
@@ -15,7 +15,7 @@ struct Conv3dStemParams {
     Conv3dNorm norm;
 };
 
-struct Conv3dStemWgradParams {
+struct Conv3dDirectWgradParams {
     const bf16* x;   // [N, D, H, W, 1]
     const bf16* dy;  // [N, D, H, W, K]
     float* part;     // [gridDim.x, K, 27]
@@ -23,21 +23,21 @@ struct Conv3dStemWgradParams {
     int boxes, boxes_per_block, unused;
 };
 
-constexpr int kStemRow = 10, kStemPlane = 100;  // elements of a box of 8 x 8 voxels and its halo
+constexpr int kDirectRow = 10, kDirectPlane = 100;  // elements of a box of 8 x 8 voxels and its halo
 
 // Offset in the box of a tap; the padded taps 27 to 31 read something and meet a zero, or are not stored.
-__device__ __forceinline__ int stem_tap(int tap) {
-    return tap < 27 ? tap / 9 * kStemPlane + tap / 3 % 3 * kStemRow + tap % 3 : 0;
+__device__ __forceinline__ int direct_tap(int tap) {
+    return tap < 27 ? tap / 9 * kDirectPlane + tap / 3 % 3 * kDirectRow + tap % 3 : 0;
 }
 
-struct StemCorner {
+struct DirectCorner {
     int item, z, y, x;
 };
 
 template <class Params>
-__device__ __forceinline__ StemCorner stem_corner(const Params& p, int box, int planes) {
+__device__ __forceinline__ DirectCorner direct_corner(const Params& p, int box, int planes) {
     const int boxes_x = ceil_div(p.width, 8), boxes_y = ceil_div(p.height, 8), boxes_z = ceil_div(p.depth, planes);
-    StemCorner at;
+    DirectCorner at;
     at.x = box % boxes_x * 8;
     box /= boxes_x;
     at.y = box % boxes_y * 8;
@@ -49,9 +49,9 @@ __device__ __forceinline__ StemCorner stem_corner(const Params& p, int box, int 
 
 // The box of `planes` planes and its halo, zeros outside the volume.
 template <class Params>
-__device__ __forceinline__ void load_stem_box(const Params& p, uint16_t* box, const StemCorner& at, int planes) {
-    for (int i = static_cast<int>(threadIdx.x); i < (planes + 2) * kStemPlane; i += static_cast<int>(blockDim.x)) {
-        const int z = at.z + i / kStemPlane - 1, y = at.y + i / kStemRow % kStemRow - 1, x = at.x + i % kStemRow - 1;
+__device__ __forceinline__ void load_direct_box(const Params& p, uint16_t* box, const DirectCorner& at, int planes) {
+    for (int i = static_cast<int>(threadIdx.x); i < (planes + 2) * kDirectPlane; i += static_cast<int>(blockDim.x)) {
+        const int z = at.z + i / kDirectPlane - 1, y = at.y + i / kDirectRow % kDirectRow - 1, x = at.x + i % kDirectRow - 1;
         const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.depth) &&
                             static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
                             static_cast<unsigned>(x) < static_cast<unsigned>(p.width);
@@ -65,11 +65,11 @@ __device__ __forceinline__ uint32_t pair(const uint16_t* box, int lo, int hi) {
 }
 
 // A block makes 16 x 8 x 8 voxels by 32 channels; a warp 8 planes of 2 y x 8 x.
-struct StemForward {
+struct DirectForward {
     static constexpr int kThreads = 256, kPlanes = 16, kStage = 8 * 2048;
-    static constexpr int kShared = kStage + (kPlanes + 2) * kStemPlane * 2;
+    static constexpr int kShared = kStage + (kPlanes + 2) * kDirectPlane * 2;
 
-    const Conv3dStemParams& p;
+    const Conv3dDirectParams& p;
     unsigned char* const shared;
 
     __device__ __forceinline__ void load_filter(uint32_t (&b)[2][4][2], int n0) const {
@@ -87,14 +87,14 @@ struct StemForward {
     __device__ __forceinline__ void run() const {
         const int warp = warp_id(), wy = warp % 4, wz = warp / 4, group = lane_id() >> 2, quad = lane_id() & 3;
         const int n0 = static_cast<int>(blockIdx.y) * 32;
-        const StemCorner at = stem_corner(p, static_cast<int>(blockIdx.x), kPlanes);
+        const DirectCorner at = direct_corner(p, static_cast<int>(blockIdx.x), kPlanes);
         uint16_t* box = reinterpret_cast<uint16_t*>(shared + kStage);
-        load_stem_box(p, box, at, kPlanes);
+        load_direct_box(p, box, at, kPlanes);
         uint32_t b[2][4][2];
         load_filter(b, n0);
         int tap[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) tap[i] = stem_tap(i / 2 * 8 + quad * 2 + i % 2);
+        for (int i = 0; i < 8; ++i) tap[i] = direct_tap(i / 2 * 8 + quad * 2 + i % 2);
         __syncthreads();
         Moments<1> moments = {};
 #pragma unroll 1
@@ -106,7 +106,7 @@ struct StemForward {
                 uint32_t a[2][4];
 #pragma unroll
                 for (int i = 0; i < 8; ++i) {  // plane i / 4; element: low bit picks the y row, high bit the taps
-                    const int voxel = (first + i / 4) * kStemPlane + (wy * 2 + i % 2) * kStemRow + group;
+                    const int voxel = (first + i / 4) * kDirectPlane + (wy * 2 + i % 2) * kDirectRow + group;
                     const int t = k * 4 + i / 2 % 2 * 2;
                     a[i / 4][i % 4] = pair(box, voxel + tap[t], voxel + tap[t + 1]);
                 }
@@ -134,18 +134,18 @@ struct StemForward {
     }
 };
 
-// A block walks over boxes of 8 x 8 x 8 voxels and keeps 32 channels x 32 taps in each warp; the warps' sums are added
+// A block goes over boxes of 8 x 8 x 8 voxels and keeps 32 channels x 32 taps in each warp; the warps' sums are added
 // in order at the end.
-struct StemWgrad {
-    static constexpr int kThreads = 256, kPlanes = 8, kDy = 512 * 64, kBox = (kPlanes + 2) * kStemPlane * 2;
+struct DirectWgrad {
+    static constexpr int kThreads = 256, kPlanes = 8, kDy = 512 * 64, kBox = (kPlanes + 2) * kDirectPlane * 2;
     static constexpr int kBuffer = kDy + kBox, kShared = 2 * kBuffer;
     static_assert(kBuffer % 16 == 0 && 8 * 4096 <= kShared, "aligned; the sums reuse the buffers");
 
-    const Conv3dStemWgradParams& p;
+    const Conv3dDirectWgradParams& p;
     unsigned char* const shared;
 
     __device__ __forceinline__ void load(int buffer, int box, int k0) const {
-        const StemCorner at = stem_corner(p, box, kPlanes);
+        const DirectCorner at = direct_corner(p, box, kPlanes);
         unsigned char* to = shared + buffer * kBuffer;
         for (int i = static_cast<int>(threadIdx.x); i < 512 * 4; i += kThreads) {
             const int column = i % 4, voxel = i / 4, bx = voxel % 8;
@@ -155,7 +155,7 @@ struct StemWgrad {
             cp_async16(smem_u32(to) + voxel * 64 + ((column ^ swizzle<4>(bx)) << 4),
                        p.dy + (inside ? static_cast<size_t>(from) * p.out_channels + k : 0), inside);
         }
-        load_stem_box(p, reinterpret_cast<uint16_t*>(to + kDy), at, kPlanes);
+        load_direct_box(p, reinterpret_cast<uint16_t*>(to + kDy), at, kPlanes);
     }
 
     // Plane `warp` of the box: 4 groups of 2 y x 8 x voxels.
@@ -165,7 +165,7 @@ struct StemWgrad {
         const uint16_t* box = reinterpret_cast<const uint16_t*>(buffer + kDy);
         int tap[4];
 #pragma unroll
-        for (int n = 0; n < 4; ++n) tap[n] = stem_tap(n * 8 + group);
+        for (int n = 0; n < 4; ++n) tap[n] = direct_tap(n * 8 + group);
 #pragma unroll
         for (int y = 0; y < 8; y += 2) {
             uint32_t a[2][4], b[4][2];
@@ -176,9 +176,9 @@ struct StemWgrad {
             }
 #pragma unroll
             for (int n = 0; n < 4; ++n) {
-                const int voxel = plane * kStemPlane + y * kStemRow + quad * 2 + tap[n];
+                const int voxel = plane * kDirectPlane + y * kDirectRow + quad * 2 + tap[n];
                 b[n][0] = pair(box, voxel, voxel + 1);
-                b[n][1] = pair(box, voxel + kStemRow, voxel + kStemRow + 1);
+                b[n][1] = pair(box, voxel + kDirectRow, voxel + kDirectRow + 1);
             }
             mma_bf16<2, 4>(acc, a, b);
         }

@@ -1,7 +1,7 @@
-// conv3d/walk.cuh: 3x3x3 convolution, stride 1, padding 1, for 16 or 32 summed channels; forward and input gradient (the
+// conv3d/zstream.cuh: 3x3x3 convolution, stride 1, padding 1, for 16 or 32 reduction channels; forward and input gradient (the
 // same sum with mirrored taps over the filter read transposed).
 //
-// A block makes a column of 16 x 8 voxels (y, x) by 16 kWN channels over `planes` planes (z), walking along z two input
+// A block makes a column of 16 x 8 voxels (y, x) by 16 kWN channels over `planes` planes (z), streaming along z two input
 // planes at a time. The whole filter stays in shared memory beside two pairs of input planes with their halo, so an
 // input element is read 1.4 times and the filter once per column. Each plane feeds the sums of the output planes below,
 // level and above at once (the three z taps): four output planes are open, two are finished by each pair and leave the
@@ -12,7 +12,7 @@
 
 #include "epilogue.cuh"
 
-struct Conv3dWalkParams {
+struct Conv3dZStreamParams {
     const bf16* x;      // [N, D, H, W, in_channels]
     const bf16* w;      // forward [out_channels, 27, in_channels]; input gradient [in_channels, 27, out_channels]
     const float* bias;  // [out_channels] or null
@@ -24,7 +24,7 @@ struct Conv3dWalkParams {
     Conv3dNorm norm;
 };
 
-template <int kC, int kWN, bool kMirror> struct Walk {
+template <int kC, int kWN, bool kMirror> struct ZStream {
     static constexpr int kThreads = 8 * kWarp, kTileY = 16, kTileX = 8, kN = 16 * kWN, kM = kWN;  // kM: groups of a warp
     static constexpr int kBoxY = kTileY + 2, kBoxX = kTileX + 2, kChunks = kC / 8;
     static constexpr int kVoxel = kC * 2, kPlane = kBoxY * kBoxX * kVoxel, kTap = kN * kC * 2;  // bytes
@@ -32,11 +32,11 @@ template <int kC, int kWN, bool kMirror> struct Walk {
     static_assert(kShared <= 99 * 1024, "what every card has");
     static_assert(kBoxX % 2 == 0, "the swizzle goes by x alone");
 
-    const Conv3dWalkParams& p;
+    const Conv3dZStreamParams& p;
     const uint32_t shared;
     int z0, z1, item, n0;  // output planes from z0 to before z1; first plane of the batch item; first channel
 
-    __device__ __forceinline__ Walk(const Conv3dWalkParams& params, uint32_t memory) : p(params), shared(memory) {
+    __device__ __forceinline__ ZStream(const Conv3dZStreamParams& params, uint32_t memory) : p(params), shared(memory) {
         int block = static_cast<int>(blockIdx.z);
         n0 = block % p.column_tiles * kN;
         block /= p.column_tiles;
@@ -65,7 +65,7 @@ template <int kC, int kWN, bool kMirror> struct Walk {
 
     // Input planes z and z + 1.
     __device__ __forceinline__ void load_planes(int z_first, uint32_t to) const {
-#pragma unroll 1  // unrolled, its address arithmetic moves out of the walk and takes the registers of the sums
+#pragma unroll 1  // unrolled, its address arithmetic moves out of the loop and takes the registers of the sums
         for (int i = static_cast<int>(threadIdx.x); i < 2 * kBoxY * kBoxX * kChunks; i += kThreads) {
             const int column = i % kChunks, voxel = i / kChunks;
             const int bx = voxel % kBoxX, x = x0() + bx - 1, y = y0() + voxel / kBoxX % kBoxY - 1;
@@ -323,7 +323,7 @@ template <int kC, int kWN, bool kMirror> struct Walk {
     }
 
     __device__ __forceinline__ void finish_part(float sum) const {
-        EXTERN_SHARED(memory);
+        DYNAMIC_SHARED(memory, kShared);
         const Spot here = spot();
         const int channel = here.first_channel + lane_channel();
         float2 part = make_float2(sum, __shfl_down_sync(kFullMask, sum, 16));

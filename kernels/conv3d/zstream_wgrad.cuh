@@ -1,8 +1,8 @@
-// conv3d/halo_wgrad.cuh: filter gradient of the 3x3x3 convolution, stride 1, padding 1, channels multiples of 16:
+// conv3d/zstream_wgrad.cuh: filter gradient of the 3x3x3 convolution, stride 1, padding 1, channels multiples of 16:
 //   dw[k, t, c] = sum over voxels v of dy[v, k] x[v + t - 1, c]
 //
 // Grid: tiles of 16 kKF output by 16 kCF input channels (fastest), then runs of `steps` planes. A block keeps the sums of
-// its tile, all 27 taps, in registers while it walks along z over columns of `rows` x 8 kStrips voxels (y, x): at each
+// its tile, all 27 taps, in registers while it streams along z over columns of `rows` x 8 kStrips voxels (y, x): at each
 // step one plane of x with its (y, x) halo meets the dy planes above, level and below it. Two planes of x and four of
 // dy lie in shared memory, one of each being copied, so that along a column both are read once. Padding is the zero
 // fill of cp.async.
@@ -14,7 +14,7 @@
 
 #include "tile.cuh"
 
-struct Conv3dHaloWgradParams {
+struct Conv3dZStreamWgradParams {
     const bf16* x;   // [N, D, H, W, C]
     const bf16* dy;  // [N, D, H, W, K]
     float* part;     // [runs, K, 27, C]
@@ -23,7 +23,7 @@ struct Conv3dHaloWgradParams {
     int planes, steps;  // of all columns of the batch, plane after plane of each; of a block
 };
 
-template <int kKF, int kCF> struct HaloWgrad {
+template <int kKF, int kCF> struct ZStreamWgrad {
     static constexpr int kThreads = 12 * kWarp, kGroups = 4 / (kKF * kCF);
     static constexpr int kStrips = kGroups > 1 ? 2 : 1, kBands = kGroups / kStrips;
     static constexpr int kRows = 16, kCols = 8 * kStrips, kBoxX = kCols + 2;  // extent in y and x; in x with halo
@@ -35,7 +35,7 @@ template <int kKF, int kCF> struct HaloWgrad {
     static_assert(kGroups == 1 || kGroupWarps * kWarp * kSums * 4 <= kShared, "sums of a group reuse the planes");
     static_assert(kBoxX % 2 == 0, "the swizzle goes by x alone");
 
-    const Conv3dHaloWgradParams& p;
+    const Conv3dZStreamWgradParams& p;
     unsigned char* const memory;
     const uint32_t shared;
     int k0, c0;  // first channels of the tile
@@ -45,7 +45,7 @@ template <int kKF, int kCF> struct HaloWgrad {
         int item, y, x;
     };
 
-    __device__ __forceinline__ HaloWgrad(const Conv3dHaloWgradParams& params, unsigned char* at)
+    __device__ __forceinline__ ZStreamWgrad(const Conv3dZStreamWgradParams& params, unsigned char* at)
         : p(params), memory(at), shared(smem_u32(at)) {}
 
     __device__ __forceinline__ Column column(int i) const {
@@ -133,7 +133,7 @@ template <int kKF, int kCF> struct HaloWgrad {
     }
 
     // Planes z to z + count - 1 of a column. Plane z + j of x lies in slot j % 2, plane z - 1 + j of dy in slot j % 4.
-    __device__ __forceinline__ void walk(float (&acc)[3][1][6][4], const Warp& w, const Column& at, int z,
+    __device__ __forceinline__ void stream(float (&acc)[3][1][6][4], const Warp& w, const Column& at, int z,
                                          int count) const {
         __syncthreads();  // the planes of the column before are read
         load_x(at, z, 0);
@@ -184,7 +184,7 @@ template <int kKF, int kCF> struct HaloWgrad {
         while (plane < last) {
             const int z = plane % p.depth;
             const int count = p.depth - z < last - plane ? p.depth - z : last - plane;
-            walk(acc, w, column(plane / p.depth), z, count);
+            stream(acc, w, column(plane / p.depth), z, count);
             plane += count;
         }
         add_groups(acc, w.group);

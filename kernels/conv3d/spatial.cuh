@@ -1,4 +1,4 @@
-// conv3d/halo.cuh: 3x3x3 convolution, stride 1, padding 1, input and output channels multiples of 16; forward and
+// conv3d/spatial.cuh: 3x3x3 convolution, stride 1, padding 1, input and output channels multiples of 16; forward and
 // input gradient (the same sum with mirrored taps over the filter read transposed).
 //
 // A block makes a box of kTileZ x kTileY x 8 output voxels by kN channels. The input box with its halo lies in
@@ -11,7 +11,7 @@
 
 #include "epilogue.cuh"
 
-struct Conv3dHaloParams {
+struct Conv3dSpatialParams {
     const bf16* x;      // [N, D, H, W, in_channels]
     const bf16* w;      // forward [out_channels, 27, in_channels]; input gradient [in_channels, 27, out_channels]
     const float* bias;  // [out_channels] or null
@@ -22,7 +22,7 @@ struct Conv3dHaloParams {
     Conv3dNorm norm;
 };
 
-template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
+template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Spatial {
     static constexpr int kThreads = kWarp * kWZ * kWY * kWN;
     static constexpr int kTileZ = 4 * kWZ, kTileY = 2 * kWY, kTileX = 8, kN = 8 * kWN * kNF;
     static constexpr int kBoxZ = kTileZ + 2, kBoxY = kTileY + 2, kBoxX = kTileX + 2;
@@ -38,12 +38,12 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
     // A box must be complete two steps before it is needed, so it is loaded in the first kParts of nine steps.
     static constexpr int kParts = 7, kPart = ceil_div(ceil_div(kBoxZ * kBoxY * kBoxX * 2, kParts), kThreads);
 
-    const Conv3dHaloParams& p;
+    const Conv3dSpatialParams& p;
     unsigned char* const shared;
     // Corner of the tile: z, y, x, and the batch item's first plane. In shared memory, because registers are scarce.
     int* const place;
 
-    __device__ __forceinline__ Halo(const Conv3dHaloParams& params, unsigned char* memory, int* corner)
+    __device__ __forceinline__ Spatial(const Conv3dSpatialParams& params, unsigned char* memory, int* corner)
         : p(params), shared(memory), place(corner) {
         if (threadIdx.x == 0) {
             int tile = static_cast<int>(blockIdx.x);
@@ -94,10 +94,10 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Halo {
         const int n = first_channel() + (kMirror ? column * 8 : i / 2 % kN);
         const bool present = n < p.out_channels;
         Filter f;
-        if (kMirror) {  // rows of the summed channel, kN output channels each
+        if (kMirror) {  // rows of the reduction channel, kN output channels each
             f.from = (k * 27 + (26 - tz * 9)) * p.out_channels + (present ? n : 0);
             f.to = tz * kTap + chunk_offset<kN / 8>(k, column);
-        } else {  // rows of the output channel, 16 summed channels each
+        } else {  // rows of the output channel, 16 reduction channels each
             f.from = ((present ? n : 0) * 27 + tz * 9) * p.in_channels + (i & 1) * 8;
             f.to = tz * kTap + chunk_offset<2>(i / 2 % kN, i & 1);
         }

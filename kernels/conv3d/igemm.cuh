@@ -1,6 +1,6 @@
-// conv3d/gather.cuh: convolution as an implicit GEMM for any filter, stride and padding: rows are output voxels,
+// conv3d/igemm.cuh: convolution as an implicit GEMM for any filter, stride and padding: rows are output voxels,
 // columns output channels, and the summed index runs over the taps, 32 input channels of a tap at a time. Each tap
-// gathers its input rows anew.
+// reads its input rows anew.
 //
 // The input gradient is the same product over the filter read transposed. With stride s only every s-th tap meets a
 // given voxel, so the voxels fall into s_z s_y s_x classes, each a dense product over its own taps: a grid dimension.
@@ -16,7 +16,7 @@
 #include "epilogue.cuh"
 #include "../gelu.cuh"
 
-struct Conv3dGatherParams {
+struct Conv3dIgemmParams {
     const bf16* x;      // [N, source, x_stride], channels 0 to in_channels
     const bf16* w;      // forward [out_channels, taps, in_channels]; input gradient [in_channels, taps, out_channels]
     const float* bias;  // [out_channels] or null; not with splits
@@ -31,16 +31,16 @@ struct Conv3dGatherParams {
 
 // How rows and taps of one axis map to input and output: row j reads input j * mul + offset + direction * tap and
 // writes output j * out_mul + out_offset; tap i is filter tap first + i * step.
-struct GatherAxis {
+struct IgemmAxis {
     int count, mul, offset, taps, first, step, direction, out_mul, out_offset;
 };
 
-__device__ __forceinline__ GatherAxis gather_axis(int source, int out, int filter, int stride, int padding, bool mirror,
+__device__ __forceinline__ IgemmAxis igemm_axis(int source, int out, int filter, int stride, int padding, bool mirror,
                                                   int residue) {
     if (!mirror) return {out, stride, -padding, filter, 0, 1, 1, 1, 0};
     // Voxel i meets tap t where (i + padding - t) is a multiple of the stride: i + padding and t have one residue.
     const int begin = (residue - padding % stride + stride) % stride;
-    GatherAxis a;
+    IgemmAxis a;
     a.count = begin < out ? ceil_div(out - begin, stride) : 0;
     a.mul = 1;
     a.offset = (begin + padding - residue) / stride;
@@ -71,25 +71,25 @@ __device__ __forceinline__ void copy_piece(unsigned char* shared, int to, const 
     }
 }
 
-template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
+template <int kWM, int kWN, bool kMirror, bool kAligned> struct Igemm {
     static constexpr int kThreads = kWarp * kWM * kWN, kM = 64 * kWM, kN = 32 * kWN, kK = 32, kStages = 3;
     static constexpr int kA = kM * kK * 2, kB = kN * kK * 2, kStage = kA + kB;
     static constexpr int kTable = kStages * kStage, kShared = kTable + kM * 20 + 3 * 36;
     static_assert(kM * 4 % kThreads == 0 && kN * 4 % kThreads == 0, "pieces divide evenly");
     static_assert(kWM * kWN * (4096 + 8 * 32 + 4) <= kTable, "the epilogue reuses the stages");
 
-    const Conv3dGatherParams& p;
+    const Conv3dIgemmParams& p;
     unsigned char* const shared;
     int4* const rows;  // input position of the row at tap 0: z, y, x, and the item's first plane
     int* const outs;   // output voxel of the row, or -1
-    GatherAxis* const axes;
+    IgemmAxis* const axes;
 
-    __device__ __forceinline__ Gather(const Conv3dGatherParams& params, unsigned char* memory)
+    __device__ __forceinline__ Igemm(const Conv3dIgemmParams& params, unsigned char* memory)
         : p(params),
           shared(memory),
           rows(reinterpret_cast<int4*>(memory + kTable)),
           outs(reinterpret_cast<int*>(memory + kTable + kM * 16)),
-          axes(reinterpret_cast<GatherAxis*>(memory + kTable + kM * 20)) {}
+          axes(reinterpret_cast<IgemmAxis*>(memory + kTable + kM * 20)) {}
 
     struct Step {
         int chunk, x, y, z;  // channels 32 chunk on; taps of the class
@@ -109,12 +109,12 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Gather {
             int residue = static_cast<int>(blockIdx.z) / p.splits;
             const int a = static_cast<int>(threadIdx.x);
             for (int axis = 2; axis > a; --axis) residue /= p.stride[axis];
-            axes[a] = gather_axis(p.source[a], p.out[a], p.filter[a], p.stride[a], p.padding[a], kMirror,
+            axes[a] = igemm_axis(p.source[a], p.out[a], p.filter[a], p.stride[a], p.padding[a], kMirror,
                                   kMirror ? residue % p.stride[a] : 0);
         }
         __syncthreads();
         for (int r = static_cast<int>(threadIdx.x); r < kM; r += kThreads) {
-            const GatherAxis z = axes[0], y = axes[1], x = axes[2];
+            const IgemmAxis z = axes[0], y = axes[1], x = axes[2];
             const int volume = z.count * y.count * x.count, tile = static_cast<int>(blockIdx.x) % tiles();
             int row = tile * kM + r;
             const bool inside = row < (p.norm.partial == nullptr ? p.batch * volume : volume);

@@ -1,12 +1,12 @@
-// conv3d/gather_wgrad.cuh: filter gradient for any filter, stride and padding, as a GEMM over voxels:
+// conv3d/igemm_wgrad.cuh: filter gradient for any filter, stride and padding, as a GEMM over voxels:
 //   dw[k, j] = sum over output voxels v of dy[v, k] x[v's input at tap t, c],  column j = t C + c
 // Block tile 64 k x 64 columns (a column tile may span taps), 32 voxels a step; the voxels are cut into gridDim.z
 // parts, each with f32 sums of its own in `part`, added in order by conv3d_sum_splits.
 #pragma once
 
-#include "gather.cuh"
+#include "igemm.cuh"
 
-struct Conv3dGatherWgradParams {
+struct Conv3dIgemmWgradParams {
     const bf16* x;   // [N, source, x_stride], channels 0 to in_channels
     const bf16* dy;  // [N, out, out_channels]
     float* part;     // [gridDim.z, out_channels, taps, in_channels]
@@ -16,12 +16,12 @@ struct Conv3dGatherWgradParams {
     int x_stride;
 };
 
-template <bool kAligned> struct GatherWgrad {
+template <bool kAligned> struct IgemmWgrad {
     static constexpr int kThreads = 128, kM = 64, kN = 64, kK = 32, kStages = 3;
     static constexpr int kA = kM * kK * 2, kStage = 2 * kA, kShared = kStages * kStage;
     static constexpr int kRows = kK * 8 / kThreads;  // pieces of each operand a thread copies a step: rows 16 apart
 
-    const Conv3dGatherWgradParams& p;
+    const Conv3dIgemmWgradParams& p;
     unsigned char* const shared;
 
     // Output voxel a thread copies from next, kept as digits so that a step costs additions and not divisions.
@@ -76,7 +76,7 @@ template <bool kAligned> struct GatherWgrad {
     }
 
     // Eight columns from j on, at one voxel.
-    __device__ __forceinline__ uint4 gather_columns(const Voxel& at, int j) const {
+    __device__ __forceinline__ uint4 igemm_columns(const Voxel& at, int j) const {
         float v[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
@@ -107,7 +107,7 @@ template <bool kAligned> struct GatherWgrad {
                 const bf16* x = source(v, of, inside);
                 cp_async16(smem_u32(shared) + to + kA, x, inside);
             } else {
-                *reinterpret_cast<uint4*>(shared + to + kA) = gather_columns(v, first_column());
+                *reinterpret_cast<uint4*>(shared + to + kA) = igemm_columns(v, first_column());
             }
         }
     }
