@@ -64,7 +64,7 @@ fn operations(criterion: &mut Criterion) {
     for case in cases().into_iter().filter(|case| case.real) {
         let mut group = criterion.benchmark_group(label(&case));
         let mut made = None;
-        if !matches!(case.op, Op::Probe(_)) {
+        if !matches!(case.op, Op::GradNormTap(_)) {
             group.throughput(throughput(&case, 1));
             group.bench_function("forward", |bencher| {
                 let bound = made.get_or_insert_with(|| bound(&case));
@@ -123,7 +123,7 @@ type DevicePass = (&'static str, fn(usize) -> bool);
 
 fn device_passes(op: &Op) -> Vec<DevicePass> {
     let mut passes: Vec<DevicePass> = Vec::new();
-    if !matches!(op, Op::Probe(_)) {
+    if !matches!(op, Op::GradNormTap(_)) {
         passes.push(("forward", |_| true));
     }
     if !is_update(op) {

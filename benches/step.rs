@@ -16,7 +16,7 @@ use program::{Run, inputs, options};
 use spatialssl::config::GradientViews;
 use spatialssl::driver::Device;
 use spatialssl::error::Result;
-use spatialssl::model::starts;
+use spatialssl::model::initial_values;
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::CudaStep;
 
@@ -69,11 +69,11 @@ fn time_steps(step: &mut CudaStep, count: u64) -> Result<Duration> {
     Ok(all)
 }
 
-/// The program on the device with start values and inputs, after the steps that end in a captured graph.
+/// The program on the device with initial values and inputs, after the steps that end in a captured graph.
 fn device_step(options: &ProgramOptions) -> Result<CudaStep> {
     let program = Program::new(options)?;
     let mut step = CudaStep::new(&program.tape, Device::open(0, false)?, true)?;
-    for (id, values) in starts(&program.tape, 7) {
+    for (id, values) in initial_values(&program.tape, 7) {
         step.write(id, &values)?;
     }
     let encoder = step.read(program.groups[0].packed)?;

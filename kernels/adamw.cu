@@ -1,7 +1,7 @@
 // adamw.cu: AdamW with decoupled weight decay and a clipping factor, in place.
 //
 //   g = factor grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
-//   p = p (1 - lr wd) - lr / bias1 * m / (sqrt(v / bias2) + eps);  twin = bf16(p)
+//   p = p (1 - lr wd) - lr / bias1 * m / (sqrt(v / bias2) + eps);  half_copy = bf16(p)
 //
 // If the norm is not finite none of these changes. With an average: avg += w (p - avg) with p before the update, as ema.cu does
 // it, and its bf16 copy. One pass over a packed block, one thread to 8 elements.
@@ -24,9 +24,9 @@ struct AdamWParams {
     float* param;
     float* m;
     float* v;
-    bf16* twin;          // may be null
+    bf16* half_copy;          // may be null
     float* average;      // may be null
-    bf16* average_twin;  // may be null
+    bf16* average_half;  // may be null
     long long len;
     AdamWRule rule;
 };
@@ -38,7 +38,7 @@ __device__ __forceinline__ void move_average(const AdamWParams& p, float w, long
 #pragma unroll
     for (int i = 0; i < kW; ++i) average[i] = moved_average(average[i], param[i], w);
     if (w != 0.0f) store(p.average + at, average);
-    if (p.average_twin != nullptr) store(p.average_twin + at, average);
+    if (p.average_half != nullptr) store(p.average_half + at, average);
 }
 
 KERNEL(adamw_f32, AdamWParams, 256, 2) {
@@ -48,7 +48,7 @@ KERNEL(adamw_f32, AdamWParams, 256, 2) {
     const float rate = lr / global_load(p.scalars + kBias1), second = 1.0f / global_load(p.scalars + kBias2);
     const bool update = fabsf(global_load(p.norm)) <= 3.402823466e38f;  // false for NaN
     const float w = global_load(p.scalars + kEma);
-    const bool wide = aligned16(p.grad, p.param, p.m, p.v, p.twin) && aligned16(p.average, p.average_twin);
+    const bool wide = aligned16(p.grad, p.param, p.m, p.v, p.half_copy) && aligned16(p.average, p.average_half);
     for_each_piece(p.len, wide, [&](auto width, long long at) {
         constexpr int kW = decltype(width)::value;
         float param[kW], m[kW], v[kW], g[kW];
@@ -69,6 +69,6 @@ KERNEL(adamw_f32, AdamWParams, 256, 2) {
             store(p.m + at, m);
             store(p.v + at, v);
         }
-        if (p.twin != nullptr) store(p.twin + at, param);
+        if (p.half_copy != nullptr) store(p.half_copy + at, param);
     });
 }

@@ -109,8 +109,8 @@ fn updates_follow_their_formulas() {
 }
 
 #[test]
-fn a_probe_measures_the_gradient() {
-    exact::check_probe();
+fn a_tap_measures_the_gradient() {
+    exact::check_tap();
 }
 
 #[test]

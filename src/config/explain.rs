@@ -40,7 +40,7 @@ fn similarity(a: &str, b: &str) -> f64 {
 }
 
 /// Gives one setting to serde, alone, and turns its refusal into a message.
-pub(super) fn probe(setting: &Setting) -> Result<()> {
+pub(super) fn try_alone(setting: &Setting) -> Result<()> {
     let mut table = Table::new();
     insert(&mut table, &setting.path, setting.value.clone());
     let Err(error) = Config::deserialize(Value::Table(table)) else { return Ok(()) };

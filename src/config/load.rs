@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use crate::config::explain::{probe, shown};
+use crate::config::explain::{shown, try_alone};
 use crate::config::sections::{Config, Overrides};
 use crate::error::{Error, Result, escape};
 
@@ -53,7 +53,7 @@ impl Config {
         let mut merged = Table::new();
         let mut origins = BTreeMap::new();
         for setting in settings {
-            probe(&setting)?;
+            try_alone(&setting)?;
             origins.insert(setting.path.join("."), setting.origin);
             insert(&mut merged, &setting.path, setting.value);
         }

@@ -1,6 +1,6 @@
 //! nnU-Net's residual-encoder U-Net without its segmentation layers: the dense encoder.
 //!
-//! Tensor names, structure and start are those of `ResidualEncoderUNet` in nnU-Net's
+//! Tensor names, structure and initialisation are those of `ResidualEncoderUNet` in nnU-Net's
 //! `dynamic-network-architectures`; the dense representation is the last decoder stage's output.
 
 use crate::error::Result;
@@ -201,7 +201,7 @@ impl Recorder<'_> {
     }
 }
 
-/// He's normal start for leaky ReLUs.
+/// He's normal initialisation for leaky ReLUs.
 fn he(fan_in: usize) -> Init {
     Init::Normal { std: (2.0 / ((1.0 + SLOPE * SLOPE) * fan_in as f64)).sqrt() }
 }

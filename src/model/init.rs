@@ -5,7 +5,7 @@ use crate::scalar::Scalar;
 use crate::tape::{Init, Role, Step, Tape, ValueId};
 
 /// Element values of a parameter: tensor number `tensor`, counted over all parameters of the program.
-pub fn start(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
+pub fn initial_value(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
     let mut stream = SampleKey { seed, step: 0, sample: tensor }.shared(Purpose::Weights);
     match init {
         Init::Constant(value) => vec![value as f32; len],
@@ -17,16 +17,16 @@ pub fn start(seed: u64, tensor: u32, init: Init, len: usize) -> Vec<f32> {
 }
 
 /// Start values of all parameters of `tape`, one after the other.
-pub fn starts(tape: &Tape, seed: u64) -> impl Iterator<Item = (ValueId, Vec<f32>)> + '_ {
+pub fn initial_values(tape: &Tape, seed: u64) -> impl Iterator<Item = (ValueId, Vec<f32>)> + '_ {
     tape.params().into_iter().enumerate().filter_map(move |(number, id)| {
         let Role::Param(init) = tape.get(id).role else { return None };
-        Some((id, start(seed, number as u32, init, tape.shape(id).len())))
+        Some((id, initial_value(seed, number as u32, init, tape.shape(id).len())))
     })
 }
 
-/// Writes the start values of all parameters into the memory of `step`.
+/// Writes the initial values of all parameters into the memory of `step`.
 pub fn initialise<T: Scalar>(tape: &Tape, step: &mut Step<T>, seed: u64) {
-    for (id, values) in starts(tape, seed) {
+    for (id, values) in initial_values(tape, seed) {
         for (to, from) in step.write(id).iter_mut().zip(values) {
             *to = T::from_f64(f64::from(from));
         }

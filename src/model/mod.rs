@@ -5,5 +5,5 @@ mod init;
 mod weights;
 
 pub use encoder::{ResEncUNet, Stage};
-pub use init::{initialise, start, starts};
+pub use init::{initial_value, initial_values, initialise};
 pub use weights::Weights;

@@ -134,9 +134,9 @@ struct AdamWParams {
     param: DevPtr,
     m: DevPtr,
     v: DevPtr,
-    twin: DevPtr,
+    half_copy: DevPtr,
     average: DevPtr,
-    average_twin: DevPtr,
+    average_half: DevPtr,
     len: i64,
     rule: AdamWRule,
 }
@@ -167,9 +167,9 @@ impl CudaRule for AdamW {
             param: io.write(0),
             m: io.write(1),
             v: io.write(2),
-            twin: io.write_twin(0),
+            half_copy: io.write_half_copy(0),
             average: average.ptr,
-            average_twin: average.twin,
+            average_half: average.half_copy,
             len: len as i64,
             rule,
         };

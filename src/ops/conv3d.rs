@@ -104,7 +104,7 @@ impl OpRule for Conv3d {
     }
 
     fn storage(&self, input: usize) -> Storage {
-        [Storage::Half, Storage::Twin, Storage::Full][input]
+        [Storage::Half, Storage::FullAndHalf, Storage::Full][input]
     }
 
     fn output_storage(&self, _: usize) -> Storage {
@@ -161,7 +161,7 @@ impl CudaRule for Conv3d {
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let operands = Operands {
             input: io.read(0),
-            filter: io.twin(1),
+            filter: io.half_copy(1),
             bias: if self.bias && !self.normed { io.read(2) } else { DevPtr::NULL },
             output: io.write(0),
             add: false,
@@ -177,7 +177,7 @@ impl CudaRule for Conv3d {
         if let Some((dx, add)) = io.grad(0) {
             let operands = Operands {
                 input: dy,
-                filter: io.twin(1),
+                filter: io.half_copy(1),
                 bias: DevPtr::NULL,
                 output: dx,
                 add,

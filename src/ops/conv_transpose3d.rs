@@ -83,7 +83,7 @@ impl OpRule for ConvTranspose3d {
     }
 
     fn storage(&self, input: usize) -> Storage {
-        [Storage::Half, Storage::Twin, Storage::Full][input]
+        [Storage::Half, Storage::FullAndHalf, Storage::Full][input]
     }
 
     fn output_storage(&self, _: usize) -> Storage {
@@ -221,7 +221,7 @@ impl CudaRule for ConvTranspose3d {
         };
         let operands = Operands {
             input: io.read(0),
-            filter: io.twin(1),
+            filter: io.half_copy(1),
             bias: if self.bias { io.read(2) } else { DevPtr::NULL },
             output: output.unwrap_or(DevPtr::NULL),
             add: false,
@@ -244,7 +244,7 @@ impl CudaRule for ConvTranspose3d {
         if let Some((dx, add)) = io.grad(0) {
             let operands = Operands {
                 input: dy,
-                filter: io.twin(1),
+                filter: io.half_copy(1),
                 bias: DevPtr::NULL,
                 output: dx,
                 add,

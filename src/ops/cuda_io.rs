@@ -46,11 +46,11 @@ impl CudaIo<'_> {
     /// Address of the bf16 copy of the `i`-th value that is read.
     ///
     /// # Panics
-    /// If it has none: the operation did not declare [`crate::backend::cuda::Storage::Twin`].
-    pub fn twin(&self, i: usize) -> DevPtr {
-        let twin = self.reads[i].twin;
-        assert!(!twin.is_null(), "operand {i} has no bf16 copy");
-        twin
+    /// If it has none: the operation did not declare [`crate::backend::cuda::Storage::FullAndHalf`].
+    pub fn half_copy(&self, i: usize) -> DevPtr {
+        let half_copy = self.reads[i].half_copy;
+        assert!(!half_copy.is_null(), "operand {i} has no bf16 copy");
+        half_copy
     }
 
     /// Address of the `i`-th value that is written.
@@ -65,8 +65,8 @@ impl CudaIo<'_> {
     }
 
     /// Address of the bf16 copy of the `i`-th value that is written, or none.
-    pub fn write_twin(&self, i: usize) -> DevPtr {
-        self.writes[i].map_or(DevPtr::NULL, |(span, _)| span.twin)
+    pub fn write_half_copy(&self, i: usize) -> DevPtr {
+        self.writes[i].map_or(DevPtr::NULL, |(span, _)| span.half_copy)
     }
 
     /// Address of the gradient of input `i` and whether to add to it; `None` if nobody wants it.

@@ -57,7 +57,7 @@ struct EmaParams {
     scalars: DevPtr,
     param: DevPtr,
     average: DevPtr,
-    twin: DevPtr,
+    half_copy: DevPtr,
     len: i64,
 }
 
@@ -88,7 +88,7 @@ impl CudaRule for Ema {
             scalars: io.read(0),
             param: io.read(1),
             average: io.write(0),
-            twin: io.write_twin(0),
+            half_copy: io.write_half_copy(0),
             len: len as i64,
         };
         queue.launch(&KERNELS[0], piece_grid(len), &params)

@@ -16,12 +16,12 @@ mod gap_loss;
 mod gelu;
 mod global_pool;
 mod grad_norm;
+mod grad_norm_tap;
 mod leaky_relu;
 mod linear;
 mod masked_mse;
 mod norm;
 mod pairwise;
-mod probe;
 mod residual_add;
 mod route_loss;
 mod sub_view;
@@ -39,12 +39,12 @@ pub use gap_loss::{GapAxisLoss, GapNormLoss};
 pub use gelu::Gelu;
 pub use global_pool::GlobalPool;
 pub use grad_norm::GradNorm;
+pub use grad_norm_tap::GradNormTap;
 pub use leaky_relu::LeakyRelu;
 pub use linear::Linear;
 pub use masked_mse::MaskedMse;
 pub use norm::InstanceNorm;
 pub use pairwise::{Pairwise, PairwiseKind};
-pub use probe::Probe;
 pub use residual_add::ResidualAdd;
 pub use route_loss::RouteLoss;
 pub use sub_view::SubView;
@@ -258,7 +258,7 @@ ops!(
     Linear,
     MaskedMse,
     Pairwise,
-    Probe,
+    GradNormTap,
     ResidualAdd,
     RouteLoss,
     SubView,

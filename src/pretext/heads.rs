@@ -1,4 +1,4 @@
-//! What the heads share: the dense representations of all views, the trunk, and PyTorch's start of a layer.
+//! What the heads share: the dense representations of all views, the trunk, and PyTorch's initialisation of a layer.
 
 use crate::error::Result;
 use crate::model::Weights;
@@ -32,15 +32,15 @@ impl Views {
     ///
     /// # Errors
     /// None in practice.
-    pub fn probed(&self, tape: &mut Tape, task: &str) -> Result<(Views, ValueId)> {
-        let (first, norm) = tape.probe(&format!("dense.{task}"), self.values[0])?;
+    pub fn tapped(&self, tape: &mut Tape, task: &str) -> Result<(Views, ValueId)> {
+        let (first, norm) = tape.tap(&format!("dense.{task}"), self.values[0])?;
         let mut values = self.values.clone();
         values[0] = first;
         Ok((Views { count: self.count, values }, norm))
     }
 }
 
-/// PyTorch's start of a layer: weights and bias uniform in `+- 1 / sqrt(fan_in)`.
+/// PyTorch's initialisation of a layer: weights and bias uniform in `+- 1 / sqrt(fan_in)`.
 pub(super) fn uniform(fan_in: usize) -> Init {
     Init::Uniform { bound: 1.0 / (fan_in as f64).sqrt() }
 }
@@ -103,7 +103,7 @@ impl Trunk {
     }
 }
 
-/// A linear layer; `init` starts the weight, `bias` the bias if there is one.
+/// A linear layer; `init` is for the weight, the second for the bias if there is one.
 pub(super) fn linear(
     tape: &mut Tape,
     weights: &mut Weights,
@@ -113,8 +113,8 @@ pub(super) fn linear(
 ) -> Result<ValueId> {
     let width = tape.shape(x).channels();
     let mut inputs = vec![x, weights.get(tape, &format!("{name}.weight"), &[3, width], init)];
-    if let Some(start) = bias {
-        inputs.push(weights.get(tape, &format!("{name}.bias"), &[3], start));
+    if let Some(init) = bias {
+        inputs.push(weights.get(tape, &format!("{name}.bias"), &[3], init));
     }
     tape.record(name, Linear { bias: bias.is_some() }, &inputs)
 }

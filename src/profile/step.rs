@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::driver::{Counts, Device, counts};
 use crate::error::Result;
 use crate::image::Volume;
-use crate::model::start;
+use crate::model::initial_value;
 use crate::ops::{Pass, SCALARS, scalar};
 use crate::profile::roofs::{Effort, Roof, Roofs, measure_roofs, wgmma_roof};
 use crate::session::{Model, Target, view_options};
@@ -150,7 +150,7 @@ fn feed(model: &mut Model, config: &Config) -> Result<()> {
     let Model { program, step, .. } = model;
     for (k, &id) in program.images.iter().enumerate() {
         let len = program.tape.shape(id).len();
-        step.write(id, &start(config.run.seed, k as u32, Init::Normal { std: 1.0 }, len))?;
+        step.write(id, &initial_value(config.run.seed, k as u32, Init::Normal { std: 1.0 }, len))?;
     }
     let mut views = view_options(config, [1.0; 3]);
     // A unit that follows from data is not known here.

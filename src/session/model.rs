@@ -8,7 +8,7 @@ use crate::dataset::{DataSet, PrepareOptions};
 use crate::driver::Device;
 use crate::error::{Error, Result, escape};
 use crate::image::{Spacing, Volume};
-use crate::model::starts;
+use crate::model::initial_values;
 use crate::ops::AdamW;
 use crate::pretext::chosen_tasks;
 use crate::run::Ui;
@@ -148,10 +148,10 @@ impl Model {
                 Executor::Cuda(Box::new(step))
             }
         };
-        for (id, values) in starts(&program.tape, config.run.seed) {
+        for (id, values) in initial_values(&program.tape, config.run.seed) {
             step.write(id, &values)?;
         }
-        state::start_average(&program, &mut step)?;
+        state::init_average(&program, &mut step)?;
         for (input, weight) in program.weights().into_iter().zip(options.weights()) {
             step.write(input, &[weight as f32])?;
         }

@@ -173,7 +173,7 @@ fn record_tasks(
     let sizes = options.view_sizes();
     let mut all = Vec::new();
     for (task, _) in &options.tasks {
-        let (dense, norm) = dense.probed(tape, task.name())?;
+        let (dense, norm) = dense.tapped(tape, task.name())?;
         let own: Vec<ValueId> = task
             .targets(&sizes)
             .iter()

@@ -145,7 +145,7 @@ pub(crate) fn load_weights(program: &Program, step: &mut Executor, path: &Path) 
 ///
 /// # Errors
 /// [`crate::Error::Device`] if the device fails.
-pub(crate) fn start_average(program: &Program, step: &mut Executor) -> Result<()> {
+pub(crate) fn init_average(program: &Program, step: &mut Executor) -> Result<()> {
     let encoder = step.read(program.groups[0].packed)?.into_owned();
     step.write(program.average, &encoder)
 }

@@ -1,6 +1,6 @@
 //! Appends the backward records.
 
-use crate::ops::{Op, Pass, Probe};
+use crate::ops::{GradNormTap, Op, Pass};
 use crate::shape::Shape;
 use crate::tape::{Record, Role, Tape, ValueId};
 
@@ -22,16 +22,16 @@ impl Tape {
         }
         for (record, inputs, outputs) in std::mem::take(&mut self.forward).into_iter().rev() {
             let Some(dy) = grads[outputs[0].index()] else { continue };
-            let probe =
-                self.probes.iter().find(|(output, _)| *output == outputs[0]).map(|(_, norm)| *norm);
+            let tap =
+                self.taps.iter().find(|(output, _)| *output == outputs[0]).map(|(_, norm)| *norm);
             let op =
-                if probe.is_some() { Op::from(Probe) } else { self.records[record].op.clone() };
+                if tap.is_some() { Op::from(GradNormTap) } else { self.records[record].op.clone() };
             let mut writes = Vec::with_capacity(inputs.len());
             for (i, &input) in inputs.iter().enumerate() {
                 let wants = op.rule().differentiable(i) && self.values[input.index()].requires_grad;
                 writes.push(wants.then(|| self.gradient_of(input, &mut grads)));
             }
-            writes.extend(probe.map(|norm| Some((norm, false))));
+            writes.extend(tap.map(|norm| Some((norm, false))));
             if writes.iter().all(Option::is_none) {
                 continue;
             }

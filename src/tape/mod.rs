@@ -32,7 +32,7 @@ impl ValueId {
     }
 }
 
-/// How a parameter starts.
+/// How a parameter is initialised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// All elements equal.
@@ -103,8 +103,8 @@ pub struct Tape {
     records: Vec<Record>,
     /// Forward records that backward differentiates, with inputs and outputs, in order.
     forward: Vec<(usize, Vec<ValueId>, Vec<ValueId>)>,
-    /// Results that probes write, by the probe's output.
-    probes: Vec<(ValueId, ValueId)>,
+    /// Results that taps write, by the tap's output.
+    taps: Vec<(ValueId, ValueId)>,
 }
 
 impl Tape {
@@ -284,13 +284,13 @@ impl Tape {
     ///
     /// # Errors
     /// None in practice; the shape rule of the operation is asked as for any other.
-    pub fn probe(&mut self, name: &str, id: ValueId) -> Result<(ValueId, ValueId)> {
-        let output = self.record(name, crate::ops::Probe, &[id])?;
+    pub fn tap(&mut self, name: &str, id: ValueId) -> Result<(ValueId, ValueId)> {
+        let output = self.record(name, crate::ops::GradNormTap, &[id])?;
         self.values[output.index()].alias = Some((id, 0));
         // The output is the input: nothing runs forward.
         self.records.pop();
         let norm = self.value(format!("{name}.grad_norm"), Shape::new(&[1]), Role::Result);
-        self.probes.push((output, norm));
+        self.taps.push((output, norm));
         Ok((output, norm))
     }
 }

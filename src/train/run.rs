@@ -1,4 +1,4 @@
-//! A training run: data, start state, then the loop of `trainer.rs`.
+//! A training run: data, initial state, then the loop of `trainer.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -93,7 +93,7 @@ fn describe(config: &Config, data: &RunData, model: &Model, ui: &mut dyn Ui) {
     ));
 }
 
-/// Puts the start state into the model: from a checkpoint, from weights, or as it is. Returns the number of finished steps.
+/// Puts the initial state into the model: from a checkpoint, from weights, or as it is. Returns the number of finished steps.
 fn begin(
     config: &Config,
     options: &RunOptions,

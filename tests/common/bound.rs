@@ -125,8 +125,8 @@ impl<T: Scalar> Bound<T> {
 /// Records the operation once; returns its outputs, which stay readable.
 fn record(tape: &mut Tape, case: &Case, inputs: &[ValueId]) -> Vec<ValueId> {
     match &case.op {
-        Op::Probe(_) => {
-            let (y, norm) = tape.probe("y", inputs[0]).unwrap();
+        Op::GradNormTap(_) => {
+            let (y, norm) = tape.tap("y", inputs[0]).unwrap();
             vec![y, norm]
         }
         Op::AdamW(_) | Op::Ema(_) => {

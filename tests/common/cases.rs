@@ -6,8 +6,8 @@
 
 use spatialssl::ops::{
     AdamW, AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss,
-    GapNormLoss, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu, Linear, MaskedMse, Op,
-    Pairwise, PairwiseKind, Probe, ResidualAdd, RouteLoss, SCALARS, SubView, VectorLoss,
+    GapNormLoss, Gelu, GlobalPool, GradNorm, GradNormTap, InstanceNorm, LeakyRelu, Linear,
+    MaskedMse, Op, Pairwise, PairwiseKind, ResidualAdd, RouteLoss, SCALARS, SubView, VectorLoss,
 };
 
 /// One operation on inputs of given extents.
@@ -142,17 +142,17 @@ fn activations(t: &mut Table) {
     for (name, dims) in ["one element", "primes", "16 channels", "a vector"].iter().zip(sizes) {
         t.add(name, Gelu, &[dims]);
         t.add(name, LeakyRelu { slope: 0.01 }, &[dims]);
-        t.add(name, Probe, &[dims]);
+        t.add(name, GradNormTap, &[dims]);
         t.add(name, ResidualAdd, &[dims, dims]);
     }
     t.add("more than one task", Gelu, &[&[32 * 1024 + 3]]);
     t.add("more than one task", LeakyRelu { slope: 0.3 }, &[&[32 * 1024 + 3]]);
     t.add("more than one task", ResidualAdd, &[&[32 * 1024 + 3], &[32 * 1024 + 3]]);
-    t.add("more than one task", Probe, &[&[70_001]]);
+    t.add("more than one task", GradNormTap, &[&[70_001]]);
     t.real("m sub-views 64 at 8", Gelu, &[&[12, 8, 8, 8, 64]]);
     t.real("m 32 at 64", LeakyRelu { slope: 0.01 }, &[&[1, 64, 64, 64, 32]]);
     t.real("m 32 at 64", ResidualAdd, &[&[1, 64, 64, 64, 32], &[1, 64, 64, 64, 32]]);
-    t.real("m 32 at 64", Probe, &[&[1, 64, 64, 64, 32]]);
+    t.real("m 32 at 64", GradNormTap, &[&[1, 64, 64, 64, 32]]);
 }
 
 fn pools(t: &mut Table) {

@@ -35,7 +35,7 @@ impl Both {
 
 /// The bf16 copy of a value is that value, rounded.
 fn check_copy(step: &CudaStep, id: ValueId) {
-    let (values, copy) = (step.read(id).unwrap(), step.read_twin(id).unwrap().unwrap());
+    let (values, copy) = (step.read(id).unwrap(), step.read_half_copy(id).unwrap().unwrap());
     for (&value, copy) in values.iter().zip(copy) {
         let wanted = bf16::from_f32(value).to_f32();
         assert!(copy == wanted || copy.is_nan() && wanted.is_nan(), "{copy}, not {wanted}");

@@ -3,7 +3,7 @@
 
 use spatialssl::config::GradientViews;
 use spatialssl::driver::{Device, counts};
-use spatialssl::model::starts;
+use spatialssl::model::initial_values;
 use spatialssl::ops::{Axis, Concat, Conv3d, ConvTranspose3d, Gelu, LeakyRelu, Op};
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{CudaStep, Init, Step, Tape, ValueId};
@@ -402,7 +402,7 @@ fn train(options: &ProgramOptions, fused: bool) -> (Vec<u32>, usize, usize) {
     let device = Device::open(0, false).unwrap();
     let fuses = |_: &Op, second: &Op| fused && !matches!(second, Op::InstanceNorm(_));
     let mut step = CudaStep::fusing(&program.tape, device, false, fuses).unwrap();
-    for (id, values) in starts(&program.tape, 7) {
+    for (id, values) in initial_values(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }
     for (seed, weight) in program.weights().into_iter().zip(options.weights()) {

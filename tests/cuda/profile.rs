@@ -13,7 +13,7 @@ use crate::emulator::{alone, emulator, left_out};
 use crate::program::inputs;
 use crate::steps::{narrow, open, small};
 
-/// Bits of everything kept and of the losses after one step from the start values, and its launches, timed or not.
+/// Bits of everything kept and of the losses after one step from the initial values, and its launches, timed or not.
 fn one_step(repeats: Option<Repeats>) -> (Vec<u32>, Vec<Timed>) {
     let options = small(GradientViews::First);
     let (program, mut step) = open(&options, false);
@@ -43,7 +43,7 @@ fn kept(program: &Program, step: &CudaStep) -> Vec<u32> {
     let mut bits: Vec<u32> =
         ids.flat_map(|id| step.read(id).unwrap().into_iter().map(f32::to_bits)).collect();
     for id in program.groups.iter().map(|b| b.packed).chain([program.average]) {
-        bits.extend(step.read_twin(id).unwrap().into_iter().flatten().map(f32::to_bits));
+        bits.extend(step.read_half_copy(id).unwrap().into_iter().flatten().map(f32::to_bits));
     }
     bits
 }

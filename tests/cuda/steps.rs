@@ -4,7 +4,7 @@ use half::bf16;
 use spatialssl::backend::cuda::Storage;
 use spatialssl::config::GradientViews;
 use spatialssl::driver::Device;
-use spatialssl::model::starts;
+use spatialssl::model::initial_values;
 use spatialssl::ops::Op;
 use spatialssl::scalar::Scalar;
 use spatialssl::session::{Program, ProgramOptions};
@@ -27,7 +27,7 @@ pub(super) struct Trained {
     pub(super) bits: Vec<u32>,
 }
 
-/// The program on the device with its start values.
+/// The program on the device with its initial values.
 pub(super) fn open(options: &ProgramOptions, graph: bool) -> (Program, CudaStep) {
     open_arranged(options, graph, Arrangement::Planned)
 }
@@ -40,7 +40,7 @@ fn open_arranged(
     let program = Program::new(options).unwrap();
     let device = Device::open(0, false).unwrap();
     let mut step = CudaStep::arranged(&program.tape, device, graph, arrangement).unwrap();
-    for (id, values) in starts(&program.tape, 7) {
+    for (id, values) in initial_values(&program.tape, 7) {
         step.write(id, &values).unwrap();
     }
     let encoder = step.read(program.groups[0].packed).unwrap();
@@ -186,19 +186,19 @@ fn the_copy_of_every_filter_is_its_rounded_value() {
     for (id, value) in program.tape.values() {
         let is_filter = |r: &spatialssl::tape::Record| {
             let rule = r.op.rule();
-            let twin = |i: usize| rule.storage(i) == Storage::Twin;
+            let half_copy = |i: usize| rule.storage(i) == Storage::FullAndHalf;
             !matches!(r.op, Op::AdamW(_))
                 && r.reads
                     .iter()
                     .enumerate()
-                    .any(|(i, &x)| x == id && i < r.shapes.len() && twin(i))
+                    .any(|(i, &x)| x == id && i < r.shapes.len() && half_copy(i))
         };
         if !program.tape.records().iter().any(is_filter) {
             continue;
         }
-        let Some(twin) = step.read_twin(id).unwrap() else { continue };
+        let Some(half_copy) = step.read_half_copy(id).unwrap() else { continue };
         let master = step.read(id).unwrap();
-        for (k, (m, t)) in master.iter().zip(&twin).enumerate() {
+        for (k, (m, t)) in master.iter().zip(&half_copy).enumerate() {
             assert_eq!(bf16::from_f32(*m).to_f32(), *t, "{} element {k}", value.name);
         }
         filters += 1;

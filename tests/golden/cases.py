@@ -129,7 +129,7 @@ OPS = {
     "norm": norm,
     "gelu": lambda a, x: F.gelu(x),
     "leaky_relu": lambda a, x: F.leaky_relu(x, a["slope"]),
-    "probe": lambda a, x: x * 1,
+    "grad_norm_tap": lambda a, x: x * 1,
     "residual_add": lambda a, x, residual: x + residual,
     "avg_pool": lambda a, x: last(F.avg_pool3d(first(x), a["window"])),
     "global_pool": global_pool,
@@ -156,7 +156,7 @@ def differentiable(op, a, given):
     made = made if isinstance(made, tuple) else (made,)
     dy = given["dy"].view(made[0].shape)
     made[0].backward(dy)
-    if op == "probe":
+    if op == "grad_norm_tap":
         made = (made[0], torch.linalg.vector_norm(dy)[None])
     results = {f"y{i}": y for i, y in enumerate(made)}
     # An input that reaches the output nowhere (the bias before a norm) has no gradient in the library either.

@@ -80,7 +80,7 @@ impl Run {
             results.insert(format!("y{i}"), read(&self.bound, id));
         }
         self.bound.backward();
-        // A probe measures only now.
+        // A tap measures only now.
         if let Some(&last) = self.bound.outputs.get(1) {
             results.insert("y1".into(), read(&self.bound, last));
         }

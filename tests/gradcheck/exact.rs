@@ -212,12 +212,12 @@ pub(crate) fn check_update(case: &Case) {
     }
 }
 
-/// Two probes of one value: each measures the gradient of its own reader, and the value receives both.
-pub(crate) fn check_probe() {
+/// Two taps of one value: each measures the gradient of its own reader, and the value receives both.
+pub(crate) fn check_tap() {
     let mut tape = Tape::default();
     let x = tape.param("x", &[5], Init::Constant(0.0));
-    let (a, norm_a) = tape.probe("a", x).unwrap();
-    let (b, norm_b) = tape.probe("b", x).unwrap();
+    let (a, norm_a) = tape.tap("a", x).unwrap();
+    let (b, norm_b) = tape.tap("b", x).unwrap();
     let [da, db] = ["da", "db"].map(|name| tape.input(name, &[5]));
     let dx = tape.backward(&[(a, da), (b, db)], &[x])[0].unwrap();
     tape.keep(dx);

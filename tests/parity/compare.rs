@@ -196,7 +196,7 @@ fn outputs(case: &Case, recorded: &Recorded) -> Vec<Output> {
     let written = first.map_or(&[][..], |r| &r.writes[..]);
     for (i, &(id, _)) in written.iter().flatten().enumerate() {
         let kept = recorded.outputs.contains(&id) || is_update(&case.op);
-        if kept && !matches!(case.op, Op::Probe(_)) {
+        if kept && !matches!(case.op, Op::GradNormTap(_)) {
             all.push(Output { what: format!("output {i}"), id, storage: rule.output_storage(i) });
         }
     }

@@ -4,8 +4,8 @@
 use half::bf16;
 use spatialssl::driver::Device;
 use spatialssl::ops::{
-    AdamW, AvgPool, Axis, Concat, Conv3d, Gelu, GlobalPool, GradNorm, InstanceNorm, LeakyRelu,
-    Linear, Op, Pairwise, PairwiseKind, Probe, ResidualAdd, SCALARS,
+    AdamW, AvgPool, Axis, Concat, Conv3d, Gelu, GlobalPool, GradNorm, GradNormTap, InstanceNorm,
+    LeakyRelu, Linear, Op, Pairwise, PairwiseKind, ResidualAdd, SCALARS,
 };
 use spatialssl::optim::{ParamGroup, record_update};
 use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
@@ -56,7 +56,7 @@ fn others() -> Vec<Case> {
         all.push(case("pieces", Gelu, vec![vec![len]]));
         all.push(case("pieces", LeakyRelu { slope: 0.25 }, vec![vec![len]]));
         all.push(case("pieces", ResidualAdd, vec![vec![len]; 2]));
-        all.push(case("blocks", Probe, vec![vec![len]]));
+        all.push(case("blocks", GradNormTap, vec![vec![len]]));
         all.push(case("blocks", GradNorm { max_norm: Some(3.0) }, vec![vec![len], vec![9]]));
         let rule = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
         all.push(case("pieces", rule, vec![vec![SCALARS], vec![2], vec![len]]));
@@ -103,15 +103,15 @@ fn memory_bound_operations_agree() {
 }
 
 #[test]
-fn a_probe_measures_the_gradient() {
+fn a_tap_measures_the_gradient() {
     // Squares of the last two have no place in f32.
     for (len, size) in
         [(1, 1.0), (17, 1.0), (70_003, 1.0), (1_100_000, 1.0), (70_003, 1e-21), (70_003, 1e25)]
     {
         let mut tape = Tape::default();
         let x = tape.param("x", &[len], Init::Constant(0.0));
-        let (probed, norm) = tape.probe("probe", x).unwrap();
-        let y = tape.record("y", LeakyRelu { slope: 0.5 }, &[probed]).unwrap();
+        let (tapped, norm) = tape.tap("grad_norm_tap", x).unwrap();
+        let y = tape.record("y", LeakyRelu { slope: 0.5 }, &[tapped]).unwrap();
         let seed = tape.input("dy", &[len]);
         let grad = tape.backward(&[(y, seed)], &[x])[0].unwrap();
         tape.keep(grad);
@@ -154,7 +154,7 @@ fn the_norm_of_all_gradients_is_exact_to_its_rounding() {
         let got = step.read(norm).unwrap();
         let want = [square.sqrt(), (1.5 / (square.sqrt() + 1e-6)).min(1.0)];
         for (got, want) in got.iter().zip(want) {
-            // As for the probe.
+            // As for the tap.
             let bound = 6.0 / f64::from(1 << 24) * want;
             assert!(
                 (f64::from(*got) - want).abs() <= bound,
@@ -216,7 +216,7 @@ impl Updated {
             let rounded: Vec<f32> =
                 self.step.read(id).unwrap().iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
             assert_eq!(
-                self.step.read_twin(id).unwrap(),
+                self.step.read_half_copy(id).unwrap(),
                 Some(rounded),
                 "the copy is the value, rounded"
             );

@@ -44,7 +44,7 @@ pub(crate) fn check(run: &Run<f32>) {
     check_reads(run);
 }
 
-/// The value whose memory `id` names: probes are second names of the first dense representation.
+/// The value whose memory `id` names: taps are second names of the first dense representation.
 fn owner(run: &Run<f32>, id: ValueId) -> ValueId {
     let is_probe = run.program.tape.get(id).name.starts_with("dense.");
     if is_probe { run.program.dense.values[0] } else { id }

@@ -10,7 +10,7 @@ pub enum Storage {
     /// bf16: activations and their gradients.
     Half,
     /// f32 with a bf16 copy beside it, element for element: filters.
-    Twin,
+    FullAndHalf,
 }
 
 impl Storage {
@@ -31,5 +31,5 @@ pub struct DevSpan {
     /// Address of the first element.
     pub ptr: DevPtr,
     /// Address of the first element of the copy, or none.
-    pub twin: DevPtr,
+    pub half_copy: DevPtr,
 }

@@ -25,14 +25,14 @@ impl Work {
         let len = |id: ValueId| tape.shape(id).len() as u64;
         let storage = |id: ValueId| storages[tape.root(id).0.index()];
         let read = |&id: &ValueId| match (storage(id), tape.shape(id).ndhwc()) {
-            (Storage::Half, _) | (Storage::Twin, Some(_)) => 2 * len(id),
+            (Storage::Half, _) | (Storage::FullAndHalf, Some(_)) => 2 * len(id),
             _ => 4 * len(id),
         };
         let written = |write: &Option<(ValueId, bool)>| {
             write.map_or(0, |(id, add)| {
-                let twin = if storage(id) == Storage::Twin { 2 } else { 0 };
+                let half_copy = if storage(id) == Storage::FullAndHalf { 2 } else { 0 };
                 let element = storage(id).element_len() as u64;
-                len(id) * (element * (1 + u64::from(add)) + twin)
+                len(id) * (element * (1 + u64::from(add)) + half_copy)
             })
         };
         Work {

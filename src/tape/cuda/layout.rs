@@ -50,7 +50,7 @@ pub(super) struct Layout {
     pub(super) pairs: Vec<FusedPair>,
     pub(super) storages: Vec<Storage>,
     /// Offset of the bf16 copy of each value that owns memory and has one.
-    pub(super) twins: Vec<usize>,
+    pub(super) half_copies: Vec<usize>,
     pub(super) len: usize,
 }
 
@@ -71,35 +71,35 @@ impl Layout {
         };
         let plan = Plan::with(tape, &units);
         let mut len = plan.len;
-        let mut twins = vec![0; storages.len()];
+        let mut half_copies = vec![0; storages.len()];
         for (id, value) in tape.values() {
-            if value.alias.is_none() && storages[id.index()] == Storage::Twin {
-                twins[id.index()] = len;
+            if value.alias.is_none() && storages[id.index()] == Storage::FullAndHalf {
+                half_copies[id.index()] = len;
                 len += (2 * value.shape.len()).next_multiple_of(ALIGN);
             }
         }
-        Layout { plan, arrangement, pairs, storages, twins, len }
+        Layout { plan, arrangement, pairs, storages, half_copies, len }
     }
 
     /// Offset of the bf16 copy of `id`, if there is one: as far into its root's copy as `id` lies in its root.
-    pub(super) fn twin(&self, tape_root: (ValueId, usize)) -> Option<usize> {
+    pub(super) fn half_copy(&self, tape_root: (ValueId, usize)) -> Option<usize> {
         let (root, elements) = tape_root;
-        (self.storages[root.index()] == Storage::Twin)
-            .then(|| self.twins[root.index()] + 2 * elements)
+        (self.storages[root.index()] == Storage::FullAndHalf)
+            .then(|| self.half_copies[root.index()] + 2 * elements)
     }
 
     /// All records with their places in memory.
     pub(super) fn calls(&self, tape: &Tape, places: &Places) -> Vec<Call> {
         let span = |id: ValueId| DevSpan {
             ptr: places.address(self.plan.span(id).offset),
-            twin: self.twin(tape.root(id)).map_or(DevPtr::NULL, |at| places.address(at)),
+            half_copy: self.half_copy(tape.root(id)).map_or(DevPtr::NULL, |at| places.address(at)),
         };
         let written = |id: ValueId| {
-            let twin = |at| (places.address(at), 2 * tape.shape(id).len());
+            let half_copy = |at| (places.address(at), 2 * tape.shape(id).len());
             let stored = self.plan.span(tape.root(id).0).len > 0;
             let whole = (span(id).ptr, self.plan.span(id).len);
             // A value that is handed on in registers lies nowhere.
-            let both = [Some(whole), self.twin(tape.root(id)).map(twin)];
+            let both = [Some(whole), self.half_copy(tape.root(id)).map(half_copy)];
             both.into_iter().flatten().filter(move |_| stored)
         };
         let mut calls: Vec<Call> = tape

@@ -85,7 +85,7 @@ impl Layout {
         let spans = values.iter().map(|id| self.plan.span(*id));
         let shared = self.plan.fused_scratch.iter().copied().chain([self.plan.workspace]);
         let copies = values.iter().filter_map(|id| {
-            let at = self.twin((*id, 0))?;
+            let at = self.half_copy((*id, 0))?;
             Some((at, 2 * tape.shape(*id).len()))
         });
         let all = spans.chain(shared).map(|span| (span.offset, span.len));

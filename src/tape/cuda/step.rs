@@ -199,7 +199,7 @@ impl CudaStep {
         encode(data, storage, &mut bytes);
         self.upload(span.offset, &bytes)?;
         let (_, root, elements) = self.values[id.index()];
-        if let Some(at) = self.layout.twin((root, elements)) {
+        if let Some(at) = self.layout.half_copy((root, elements)) {
             let mut bytes = vec![0; 2 * data.len()];
             encode(data, Storage::Half, &mut bytes);
             self.upload(at, &bytes)?;
@@ -235,9 +235,9 @@ impl CudaStep {
     ///
     /// # Errors
     /// As [`CudaStep::read`].
-    pub fn read_twin(&self, id: ValueId) -> Result<Option<Vec<f32>>> {
+    pub fn read_half_copy(&self, id: ValueId) -> Result<Option<Vec<f32>>> {
         let (_, root, elements) = self.values[id.index()];
-        let Some(at) = self.layout.twin((root, elements)) else { return Ok(None) };
+        let Some(at) = self.layout.half_copy((root, elements)) else { return Ok(None) };
         let bytes = self.download(at, self.layout.plan.span(id).len / 2)?;
         Ok(Some(decode(&bytes, Storage::Half)))
     }

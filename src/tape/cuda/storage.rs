@@ -18,9 +18,8 @@ pub(super) fn storages(tape: &Tape) -> Vec<Storage> {
             (None, new) => new,
             (Some(old), new) if old == new => new,
             // A filter is read by its convolution and written, as a plain block, by the optimiser.
-            (Some(Storage::Twin), Storage::Full) | (Some(Storage::Full), Storage::Twin) => {
-                Storage::Twin
-            }
+            (Some(Storage::FullAndHalf), Storage::Full)
+            | (Some(Storage::Full), Storage::FullAndHalf) => Storage::FullAndHalf,
             (Some(old), new) => {
                 let name = &tape.get(id).name;
                 panic!(

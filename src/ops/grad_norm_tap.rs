@@ -20,11 +20,11 @@ const PIECE: usize = 4096;
 /// gradient on and writes its Euclidean norm into input 1, a result of one element: this is how the share of each
 /// task in the gradient at the dense representation is seen.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Probe;
+pub struct GradNormTap;
 
-impl OpRule for Probe {
+impl OpRule for GradNormTap {
     fn name(&self) -> &'static str {
-        "probe"
+        "grad_norm_tap"
     }
 
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
@@ -42,7 +42,7 @@ impl OpRule for Probe {
     }
 }
 
-impl<T: Scalar> CpuRule<T> for Probe {
+impl<T: Scalar> CpuRule<T> for GradNormTap {
     fn forward(&self, _: &mut Io<'_, T>) {}
 
     fn backward(&self, io: &mut Io<'_, T>) {
@@ -77,7 +77,7 @@ fn pass_on<T: Scalar>(dx: &mut [T], dy: &[T], add: bool) -> f64 {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct ProbeParams {
+struct GradNormTapParams {
     dy: DevPtr,
     dx: DevPtr,
     partial: DevPtr,
@@ -88,18 +88,18 @@ struct ProbeParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct ProbeFinishParams {
+struct GradNormTapFinishParams {
     partial: DevPtr,
     norm: DevPtr,
     count: i64,
 }
 
 static KERNELS: [Kernel; 2] = [
-    Kernel::new::<ProbeParams>("probe_bwd_bf16", PIECE_THREADS),
-    Kernel::new::<ProbeFinishParams>("probe_finish_f64", PIECE_THREADS),
+    Kernel::new::<GradNormTapParams>("grad_norm_tap_bwd_bf16", PIECE_THREADS),
+    Kernel::new::<GradNormTapFinishParams>("grad_norm_tap_finish_f64", PIECE_THREADS),
 ];
 
-impl CudaRule for Probe {
+impl CudaRule for GradNormTap {
     fn kernels(&self) -> &'static [Kernel] {
         &KERNELS
     }
@@ -120,11 +120,12 @@ impl CudaRule for Probe {
         let ((dx, add), norm) = (grad_or_null(io, 0), io.grad(1));
         let partial = if norm.is_some() { io.workspace() } else { DevPtr::NULL };
         let count = sum_blocks(len);
-        let params = ProbeParams { dy: io.read(0), dx, partial, len: len as i64, add, reserved: 0 };
+        let params =
+            GradNormTapParams { dy: io.read(0), dx, partial, len: len as i64, add, reserved: 0 };
         let grid = if norm.is_some() { [count as u32, 1, 1] } else { piece_grid(len) };
         queue.launch(&KERNELS[0], grid, &params)?;
         let Some((norm, _)) = norm else { return Ok(()) };
-        let params = ProbeFinishParams { partial, norm, count: count as i64 };
+        let params = GradNormTapFinishParams { partial, norm, count: count as i64 };
         queue.launch(&KERNELS[1], [1; 3], &params)
     }
 }

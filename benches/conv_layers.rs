@@ -1,4 +1,4 @@
-//! GFLOP/s of chosen convolutions, the fastest of many calls: `cargo bench --bench conv_probe -- 1`.
+//! GFLOP/s of chosen convolutions, the fastest of many calls: `cargo bench --bench conv_layers -- 1`.
 
 use spatialssl::backend::cpu::conv::*;
 use spatialssl::backend::{ConvGeometry, ConvPass};
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         // `cargo bench conv3d`, or `--test`: meant for other benches.
         return Ok(writeln!(
             std::io::stderr(),
-            "conv_probe: nothing measured; arguments: a number of threads, part of a layer's name with its @"
+            "conv_layers: nothing measured; arguments: a number of threads, part of a layer's name with its @"
         )?);
     }
     let threads = args.iter().filter_map(|a| a.parse().ok()).next().unwrap_or(0);
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
                 stride: [ksp[1]; 3],
                 padding: [ksp[2]; 3],
             };
-            probe(name, &g)?;
+            measure(name, &g)?;
         }
         Ok(())
     })
@@ -84,7 +84,7 @@ impl Aligned {
     }
 }
 
-fn probe(name: &str, g: &ConvGeometry) -> Result<(), Box<dyn Error + Send + Sync>> {
+fn measure(name: &str, g: &ConvGeometry) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut all = [g.input_len(), g.filter_len(), g.output_len()].map(|n| [n, n].map(Aligned::new));
     let [[x, dx], [w, dw], [dy, y]] = all.each_mut().map(|pair| pair.each_mut().map(Aligned::get));
     let (x, w, dy) = (&*x, &*w, &*dy);

@@ -1,4 +1,4 @@
-// probe.cu: passes a gradient on and measures it.
+// grad_norm_tap.cu: passes a gradient on and measures it.
 //
 //   dx = (or +=) dy;  norm = sqrt(sum dy^2)
 //
@@ -6,7 +6,7 @@
 // Traffic: 1 read, 1 write.
 #include "lang/vec.cuh"
 
-struct ProbeParams {
+struct GradNormTapParams {
     const bf16* dy;
     bf16* dx;         // may be null
     double* partial;  // one for each block; null: no norm is wanted
@@ -15,13 +15,13 @@ struct ProbeParams {
     int reserved;
 };
 
-struct ProbeFinishParams {
+struct GradNormTapFinishParams {
     const double* partial;
     float* norm;
     long long count;
 };
 
-KERNEL(probe_bwd_bf16, ProbeParams, 256, 4) {
+KERNEL(grad_norm_tap_bwd_bf16, GradNormTapParams, 256, 4) {
     double sum = 0.0;
     for_each_piece(p.len, aligned16(p.dy, p.dx), [&](auto width, long long at) {
         constexpr int kW = decltype(width)::value;
@@ -35,7 +35,7 @@ KERNEL(probe_bwd_bf16, ProbeParams, 256, 4) {
     if (threadIdx.x == 0) global_store(p.partial + blockIdx.x, sum);
 }
 
-KERNEL(probe_finish_f64, ProbeFinishParams, 256, 1) {
+KERNEL(grad_norm_tap_finish_f64, GradNormTapFinishParams, 256, 1) {
     double sum = 0.0;
     for (long long i = threadIdx.x; i < p.count; i += 256) sum += global_load(p.partial + i);
     sum = block_sum_f64<256>(sum);
