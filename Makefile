@@ -27,7 +27,7 @@ golden:
 emulator:
 	$(MAKE) -s -C emulator/tests OUT=$(CURDIR)/target/emulator-tests plain check conformance_alone
 
-# The kernels' compiled PTX, interpreted, under the product's tests; then faults planted in it (needs nvcc).
+# The kernels' compiled PTX, interpreted, under the product's tests; then mutated (needs nvcc).
 ptx:
 	scripts/ptx-check.py
 	scripts/ptx-mutants.py --quick
@@ -44,7 +44,7 @@ sanitize:
 kernels:
 	scripts/kernel-table.py --check
 
-# The scripts for a machine with a GPU, on planted programs: half a minute, needs no GPU.
+# The scripts for a machine with a GPU, on mock programs: half a minute, needs no GPU.
 gpu-script:
 	scripts/test-gpu-run.sh
 	scripts/gpu-report.py --self-test

@@ -59,7 +59,7 @@ fn steps(criterion: &mut Criterion) {
 fn time_steps(step: &mut CudaStep, count: u64) -> Result<Duration> {
     let clock = Clock::start(&step.queue().device)?;
     for _ in 0..count {
-        if !step.has_room() {
+        if !step.can_submit() {
             step.collect()?;
         }
         step.submit()?;

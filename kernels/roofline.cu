@@ -86,7 +86,7 @@ KERNEL(roofline_wgmma_bf16, RooflineWgmmaParams, 128, 4) {
     const uint64_t ones = wgmma_operand(tiles), halves = wgmma_operand(tiles + kTileA), b = wgmma_operand(tiles + 2 * kTileA);
     float acc[64] = {};
     for (long long turn = 0; turn < p.turns; ++turn) {
-        // In one statement from the fence to the wait: the compiler cannot touch the sums while they are under way.
+        // In one statement from the fence to the wait: the compiler cannot touch the sums while they are in flight.
         asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %67, 0;\n"
                      "wgmma.fence.sync.aligned;\n"  //
                      WGMMA("%64") WGMMA("%65") WGMMA("%64") WGMMA("%65")  //

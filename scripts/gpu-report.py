@@ -298,13 +298,13 @@ def unpacked(path, folder):
 
 
 def self_test():
-    """Reports on planted results, whole, in part, and none."""
+    """Reports on mock results, whole, in part, and none."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         put = lambda name, text: ((root / name).parent.mkdir(parents=True, exist_ok=True), (root / name).write_text(text))
         _, text = page(Results(root))
         assert text.count("**not run**") == len(CHECKS) and "`profile.json`: the kernels" in text, text
-        put("gpu.log", "name, driver_version\nPlanted Card 80GB, 580.1\n")
+        put("gpu.log", "name, driver_version\nMock Card 80GB, 580.1\n")
         put(
             "summary.txt",
             "10:00:00  doctor: fine (0 s)\n10:00:09  parity: FAILED, 3 of 5 tests passed (9 s); failed: a\n10:01:00  ops: skipped, x\n",
@@ -371,7 +371,7 @@ def self_test():
             "- `profile-demo.json`: ",
             "| compute-sanitizer memcheck over nine tests | **not run** |",
         ]
-        assert name == "Planted Card 80GB", name
+        assert name == "Mock Card 80GB", name
         for line in wanted:
             assert line in text, f"{line}\nis not in\n{text}"
         archive = root.parent / (root.name + ".tar.gz")

@@ -6,7 +6,7 @@
     scripts/ptx-check.py --long          also whole steps (the test `cuda`), lanes run one by one, sums as tensor cores cut them, approximations
                                          off by 2 units in the last place
 
-Faults planted in the PTX: scripts/ptx-mutants.py.
+Mutation tests of the PTX: scripts/ptx-mutants.py.
 
 PTX comes from the build (build.rs keeps what ptxas made the device code from), so nvcc must have been found: scripts/install-nvcc.sh.
 Fails if a test fails, a kernel is not run, an instruction is unknown, or the interpreter warns.

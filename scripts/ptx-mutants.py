@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plants faults in the compiled PTX, one at a time: the tests must see each. Needs nvcc, no GPU.
+"""Mutates the compiled PTX, one instruction at a time: the tests must see each. Needs nvcc, no GPU.
 
     scripts/ptx-mutants.py [--seed 1] [--only WORD] [--quick]
 
@@ -181,7 +181,7 @@ def draw(ptx, reached, seed, left_out):
         yield name, turns[:TRIES]
 
 
-def plant(mutant, ptx, folder):
+def write_mutant(mutant, ptx, folder):
     """A folder with the kernel file, changed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -213,7 +213,7 @@ def seen(build, folder, cases, extra, program, names=()):
 
 def try_one(build, mutant, number):
     folder = ptx_check.TESTS / f"mutants/{number}"
-    plant(mutant, build.ptx, folder)
+    write_mutant(mutant, build.ptx, folder)
     return seen(build, folder, operations(mutant.stem), mutant.extra, build.programs["parity"])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests scripts/gpu-run.sh on a bundle of planted programs: some hang and ignore that they are to end, some fail, some leave children
+# Tests scripts/gpu-run.sh on a bundle of mock programs: some hang and ignore that they are to end, some fail, some leave children
 # behind, one writes more than the archive may hold, one is missing. Needs no GPU. Half a minute, most of it spent hanging.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -16,8 +16,8 @@ check() {
     fi
 }
 
-# plant FILE: a program of the bundle, from standard input.
-plant() {
+# mock FILE: a program of the bundle, from standard input.
+mock() {
     { printf '#!/usr/bin/env bash\n' && cat; } >"$dir/$1"
     chmod +x "$dir/$1"
 }
@@ -27,24 +27,24 @@ hang="86399.$$"
 export HANG="$hang"
 mkdir -p "$dir/bin" "$dir/data/volumes" "$dir/data/fixtures" "$dir/peers" "$dir/tools"
 cp scripts/gpu-run.sh "$dir/run.sh"
-echo "commit: planted" >"$dir/BUILT.txt"
+echo "commit: mock" >"$dir/BUILT.txt"
 head -c $((30 << 20)) /dev/urandom >"$dir/large"
 : >"$dir/peers/torch_gpu.py"
-plant tools/nvidia-smi <<'PROGRAM'
+mock tools/nvidia-smi <<'PROGRAM'
 case "$*" in
-*name*) printf 'name, driver_version\nPlanted Card, 1.0\n' ;;
+*name*) printf 'name, driver_version\nMock Card, 1.0\n' ;;
 *-lms*) exec sleep "$HANG" ;;
 *) ;;
 esac
 PROGRAM
 # Runs what it is given: the tests it is to run do not exist here.
-plant tools/compute-sanitizer <<'PROGRAM'
+mock tools/compute-sanitizer <<'PROGRAM'
 while [[ $1 == --* ]]; do shift 2; done
 exec "$@"
 PROGRAM
-plant bin/spatialssl <<'PROGRAM'
+mock bin/spatialssl <<'PROGRAM'
 case $1 in
-doctor) echo "GPUs  a planted one" ;;
+doctor) echo "GPUs  a mock one" ;;
 profile)
     # Ignores that it is to end, and so do its children.
     trap '' TERM
@@ -63,13 +63,13 @@ train)
 esac
 PROGRAM
 # Ends at once, and leaves children in other process groups and sessions behind.
-plant bin/conformance <<'PROGRAM'
+mock bin/conformance <<'PROGRAM'
 setsid bash -c 'trap "" TERM; sleep "$HANG"' >/dev/null 2>&1 &
 sleep "$HANG" &
 echo "all agree"
 PROGRAM
 # Rows of which the second ends the process, and d never ends.
-plant bin/bench-step <<'PROGRAM'
+mock bin/bench-step <<'PROGRAM'
 pattern="${@: -1}"
 for row in a b+1 c $ROW; do
     [[ cuda/step/$row =~ $pattern ]] || continue
@@ -89,7 +89,7 @@ for row in a b+1 c $ROW; do
 done
 PROGRAM
 # Measures two rows, then hangs with workers in a session of their own.
-plant python <<'PROGRAM'
+mock python <<'PROGRAM'
 [ "$1" = -c ] && exit 0
 setsid sleep "$HANG" &
 echo '{"name": "step/a/First", "variant": "contiguous eager", "ms": 1.5}'
@@ -116,10 +116,10 @@ done
 echo "test result: ok. 0 passed; 0 failed"
 PROGRAM
 }
-# shellcheck disable=SC2016 # for the planted program
-tests_of 'm::agrees $PARITY m::agrees_too' | plant bin/test-parity
-tests_of "m::emulated" | plant bin/test-cuda
-tests_of "ops_on_the_device" | plant bin/test-golden
+# shellcheck disable=SC2016 # for the mock program
+tests_of 'm::agrees $PARITY m::agrees_too' | mock bin/test-parity
+tests_of "m::emulated" | mock bin/test-cuda
+tests_of "ops_on_the_device" | mock bin/test-golden
 
 hanging() { grep -lsa "${hang/./[.]}" /proc/[0-9]*/cmdline; } # which does not match itself
 nothing_hangs() { [ -z "$(hanging)" ]; }

@@ -26,18 +26,18 @@ pub fn try_kernel(ordinal: usize) -> Result<()> {
     let device = Device::open(ordinal, false)?;
     device.load([&COPY])?;
     let (x, y) = (device.alloc(LEN)?, device.alloc(LEN)?);
-    let wanted: Vec<u8> = (0..LEN).map(|i| (i * 31 + i / 251) as u8).collect();
-    device.upload(&x, 0, &wanted)?;
+    let expected: Vec<u8> = (0..LEN).map(|i| (i * 31 + i / 251) as u8).collect();
+    device.upload(&x, 0, &expected)?;
     device.zero(&y, 0, LEN)?;
     device.launch(&COPY, [16, 1, 1], &Copy { x: x.ptr(), y: y.ptr(), len: (LEN / 16) as i64 })?;
     let mut found = vec![0; LEN];
     device.download(&y, 0, &mut found)?;
-    match found.iter().zip(&wanted).position(|(f, w)| f != w) {
+    match found.iter().zip(&expected).position(|(f, w)| f != w) {
         None => Ok(()),
         Some(at) => Err(Error::Device(format!(
             "{} computes wrong results\n  found: byte {at} of a copy is {}\n  needed: {}\n  \
              look at the GPU with nvidia-smi; use --device cpu until it is mended",
-            device.name, found[at], wanted[at]
+            device.name, found[at], expected[at]
         ))),
     }
 }

@@ -167,11 +167,11 @@ fn measure_wgmma(
 
 /// Whether every thread's sum is what the products add up to, 2048 a turn.
 fn check_sums(bytes: &[u8], turns: u32) -> std::result::Result<(), String> {
-    let wanted = 2048.0 * turns as f32;
+    let expected = 2048.0 * turns as f32;
     let found = bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b));
-    let wrong = found.enumerate().find(|(_, sum)| *sum != wanted);
+    let wrong = found.enumerate().find(|(_, sum)| *sum != expected);
     wrong.map_or(Ok(()), |(at, sum)| {
-        Err(format!("the products were wrong: thread {at} has {sum} instead of {wanted}"))
+        Err(format!("the products were wrong: thread {at} has {sum} instead of {expected}"))
     })
 }
 

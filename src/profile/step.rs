@@ -177,7 +177,7 @@ fn whole_steps(step: &mut Executor, steps: usize) -> Result<f64> {
         let begun = Instant::now();
         for _ in 0..count {
             step.submit()?;
-            if !step.has_room() {
+            if !step.can_submit() {
                 step.collect()?;
             }
         }

@@ -221,7 +221,7 @@ impl Model {
                 let places: Vec<_> = program.images.iter().map(place).collect();
                 maker.send(&step.queue().device)?;
                 step.submit_making(|queue| maker.launch(queue, &places))?;
-                maker.mark(&step.queue().device)
+                maker.record_use(&step.queue().device)
             }
             (step, _) => step.submit(),
         }

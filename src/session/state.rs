@@ -87,9 +87,9 @@ pub(crate) fn restore(
     loaded: &Loaded,
 ) -> Result<()> {
     let kept = kept(program);
-    let wanted: BTreeMap<String, Vec<usize>> =
+    let expected: BTreeMap<String, Vec<usize>> =
         kept.iter().map(|(name, id)| (name.clone(), dims_in(program, *id, true))).collect();
-    loaded.check_fit(path, &wanted)?;
+    loaded.check_fit(path, &expected)?;
     loaded.check_finite(path)?;
     for (name, id) in &kept {
         fill(program, step, *id, &loaded.tensors[name].1, true)?;
@@ -125,12 +125,12 @@ pub(crate) fn load_weights(program: &Program, step: &mut Executor, path: &Path) 
         program.groups[0].params.iter().map(|&id| program.tape.get(id).name.clone()).collect();
     loaded.tensors.retain(|name, _| names.contains(name) || !is_of_run(name));
     let ours = loaded.metadata.get(KEY_LAYOUT).is_some_and(|layout| layout == LAYOUT);
-    let wanted: BTreeMap<String, Vec<usize>> = names
+    let expected: BTreeMap<String, Vec<usize>> = names
         .iter()
         .zip(&program.groups[0].params)
         .map(|(name, &id)| (name.clone(), dims_in(program, id, ours)))
         .collect();
-    loaded.check_fit(path, &wanted)?;
+    loaded.check_fit(path, &expected)?;
     loaded.check_finite(path)?;
     for (name, (&id, &average)) in
         names.iter().zip(program.groups[0].params.iter().zip(&program.averages))

@@ -16,7 +16,7 @@ pub enum Executor {
         /// Memory and calls.
         step: Step<f32>,
         /// Whether a step was submitted and not collected.
-        under_way: bool,
+        in_flight: bool,
     },
     /// On a CUDA device.
     Cuda(Box<CudaStep>),
@@ -25,7 +25,7 @@ pub enum Executor {
 impl Executor {
     /// On the CPU.
     pub fn cpu(step: Step<f32>) -> Self {
-        Executor::Cpu { step, under_way: false }
+        Executor::Cpu { step, in_flight: false }
     }
 
     /// The plan it runs by, and the bytes of what it counts in.
@@ -65,13 +65,13 @@ impl Executor {
     /// [`crate::Error::Device`] if the device fails.
     ///
     /// # Panics
-    /// If there is no room: collect a step first.
+    /// If as many steps are in flight as may be: collect one first.
     pub fn submit(&mut self) -> Result<()> {
         match self {
-            Executor::Cpu { step, under_way } => {
-                assert!(!*under_way, "a step is collected before the next is submitted");
+            Executor::Cpu { step, in_flight } => {
+                assert!(!*in_flight, "a step is collected before the next is submitted");
                 step.run();
-                *under_way = true;
+                *in_flight = true;
                 Ok(())
             }
             Executor::Cuda(step) => step.submit(),
@@ -79,10 +79,10 @@ impl Executor {
     }
 
     /// Whether another step can be submitted.
-    pub fn has_room(&self) -> bool {
+    pub fn can_submit(&self) -> bool {
         match self {
-            Executor::Cpu { under_way, .. } => !under_way,
-            Executor::Cuda(step) => step.has_room(),
+            Executor::Cpu { in_flight, .. } => !in_flight,
+            Executor::Cuda(step) => step.can_submit(),
         }
     }
 
@@ -92,7 +92,7 @@ impl Executor {
     /// [`crate::Error::Device`] if the step failed on the device.
     pub fn collect(&mut self) -> Result<bool> {
         match self {
-            Executor::Cpu { under_way, .. } => Ok(std::mem::take(under_way)),
+            Executor::Cpu { in_flight, .. } => Ok(std::mem::take(in_flight)),
             Executor::Cuda(step) => step.collect(),
         }
     }

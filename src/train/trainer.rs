@@ -77,7 +77,7 @@ impl Files {
     }
 }
 
-/// A run under way.
+/// A run in flight.
 pub(super) struct Trainer<'a> {
     config: &'a Config,
     options: &'a RunOptions,
@@ -239,10 +239,10 @@ impl<'a> Trainer<'a> {
                 self.log(&row)?;
             }
         }
-        if self.model.step.has_room() { Ok(()) } else { self.collect() }
+        if self.model.step.can_submit() { Ok(()) } else { self.collect() }
     }
 
-    /// Brackets the steps that a profiler is to record, with nothing under way on either side.
+    /// Brackets the steps that a profiler is to record, with nothing in flight on either side.
     fn tell_profiler(&mut self, number: u64) -> Result<()> {
         let Some((first, last)) = self.options.profile_steps else { return Ok(()) };
         if number == first || number == last {
@@ -252,7 +252,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Waits for the oldest step under way and writes its row.
+    /// Waits for the oldest step in flight and writes its row.
     fn collect(&mut self) -> Result<()> {
         let Some(mut row) = self.pending.pop_front() else { return Ok(()) };
         self.model.step.collect()?;
@@ -262,7 +262,7 @@ impl<'a> Trainer<'a> {
         self.log(&row)
     }
 
-    /// Waits for all steps under way.
+    /// Waits for all steps in flight.
     fn drain(&mut self) -> Result<()> {
         while !self.pending.is_empty() {
             self.collect()?;

@@ -66,14 +66,14 @@ struct Shared {
     /// Signalled when a batch is ready.
     ready: Condvar,
     /// Signalled when there is room for another batch, or the work ends.
-    room: Condvar,
+    capacity: Condvar,
 }
 
 struct State {
     /// The next step that no thread works on.
     unclaimed: u64,
     /// The next step to hand out.
-    wanted: u64,
+    next_step: u64,
     done: BTreeMap<u64, Result<Batch>>,
     spare: Vec<Batch>,
     stop: bool,
@@ -98,7 +98,7 @@ impl Prefetch {
         let threads = options.threads;
         let state = State {
             unclaimed: first,
-            wanted: first,
+            next_step: first,
             done: BTreeMap::new(),
             spare: Vec::new(),
             stop: false,
@@ -108,7 +108,7 @@ impl Prefetch {
             source,
             state: Mutex::new(state),
             ready: Condvar::new(),
-            room: Condvar::new(),
+            capacity: Condvar::new(),
         });
         let mut prefetch = Prefetch { shared, workers: Vec::new(), wait_ms: 0.0 };
         for number in 0..threads {
@@ -133,17 +133,17 @@ impl Prefetch {
         let asked = Instant::now();
         let mut state = self.shared.lock();
         let batch = loop {
-            let wanted = state.wanted;
-            match state.done.remove(&wanted) {
+            let next_step = state.next_step;
+            match state.done.remove(&next_step) {
                 Some(batch) => break batch,
                 None => {
                     state = self.shared.ready.wait(state).unwrap_or_else(PoisonError::into_inner)
                 }
             }
         };
-        state.wanted += 1;
+        state.next_step += 1;
         drop(state);
-        self.shared.room.notify_one();
+        self.shared.capacity.notify_one();
         self.wait_ms = asked.elapsed().as_secs_f64() * 1e3;
         batch
     }
@@ -151,7 +151,7 @@ impl Prefetch {
     /// Volumes of the batches without views that are ready now, in order. How many there are depends on time.
     pub fn upcoming(&self) -> Vec<Upcoming> {
         let state = self.shared.lock();
-        let ready = (state.wanted..).map_while(|step| state.done.get(&step)).flatten();
+        let ready = (state.next_step..).map_while(|step| state.done.get(&step)).flatten();
         ready
             .flat_map(|batch| {
                 let pairs = batch.samples.iter().zip(&batch.volumes);
@@ -181,7 +181,7 @@ impl Prefetch {
 impl Drop for Prefetch {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
-        self.shared.room.notify_all();
+        self.shared.capacity.notify_all();
         for worker in self.workers.drain(..) {
             // A panic of a worker was reported as the error of its step.
             let _ = worker.join();
@@ -225,12 +225,12 @@ impl Shared {
             if state.stop {
                 return None;
             }
-            if state.unclaimed - state.wanted < self.options.depth as u64 {
+            if state.unclaimed - state.next_step < self.options.depth as u64 {
                 let step = state.unclaimed;
                 state.unclaimed += 1;
                 return Some((step, state.spare.pop().unwrap_or_default()));
             }
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.capacity.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -21,9 +21,9 @@ use super::views::{each_exact, options, volume};
 use crate::emulator::{Order, alone, emulator, left_out};
 use crate::program::inputs;
 
-/// A ring that holds all that is under way, and one that a volume does not fit into.
-const LARGE_RING: PoolOptions = PoolOptions { room: usize::MAX, chunk_len: 1 << 16, chunks: 8 };
-const SMALL_RING: PoolOptions = PoolOptions { room: usize::MAX, chunk_len: 512, chunks: 3 };
+/// A ring that holds all that is in flight, and one that a volume does not fit into.
+const LARGE_RING: PoolOptions = PoolOptions { budget: usize::MAX, chunk_len: 1 << 16, chunks: 8 };
+const SMALL_RING: PoolOptions = PoolOptions { budget: usize::MAX, chunk_len: 512, chunks: 3 };
 
 /// Five volumes of different sizes.
 fn scans() -> Vec<Arc<Volume>> {
@@ -101,7 +101,7 @@ struct Ran {
     counted: Option<[u64; 2]>,
 }
 
-/// Cuts the views of all batches as training does, two batches under way, and compares them with the CPU's.
+/// Cuts the views of all batches as training does, two batches in flight, and compares them with the CPU's.
 fn run(what: &str, numbers: &[[usize; 2]], pool: &PoolOptions, ahead: usize, graph: bool) -> Ran {
     let (options, scans) = (options([5, 7, 9]), scans());
     let batches: Vec<Vec<usize>> = numbers.iter().map(|two| two.to_vec()).collect();
@@ -111,7 +111,7 @@ fn run(what: &str, numbers: &[[usize; 2]], pool: &PoolOptions, ahead: usize, gra
     let out_len = 2 * 6 * options.view_len();
     let out = device.alloc(out_len).unwrap();
     let places = [(out.ptr(), 6)];
-    let mut under_way: Vec<_> =
+    let mut in_flight: Vec<_> =
         (0..2).map(|_| (device.pinned(out_len).unwrap(), device.event(false).unwrap())).collect();
     let check = |step: usize, got: &[u8]| {
         let want = cut(&options, &scans, step as u64, &batches[step]);
@@ -138,21 +138,21 @@ fn run(what: &str, numbers: &[[usize; 2]], pool: &PoolOptions, ahead: usize, gra
         } else {
             maker.launch(&queue, &places).unwrap();
         }
-        let (bytes, done) = &mut under_way[step % 2];
+        let (bytes, done) = &mut in_flight[step % 2];
         device.download_later(bytes, 0..out_len, &out, 0).unwrap();
         device.record(done).unwrap();
-        maker.mark(device).unwrap();
+        maker.record_use(device).unwrap();
         maker.look_ahead(device, &upcoming(&scans, &batches, step, ahead)).unwrap();
         if let Some(last) = step.checked_sub(1) {
-            let (bytes, done) = &under_way[last % 2];
+            let (bytes, done) = &in_flight[last % 2];
             done.wait().unwrap_or_else(|e| panic!("{what}: {e}\n{}", emulator().last_report()));
             check(last, bytes.bytes());
         }
     }
     let after = counts();
     let last = batches.len() - 1;
-    under_way[last % 2].1.wait().unwrap();
-    check(last, under_way[last % 2].0.bytes());
+    in_flight[last % 2].1.wait().unwrap();
+    check(last, in_flight[last % 2].0.bytes());
     let counted = before.zip(after).map(|(old, new)| std::array::from_fn(|i| new[i] - old[i]));
     Ran { copied: maker.copied(), pool_len: maker.pool_len(), counted }
 }
@@ -165,19 +165,19 @@ fn volumes_come_and_go_and_views_keep_their_bits() {
     let mut most_copied = 0;
     for seed in 0..3 {
         let numbers = draw(seed, 10);
-        for (i, room) in [0, least + len(&scans[2]), usize::MAX].into_iter().enumerate() {
+        for (i, budget) in [0, least + len(&scans[2]), usize::MAX].into_iter().enumerate() {
             let ring = if (seed as usize + i).is_multiple_of(2) { SMALL_RING } else { LARGE_RING };
             for (ahead, graph) in [(0, true), (1, false), (3, true), (3, false)] {
                 for order in [Order::Ascending, Order::Descending, Order::Random(seed)] {
                     emulator().set_order(order);
                     let what =
-                        format!("seed {seed}, room {room}, {ahead} ahead, {graph}, {order:?}");
-                    let pool = PoolOptions { room, ..ring };
+                        format!("seed {seed}, budget {budget}, {ahead} ahead, {graph}, {order:?}");
+                    let pool = PoolOptions { budget, ..ring };
                     let ran = run(&what, &numbers, &pool, ahead, graph);
                     let all: usize = scans.iter().map(|scan| len(scan)).sum();
-                    assert_eq!(ran.pool_len, room.clamp(least, all), "{what}");
+                    assert_eq!(ran.pool_len, budget.clamp(least, all), "{what}");
                     assert!(ran.counted.is_none_or(|[_, n]| n == 0), "{what}: {:?}", ran.counted);
-                    if room == usize::MAX {
+                    if budget == usize::MAX {
                         assert!(ran.copied.0 <= 5, "{what}: a volume came twice");
                     }
                     most_copied = most_copied.max(ran.copied.0);
@@ -189,7 +189,7 @@ fn volumes_come_and_go_and_views_keep_their_bits() {
     assert!(most_copied > 10, "{most_copied} copies: volumes hardly came and went");
 }
 
-/// With room for the volumes of the step at hand and of those looked ahead to, only the first batch's are awaited, and the host
+/// With budget for the volumes of the step at hand and of those looked ahead to, only the first batch's are awaited, and the host
 /// waits for nothing but the results of steps.
 #[test]
 fn with_a_look_ahead_no_step_waits_for_volumes() {
@@ -201,8 +201,8 @@ fn with_a_look_ahead_no_step_waits_for_volumes() {
     let scans = scans();
     // Never a volume that is there already.
     let numbers: Vec<[usize; 2]> = (0..12).map(|k| [2 * k % 5, (2 * k + 1) % 5]).collect();
-    let room = len(&scans[4]) + len(&scans[3]) + len(&scans[2]) + len(&scans[1]);
-    let pool = PoolOptions { room, ..LARGE_RING };
+    let budget = len(&scans[4]) + len(&scans[3]) + len(&scans[2]) + len(&scans[1]);
+    let pool = PoolOptions { budget, ..LARGE_RING };
     for order in [Order::Ascending, Order::Descending, Order::Random(1), Order::Random(2)] {
         emulator().set_order(order);
         for graph in [false, true] {
@@ -221,7 +221,7 @@ fn with_a_look_ahead_no_step_waits_for_volumes() {
 #[test]
 fn a_pool_in_pieces_is_laid_anew() {
     let _alone = alone();
-    let pool = PoolOptions { room: 0, ..LARGE_RING };
+    let pool = PoolOptions { budget: 0, ..LARGE_RING };
     let ran = run("in pieces", &[[0, 4], [4, 3], [3, 4], [1, 2]], &pool, 0, false);
     assert_eq!(ran.copied, (2 + 2 + 2, 6));
 }
@@ -284,7 +284,7 @@ fn train(options: &ProgramOptions, pool: Option<&PoolOptions>, graph: bool) -> T
             maker.plan(&step.queue().device, &planned(&views, &scans, t as u64, numbers)).unwrap();
             maker.send(&step.queue().device).unwrap();
             step.submit_making(|queue| maker.launch(queue, &places)).unwrap();
-            maker.mark(&step.queue().device).unwrap();
+            maker.record_use(&step.queue().device).unwrap();
             let next = upcoming(&scans, &batches, t, 1);
             maker.look_ahead(&step.queue().device, &next).unwrap();
         } else {
@@ -322,7 +322,7 @@ fn steps_that_cut_their_views_have_the_bits_of_steps_given_them() {
     let _alone = alone();
     let options = small(GradientViews::First);
     let want = train(&options, None, true);
-    let tiny = PoolOptions { room: 0, ..SMALL_RING };
+    let tiny = PoolOptions { budget: 0, ..SMALL_RING };
     for (pool, graph, order) in [
         (tiny, true, Order::Descending),
         (tiny, false, Order::Random(5)),

@@ -215,7 +215,7 @@ fn terms(case: &Case) -> f64 {
 }
 
 /// Whether a case is asked for: `SPATIALSSL_CASES` may hold beginnings of "<operation> <case>", separated by semicolons, for runs that
-/// have time for a few only (interpreted PTX with planted faults, compute-sanitizer). What is run is then said.
+/// have time for a few only (mutated PTX, compute-sanitizer). What is run is then said.
 fn is_wanted(case: &Case) -> bool {
     let Some(wanted) = std::env::var_os("SPATIALSSL_CASES") else { return true };
     let name = format!("{} {}", case.op.rule().name(), case.name);

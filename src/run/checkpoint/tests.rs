@@ -255,27 +255,27 @@ fn weights_are_plain_and_of_three_types() {
 #[test]
 fn names_and_shapes_that_do_not_fit_are_counted() {
     let tensor = (vec![1], vec![0.0]);
-    let wanted: BTreeMap<String, Vec<usize>> =
+    let expected: BTreeMap<String, Vec<usize>> =
         (0..12).map(|i| (format!("w{i:02}"), vec![1])).collect();
     let path = Path::new("f");
     let mut loaded = Loaded::default();
-    for name in wanted.keys() {
+    for name in expected.keys() {
         loaded.tensors.insert(name.clone(), tensor.clone());
     }
-    loaded.check_fit(path, &wanted).unwrap();
+    loaded.check_fit(path, &expected).unwrap();
     loaded.tensors.insert("w03".into(), (vec![2], vec![0.0; 2]));
     loaded.tensors.remove("w05");
     loaded.tensors.insert("x\u{1b}".into(), tensor.clone());
-    let text = loaded.check_fit(path, &wanted).unwrap_err().to_string();
+    let text = loaded.check_fit(path, &expected).unwrap_err().to_string();
     assert!(text.contains("1 tensors missing: w05"), "{text}");
     assert!(text.contains("1 tensors not expected: x\\u{1b}"), "{text}");
     assert!(text.contains("w03 (found [2], needed [1])"), "{text}");
 
     let mut prefixed = Loaded::default();
-    for name in wanted.keys() {
+    for name in expected.keys() {
         prefixed.tensors.insert(format!("module.{name}"), tensor.clone());
     }
-    let error = prefixed.check_fit(path, &wanted).unwrap_err();
+    let error = prefixed.check_fit(path, &expected).unwrap_err();
     assert!(matches!(error, Error::Checkpoint { .. }));
     let text = error.to_string();
     assert!(text.contains("12 tensors missing") && text.contains("and 2 more"), "{text}");

@@ -21,10 +21,10 @@ use crate::tape::{Plan, Role, Tape, ValueId};
 
 /// Steps that are launched one kernel at a time before one is captured.
 const EAGER: u64 = 2;
-/// Steps that may be under way at once: one runs while the next is prepared.
+/// Steps that may be in flight at once: one runs while the next is prepared.
 const SLOTS: usize = 2;
 
-/// Page-locked copies of inputs and results of one step under way.
+/// Page-locked copies of inputs and results of one step in flight.
 struct Slot {
     inputs: Pinned,
     results: Pinned,
@@ -175,7 +175,7 @@ impl CudaStep {
     }
 
     /// Sets a value. An input is copied to the device by the next step, and stays for later steps only if it was written while
-    /// none was under way; anything else is copied at once.
+    /// none was in flight; anything else is copied at once.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if a copy or something queued before fails.
@@ -243,13 +243,13 @@ impl CudaStep {
     }
 
     /// Number of steps submitted and not collected.
-    pub fn under_way(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         (self.submitted - self.collected) as usize
     }
 
     /// Whether another step can be prepared without collecting one first.
-    pub fn has_room(&self) -> bool {
-        self.under_way() < SLOTS
+    pub fn can_submit(&self) -> bool {
+        self.in_flight() < SLOTS
     }
 
     /// Queues one step: inputs, all records, results.
@@ -258,7 +258,7 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses.
     ///
     /// # Panics
-    /// If two steps are under way: collect one first. If inputs are made on the device.
+    /// If two steps are in flight: collect one first. If inputs are made on the device.
     pub fn submit(&mut self) -> Result<()> {
         assert_eq!(self.made, 0, "inputs are made on the device: by submit_making");
         self.submit_making(|_| Ok(()))
@@ -285,9 +285,9 @@ impl CudaStep {
     /// [`crate::Error::Device`] if the driver refuses, or what `make` returns.
     ///
     /// # Panics
-    /// If two steps are under way: collect one first.
+    /// If two steps are in flight: collect one first.
     pub fn submit_making(&mut self, make: impl FnOnce(&Queue) -> Result<()>) -> Result<()> {
-        assert!(self.has_room(), "a step is collected before a third is submitted");
+        assert!(self.can_submit(), "a step is collected before a third is submitted");
         let number = self.submitted;
         let _range = ProfilerRange::new(|| format!("step {number}"));
         self.send_inputs(self.made)?;
@@ -321,12 +321,12 @@ impl CudaStep {
         Ok(())
     }
 
-    /// Waits for the oldest step under way; [`CudaStep::result`] then gives its results. Returns whether there was one.
+    /// Waits for the oldest step in flight; [`CudaStep::result`] then gives its results. Returns whether there was one.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the step failed on the device.
     pub fn collect(&mut self) -> Result<bool> {
-        if self.under_way() == 0 {
+        if self.in_flight() == 0 {
             return Ok(false);
         }
         let slot = &mut self.slots[(self.collected % SLOTS as u64) as usize];
@@ -355,9 +355,9 @@ impl CudaStep {
     /// [`crate::Error::Device`] if something fails on the device.
     ///
     /// # Panics
-    /// If steps are under way.
+    /// If steps are in flight.
     pub fn run_range(&mut self, range: Range<usize>) -> Result<()> {
-        assert_eq!(self.under_way(), 0, "steps under way are collected first");
+        assert_eq!(self.in_flight(), 0, "steps in flight are collected first");
         self.send_inputs(0)?;
         self.launch(range)?;
         self.queue.device.sync()

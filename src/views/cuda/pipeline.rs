@@ -31,8 +31,8 @@ impl ViewMaker {
         options: &ViewOptions,
         extents: &[[usize; 3]],
     ) -> Result<ViewMaker> {
-        let room = (device.memory_free()? as f64 * SHARE) as usize;
-        let pool = PoolOptions { room, chunk_len: CHUNK_LEN, chunks: CHUNKS };
+        let budget = (device.memory_free()? as f64 * SHARE) as usize;
+        let pool = PoolOptions { budget, chunk_len: CHUNK_LEN, chunks: CHUNKS };
         ViewMaker::with(device, options, extents, &pool)
     }
 
@@ -68,7 +68,7 @@ impl ViewMaker {
     pub fn plan(&mut self, device: &Device, batch: &Batch) -> Result<()> {
         let numbers = batch.samples.iter().map(|plan| plan.volume);
         let volumes: Vec<_> = numbers.zip(&batch.volumes).collect();
-        let volumes = self.pool.need(device, batch.step, &volumes)?;
+        let volumes = self.pool.require(device, batch.step, &volumes)?;
         for (n, (plan, volume)) in batch.samples.iter().zip(&volumes).enumerate() {
             self.views.plan(n, batch.samples.len(), plan, volume);
         }
@@ -103,8 +103,8 @@ impl ViewMaker {
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses.
-    pub fn mark(&mut self, device: &Device) -> Result<()> {
-        self.pool.mark(device)
+    pub fn record_use(&mut self, device: &Device) -> Result<()> {
+        self.pool.record_use(device)
     }
 
     /// Begins to copy the volumes of batches to come, given in the order of the steps, as far as goes without waiting.

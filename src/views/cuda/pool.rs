@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   absent --place--> loading --all chunks queued--> sent --a step needs it--> present
-//!   any of them --its place is wanted for another--> absent
+//!   any of them --its place is required for another--> absent
 //! ```
 //!
 //! *loading*: the host copies voxels, chunk by chunk, into a ring of page-locked memory, from where the second stream copies them to
@@ -27,15 +27,15 @@ use crate::views::cuda::sampler::DeviceVolume;
 
 /// Places begin at multiples of so many bytes.
 const ALIGN: usize = 256;
-/// Steps whose events are kept: more than can be under way, so that the oldest is done.
-const MARKS: usize = 4;
+/// Steps whose events are kept: more than can be in flight, so that the oldest is done.
+const EVENTS: usize = 4;
 
 /// How much memory a pool takes.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolOptions {
     /// Bytes of device memory for volumes. The pool takes more if the largest volumes of one batch need more, and less if all
     /// volumes fit into less.
-    pub room: usize,
+    pub budget: usize,
     /// Bytes of a chunk of the page-locked ring.
     pub chunk_len: usize,
     /// Chunks of the ring.
@@ -48,7 +48,7 @@ pub(super) struct VolumePool {
     ring: Ring,
     held: BTreeMap<usize, Held>,
     /// Events behind the steps queued last, oldest first.
-    marks: VecDeque<(u64, Event)>,
+    events: VecDeque<(u64, Event)>,
     /// The step at hand.
     step: u64,
     copied: u64,
@@ -63,7 +63,7 @@ struct Held {
     fill: f32,
     state: State,
     /// The next step known to use it, or else the last that did.
-    wanted: u64,
+    next_use: u64,
     /// The last step that reads it.
     read: Option<u64>,
 }
@@ -74,7 +74,7 @@ enum State {
     Present,
 }
 
-/// Page-locked chunks, used by turns; the event of each stands behind the copy out of it.
+/// Page-locked chunks, double-buffered; the event of each stands behind the copy out of it.
 struct Ring {
     chunks: Vec<(Pinned, Event)>,
     next: usize,
@@ -111,10 +111,10 @@ impl VolumePool {
             )));
         }
         Ok(VolumePool {
-            block: device.alloc(options.room.min(all).max(least))?,
+            block: device.alloc(options.budget.min(all).max(least))?,
             ring: Ring::new(device, options)?,
             held: BTreeMap::new(),
-            marks: VecDeque::new(),
+            events: VecDeque::new(),
             step: 0,
             copied: 0,
             awaited: 0,
@@ -142,7 +142,7 @@ impl VolumePool {
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails, or the volumes are larger than the pool was made for.
-    pub(super) fn need(
+    pub(super) fn require(
         &mut self,
         device: &Device,
         step: u64,
@@ -151,7 +151,7 @@ impl VolumePool {
         self.step = step;
         for (number, _) in volumes {
             if let Some(held) = self.held.get_mut(number) {
-                held.wanted = step;
+                held.next_use = step;
             }
         }
         if !self.place_all(device, step, volumes)? {
@@ -173,11 +173,11 @@ impl VolumePool {
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
-    pub(super) fn mark(&mut self, device: &Device) -> Result<()> {
-        let oldest = if self.marks.len() < MARKS { None } else { self.marks.pop_front() };
+    pub(super) fn record_use(&mut self, device: &Device) -> Result<()> {
+        let oldest = if self.events.len() < EVENTS { None } else { self.events.pop_front() };
         let event = oldest.map_or_else(|| device.event(false), |(_, event)| Ok(event))?;
         device.record(&event)?;
-        self.marks.push_back((self.step, event));
+        self.events.push_back((self.step, event));
         Ok(())
     }
 
@@ -189,12 +189,12 @@ impl VolumePool {
     pub(super) fn look_ahead(&mut self, device: &Device, upcoming: &[Upcoming]) -> Result<()> {
         for one in upcoming.iter().rev() {
             if let Some(held) = self.held.get_mut(&one.number) {
-                held.wanted = one.step;
+                held.next_use = one.step;
             }
         }
         let now = self.step;
         for Upcoming { step, number, volume } in upcoming {
-            let rank = |held: &Held| (held.wanted <= now).then_some((0, held.wanted));
+            let rank = |held: &Held| (held.next_use <= now).then_some((0, held.next_use));
             if !self.place(device, *number, volume, *step, &rank)?
                 || !self.send(device, *number, false)?
             {
@@ -210,9 +210,9 @@ impl VolumePool {
         step: u64,
         volumes: &[(usize, &Arc<Volume>)],
     ) -> Result<bool> {
-        let rank = |held: &Held| match held.wanted {
-            wanted if wanted < step => Some((0, wanted)),
-            wanted if wanted > step => Some((1, u64::MAX - wanted)),
+        let rank = |held: &Held| match held.next_use {
+            next_use if next_use < step => Some((0, next_use)),
+            next_use if next_use > step => Some((1, u64::MAX - next_use)),
             _ => None,
         };
         for &(number, volume) in volumes {
@@ -230,7 +230,7 @@ impl VolumePool {
         device: &Device,
         number: usize,
         volume: &Arc<Volume>,
-        wanted: u64,
+        next_use: u64,
         rank: &dyn Fn(&Held) -> Option<(u8, u64)>,
     ) -> Result<bool> {
         if self.held.contains_key(&number) {
@@ -247,7 +247,7 @@ impl VolumePool {
         };
         let state = State::Loading { volume: Arc::clone(volume), queued: 0 };
         let (extent, fill) = (volume.extent, volume.fill);
-        self.held.insert(number, Held { offset, len, extent, fill, state, wanted, read: None });
+        self.held.insert(number, Held { offset, len, extent, fill, state, next_use, read: None });
         Ok(true)
     }
 
@@ -270,7 +270,7 @@ impl VolumePool {
     fn evict(&mut self, device: &Device, number: usize) -> Result<()> {
         let Some(Held { read: Some(read), .. }) = self.held.remove(&number) else { return Ok(()) };
         // A later step is behind it, too.
-        let Some((_, event)) = self.marks.iter().find(|(step, _)| *step >= read) else {
+        let Some((_, event)) = self.events.iter().find(|(step, _)| *step >= read) else {
             panic!("step {read} was marked before what it reads is given away")
         };
         device.wait_for(Stream::Copies, event)
@@ -322,7 +322,7 @@ impl Ring {
     }
 
     /// Queues a copy of the first bytes, as many as a chunk holds, to `offset` in `to`; returns how many. If the chunk is still
-    /// under way, waits for it or returns 0.
+    /// in flight, waits for it or returns 0.
     fn send(
         &mut self,
         device: &Device,

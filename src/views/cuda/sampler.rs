@@ -95,7 +95,7 @@ pub struct DeviceVolume {
 /// Memory for the views of a batch, and their plans.
 pub struct DeviceViews {
     plans: DeviceBuffer,
-    /// Plans on the host, for two batches by turns: one may be under way to the device while the next is planned.
+    /// Plans on the host, double-buffered: one may be in flight to the device while the next is planned.
     staged: [Pinned; 2],
     turn: usize,
     buffers: DeviceBuffer,
