@@ -1,4 +1,4 @@
-// norm.cu: instance norm with the residual sum and the leaky ReLU that follow it, forward; backward is norm_grad.cu.
+// norm.cu: instance norm with the residual sum and the leaky ReLU that follow it, forward; backward is norm_bwd.cu.
 //
 //   y = act((x - mean) rstd gamma + beta + residual), statistics of each instance and channel over its voxels
 //

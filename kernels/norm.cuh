@@ -3,7 +3,7 @@
 // Grid (slices, tiles, instances): a block takes a tile of at most 64 channels of a slice of an instance's voxels. Its
 // threads stand in rows of `tile` accesses (8 channels in 128 bits, or 1), one row per voxel.
 // Three launches each way: partial results of the slices, or of the blocks of a convolution beside them; a few blocks
-// that combine those of an instance in fixed order (norm_finish_f32, norm_grad_finish_f32: grid by channels); then every
+// that combine those of an instance in fixed order (norm_finish_f32, norm_bwd_finish_f32: grid by channels); then every
 // block goes over its slice. Small instances: one launch, a block does all slices. docs/kernels/norm.md.
 #pragma once
 

@@ -27,7 +27,7 @@ spec.loader.exec_module(ptx_check)
 
 ARCH = "80"
 # Kernel file: operations whose parity cases launch it. Files not listed belong to the operation of their name.
-OPERATIONS = {"gap_loss": ["gap_"], "norm_grad": ["norm "], "norm": ["norm "]}
+OPERATIONS = {"gap_loss": ["gap_"], "norm_bwd": ["norm "], "norm": ["norm "]}
 # Kernel files whose kernels parity does not launch.
 LEFT_OUT = {"roofline", "view", "ema"}
 R = r"%\w+"

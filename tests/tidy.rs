@@ -282,7 +282,7 @@ fn kernels_and_operations_go_together() {
             );
             launched += 1;
         }
-        // norm_grad.cu holds the backward kernels of norm.rs.
+        // norm_bwd.cu holds the backward kernels of norm.rs.
         let is_op = |stem: &str| text(&format!("src/ops/{stem}.rs")).is_some();
         let first = own.rsplit_once('_').map_or(own.as_str(), |(first, _)| first);
         let belongs = other.is_some() || is_op(&own) || is_op(first);

@@ -1,5 +1,5 @@
 // conv3d/epilogue.cuh: what a convolution leaves for the instance norm beside it, from the values it has in registers: one
-// partial result for each block and channel, which norm_finish_f32 and norm_grad_finish_f32 combine in order.
+// partial result for each block and channel, which norm_finish_f32 and norm_bwd_finish_f32 combine in order.
 //
 //   forward: mean and sum of squared deviations of the output, as rounded, and the number of voxels
 //   input gradient: sum g and sum g xhat, g = dy act' of the norm whose output's gradient dy is
@@ -9,7 +9,7 @@
 // activation), the norm reads neither dy nor y at all.
 // Moments are sums of squares about the mean of a warp's rows, merged by Chan's formula: warps, then blocks. Rows of a
 // warp are added by exchange between lanes, each step of which halves the channels a lane holds. All orders are fixed.
-// Source: kernels/norm.cu, kernels/norm_grad.cu; moments.cuh.
+// Source: kernels/norm.cu, kernels/norm_bwd.cu; moments.cuh.
 #pragma once
 
 #include "tile.cuh"
@@ -69,7 +69,7 @@ template <int kFirst, int kV> __device__ __forceinline__ void unfold(float folde
     for (int i = 0; i < kV; ++i) v[i] = __shfl_sync(kFullMask, folded, lane_id() % kFirst + fold_lane<kFirst, kV>(i));
 }
 
-// Mean, scale and shift of one channel of the norm, as norm_grad.cu has them, and how a voxel uses them.
+// Mean, scale and shift of one channel of the norm, as norm_bwd.cu has them, and how a voxel uses them.
 struct NormSide {
     float mean, scale, shift;
 

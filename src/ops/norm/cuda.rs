@@ -125,10 +125,10 @@ static KERNELS: [Kernel; 8] = [
     Kernel::new::<NormFinishParams>("norm_finish_f32", THREADS),
     Kernel::new::<NormApplyParams>("norm_apply_bf16", THREADS),
     Kernel::new::<NormApplyParams>("norm_small_bf16", THREADS),
-    Kernel::new::<NormGradParams>("norm_grad_stats_bf16", THREADS),
-    Kernel::new::<NormGradFinishParams>("norm_grad_finish_f32", THREADS),
-    Kernel::new::<NormGradParams>("norm_grad_apply_bf16", THREADS),
-    Kernel::new::<NormGradParams>("norm_grad_small_bf16", THREADS),
+    Kernel::new::<NormGradParams>("norm_bwd_stats_bf16", THREADS),
+    Kernel::new::<NormGradFinishParams>("norm_bwd_finish_f32", THREADS),
+    Kernel::new::<NormGradParams>("norm_bwd_apply_bf16", THREADS),
+    Kernel::new::<NormGradParams>("norm_bwd_small_bf16", THREADS),
 ];
 
 /// Where the partial results of a norm lie: two floats for each instance, part and channel; and, forward, the number of voxels

@@ -1,4 +1,4 @@
-// norm_grad.cu: backward pass of the instance norm of norm.cu.
+// norm_bwd.cu: backward pass of the instance norm of norm.cu.
 //
 //   g = dy act'(y);  dbeta = sum g;  dgamma = sum g xhat;  dres = g
 //   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) rstd
@@ -20,7 +20,7 @@ struct NormGradParams {
     float* sums;     // [instances, channels, 2]: the same of all parts
     bf16* dx;        // these four may be null; the first half writes dres only where it is given dres
     bf16* dres;
-    float* dgamma;  // these two by norm_grad_small_bf16
+    float* dgamma;  // these two by norm_bwd_small_bf16
     float* dbeta;
     NormShape shape;
     int instances;
@@ -182,7 +182,7 @@ template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGr
     for (int i = 0; i < kW; ++i) global_store(out + i, make_float2(sums[i], sums[kW + i]));
 }
 
-KERNEL(norm_grad_stats_bf16, NormGradParams, 512, 1) {
+KERNEL(norm_bwd_stats_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 16 * kThreads);
     SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
     if (p.shape.width == 8) {
@@ -193,7 +193,7 @@ KERNEL(norm_grad_stats_bf16, NormGradParams, 512, 1) {
 }
 
 // Sums of the instances from their parts, kAtOnce instances at a time, and dgamma and dbeta, from all of them in order.
-KERNEL(norm_grad_finish_f32, NormGradFinishParams, 512, 2) {
+KERNEL(norm_bwd_finish_f32, NormGradFinishParams, 512, 2) {
     constexpr int kAtOnce = 4;
     SHARED_ARRAY(float, scratch, 2 * kAtOnce * kThreads);
     const int local = static_cast<int>(threadIdx.x) % kFinishChannels, row = static_cast<int>(threadIdx.x) / kFinishChannels;
@@ -226,7 +226,7 @@ KERNEL(norm_grad_finish_f32, NormGradFinishParams, 512, 2) {
     if (row == 0 && channel < p.channels) put_parameters(p, channel, beta, gamma);
 }
 
-KERNEL(norm_grad_apply_bf16, NormGradParams, 512, 1) {
+KERNEL(norm_bwd_apply_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
     const NormShape& s = p.shape;
     const int n = static_cast<int>(blockIdx.z), local = static_cast<int>(threadIdx.x);
@@ -274,7 +274,7 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
     for (int i = 0; i < kW; ++i) put_parameters(p, at.channel + i, beta[i], gamma[i]);
 }
 
-KERNEL(norm_grad_small_bf16, NormGradParams, 512, 1) {
+KERNEL(norm_bwd_small_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 16 * kThreads);
     SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
     if (p.shape.width == 8) {
