@@ -6,6 +6,7 @@ check: format lint docs test
 
 format:
 	cargo fmt --check
+	scripts/format-cpp.sh --check
 
 lint:
 	cargo clippy --all-targets -- -D warnings

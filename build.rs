@@ -1,5 +1,6 @@
-//! Compiles the kernels: with nvcc for GPUs, if it is found, and with the host's C++ compiler into the emulated driver, if the
-//! feature `emulator` asks for it. Both keep what has not changed in a folder shared by all profiles and feature sets.
+//! Compiles the kernels: with nvcc for GPUs, if it is found, and with the host's C++ compiler into the emulated driver,
+//! if the feature `emulator` asks for it. Both keep what has not changed in a folder shared by all profiles and feature
+//! sets.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -17,7 +18,8 @@ use sha2::{Digest, Sha256};
 
 /// Architectures the device code is compiled for; PTX of the first is added, for later GPUs.
 const ARCHS: &str = "80 86 89 90a 100 120";
-/// Architectures whose code is made of the PTX of another: nvcc gives the same for both, since no kernel asks which one it is.
+/// Architectures whose code is made of the PTX of another: nvcc gives the same for both, since no kernel asks which one
+/// it is.
 const SHARED_PTX: [(&str, &str); 3] = [("86", "80"), ("89", "80"), ("120", "100")];
 
 /// Folders of the headers of kernels, and of what the host's compiler reads.
@@ -35,7 +37,8 @@ struct Compiler {
     headers: &'static [&'static str],
     /// Extension of what it makes.
     extension: &'static str,
-    /// Whether it leaves what it made on the way: PTX, for the tests that interpret it, machine code and its assembler's report.
+    /// Whether it leaves what it made on the way: PTX, for the tests that interpret it, machine code and its
+    /// assembler's report.
     keeps_parts: bool,
 }
 
@@ -123,7 +126,8 @@ fn toolkit_of(version: &str) -> Option<String> {
     Some(version.split("release ").nth(1)?.split(',').next()?.trim().to_string())
 }
 
-/// Those of [`ARCHS`] that this nvcc knows: before 12.8 it has not heard of the last two. It lists them without letters.
+/// Those of [`ARCHS`] that this nvcc knows: before 12.8 it has not heard of the last two. It lists them without
+/// letters.
 fn known_archs(nvcc: &Path) -> String {
     let list = nvcc_says(nvcc, "--list-gpu-code");
     let known = |arch: &&str| {
@@ -139,8 +143,9 @@ fn nvcc_compiler(nvcc: &Path, version: &str, toolkit: &str, archs: &str) -> Comp
         ["-std=c++17", "-O3", "-lineinfo", "-Werror", "all-warnings", "-Xptxas", "-v", "-fatbin"]
             .map(String::from),
     );
-    // Device code of 12.x runs on any driver since 525, but those before 550 cannot read what nvcc 12.8 and later compress by
-    // default. A driver that may load code of 13.x reads any: 48 MB, most of it line numbers for profilers, become 5.
+    // Device code of 12.x runs on any driver since 525, but those before 550 cannot read what nvcc 12.8 and later
+    // compress by default. A driver that may load code of 13.x reads any: 48 MB, most of it line numbers for profilers,
+    // become 5.
     let compression =
         if toolkit.starts_with("12.") { "--no-compress" } else { "--compress-mode=size" };
     command.push(compression.into());
@@ -206,8 +211,8 @@ fn compile(compiler: &Compiler, file: &Path, output: &Path) {
     let text = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "compiling {} failed:\n{text}", file.display());
     if compiler.keeps_parts {
-        // `gelu.compute_80.ptx` becomes `gelu-<digest>.80.ptx`, beside the fat binary; `gelu.compute_80.sm_86.cubin`, or
-        // `gelu.compute_90a.cubin` where the PTX serves one architecture, `gelu-<digest>.86.cubin`.
+        // `gelu.compute_80.ptx` becomes `gelu-<digest>.80.ptx`, beside the fat binary; `gelu.compute_80.sm_86.cubin`,
+        // or `gelu.compute_90a.cubin` where the PTX serves one architecture, `gelu-<digest>.86.cubin`.
         for extension in ["ptx", "cubin"] {
             for part in sources(&kept, extension) {
                 let stem = part.file_stem().expect("a file has a name").to_string_lossy();
@@ -223,8 +228,8 @@ fn compile(compiler: &Compiler, file: &Path, output: &Path) {
     fs::rename(&partial, output).expect("the build folder can be written");
 }
 
-/// Puts what the images are made of where scripts find it: `<out>/ptx/<architecture>/<kernel file>.ptx`, `<out>/cubin/..` likewise, and
-/// `<out>/ptxas/<kernel file>.ptxas`, which tells registers and spills.
+/// Puts what the images are made of where scripts find it: `<out>/ptx/<architecture>/<kernel file>.ptx`,
+/// `<out>/cubin/..` likewise, and `<out>/ptxas/<kernel file>.ptxas`, which tells registers and spills.
 fn igemm_parts(images: &[PathBuf], out: &Path) {
     let place = |from: &Path, folder: PathBuf, name: String| {
         fs::create_dir_all(&folder).expect("writing to OUT_DIR");
@@ -264,8 +269,9 @@ fn headers_digest(folders: &[&str]) -> Vec<u8> {
     hash.finalize().to_vec()
 }
 
-/// Builds `<OUT_DIR>/emulator/libcuda.so` from the kernels and the emulator, and `emulator/check/libcuda.so`, in which every memory
-/// access of a kernel is checked, and `emulator/bare/libcuda.so`, which has what drivers of CUDA 12.0 have and nothing else.
+/// Builds `<OUT_DIR>/emulator/libcuda.so` from the kernels and the emulator, and `emulator/check/libcuda.so`, in which
+/// every memory access of a kernel is checked, and `emulator/bare/libcuda.so`, which has what drivers of CUDA 12.0 have
+/// and nothing else.
 fn emulated_driver(out: &Path, cache: &Path) {
     let folder = out.join("emulator");
     println!("cargo:rustc-env=SPATIALSSL_EMULATOR_DIR={}", folder.display());
@@ -344,8 +350,8 @@ fn link(program: &Path, folder: &Path, objects: &[PathBuf], more: &[&str]) {
     assert!(ran.status.success(), "linking the emulated driver failed:\n{text}");
 }
 
-/// The number of the image that holds each kernel, one a line: a kernel is the first argument of a macro that stands at the
-/// beginning of a line, `KERNEL` or one made of it. A single image, that of the emulated driver, holds all of them.
+/// The number of the image that holds each kernel, one a line: a kernel is the first argument of a macro that stands at
+/// the beginning of a line, `KERNEL` or one made of it. A single image, that of the emulated driver, holds all of them.
 fn write_index(path: &Path, files: &[PathBuf], images: usize) {
     let mut index = String::new();
     for (number, file) in files.iter().enumerate() {

@@ -3,8 +3,9 @@
 //! Convolutions and matrix products are given in elements per second, an element being one multiplication or one
 //! addition: Gelem/s are GFLOP/s. Other operations are given in bytes of all inputs and the output.
 //!
-//! On cuda:0, if there is one, the same as `cuda/<operation>/<case>/<pass>`, convolutions also with each gradient alone (`dgrad`
-//! of the input, `wgrad` of filter and bias); bytes are those that are read and written, as the device stores them.
+//! On cuda:0, if there is one, the same as `cuda/<operation>/<case>/<pass>`, convolutions also with each gradient alone
+//! (`dgrad` of the input, `wgrad` of filter and bias); bytes are those that are read and written, as the device stores
+//! them.
 
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
@@ -159,7 +160,7 @@ fn storage(case: &Case, recorded: &Recorded, id: ValueId) -> Storage {
         return rule.output_storage(0).of_gradient();
     }
     let made = recorded.tape.records()[0].writes.iter();
-    let at = made.flatten().position(|(made, _)| *made == id);
+    let at = made.flatten().position(|write| write.to == id);
     at.map_or(Storage::Full, |i| rule.output_storage(i))
 }
 
@@ -175,7 +176,7 @@ fn device_throughput(case: &Case, recorded: &Recorded, pass: &str) -> Throughput
     let mut all = 0;
     for record in &recorded.tape.records()[range(recorded, pass)] {
         all += record.reads.iter().map(|&id| bytes(id)).sum::<usize>();
-        for &(id, add) in record.writes.iter().flatten() {
+        for &spatialssl::backend::Write { to: id, add } in record.writes.iter().flatten() {
             // State is read before it is written.
             all += bytes(id) * if add || is_update(&case.op) { 2 } else { 1 };
         }

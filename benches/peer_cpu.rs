@@ -1,8 +1,8 @@
 //! Our side of the comparison with PyTorch on the CPU: four convolutions and the whole training step, one JSON
 //! object per line. `benches/peers/run.sh` runs both sides and prints the table.
 //!
-//! `cargo bench --bench peer_cpu -- profile` prints instead where the time of a step goes, with the name of an operation
-//! behind it (as its file is named) only that operation's share.
+//! `cargo bench --bench peer_cpu -- profile` prints instead where the time of a step goes, with the name of an
+//! operation behind it (as its file is named) only that operation's share.
 
 use std::error::Error;
 use std::io::Write;

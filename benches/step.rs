@@ -1,5 +1,5 @@
-//! The whole training step: forward of all views, backward, update. In views per second. On cuda:0, if there is one, as training
-//! runs it, replayed from a graph, as `cuda/step/<network and views>/<views with gradients>`.
+//! The whole training step: forward of all views, backward, update. In views per second. On cuda:0, if there is one, as
+//! training runs it, replayed from a graph, as `cuda/step/<network and views>/<views with gradients>`.
 
 #[path = "gpu/mod.rs"]
 mod gpu;
@@ -54,8 +54,8 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Time of `count` steps as training queues them: inputs copied, launches replayed from a graph, results copied back, the host one
-/// step ahead.
+/// Time of `count` steps as training queues them: inputs copied, launches replayed from a graph, results copied back,
+/// the host one step ahead.
 fn time_steps(step: &mut CudaStep, count: u64) -> Result<Duration> {
     let clock = Clock::start(&step.queue().device)?;
     for _ in 0..count {

@@ -1,5 +1,6 @@
-//! Cutting and augmenting the views of a batch: three of 96^3 from each of two volumes, with the default chances of every change. In
-//! voxels per second. On cuda:0, if there is one, as `cuda/views/...`: the launches of a step, without the copies of plans and volumes.
+//! Cutting and augmenting the views of a batch: three of 96^3 from each of two volumes, with the default chances of
+//! every change. In voxels per second. On cuda:0, if there is one, as `cuda/views/...`: the launches of a step, without
+//! the copies of plans and volumes.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,9 +1,11 @@
-// cache.h: what a launch moves between device memory and a cache of a given size in front of it: a model, for figures of traffic.
+// cache.h: what a launch moves between device memory and a cache of a given size in front of it: a model, for figures
+// of traffic.
 //
-// The threads' accesses of each block are recorded as 32-byte sectors. After the launch they go through the cache, `running` blocks
-// at a time by turns, a few accesses each; a block that is done makes room for the next in the order of the grid. The cache has
-// 16 ways and evicts the least recently used; a write takes a place without reading. What is in the cache stays for the next
-// launch. Counted are the sectors that a read does not find, and those that become dirty (each is written back once).
+// The threads' accesses of each block are recorded as 32-byte sectors. After the launch they go through the cache,
+// `running` blocks at a time by turns, a few accesses each; a block that is done makes room for the next in the order
+// of the grid. The cache has 16 ways and evicts the least recently used; a write takes a place without reading. What is
+// in the cache stays for the next launch. Counted are the sectors that a read does not find, and those that become
+// dirty (each is written back once).
 #pragma once
 
 #include <cstddef>

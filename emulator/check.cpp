@@ -1,6 +1,6 @@
 // check.cpp: the check build. Kernels are compiled with -fsanitize=thread, but against these functions instead of the
-// sanitizer's library: every load and store of a kernel calls one. They keep, for each two bytes of shared and of device
-// memory, who wrote and who read them last, and find races, accesses out of bounds and reads of memory never
+// sanitizer's library: every load and store of a kernel calls one. They keep, for each two bytes of shared and of
+// device memory, who wrote and who read them last, and find races, accesses out of bounds and reads of memory never
 // written, whatever the order in which the threads happened to run.
 //
 // Two accesses of a block are ordered by a block barrier between them or, within a warp, by __syncwarp. Shuffles and
@@ -41,7 +41,16 @@ constexpr uint32_t warp_of(uint32_t access) { return access >> 27; }
 constexpr uint32_t barrier_of(uint32_t access) { return access >> 10 & 0xfff; }
 constexpr uint32_t sync_of(uint32_t access) { return access >> 3 & 0x7f; }
 
-enum class Problem { kNone, kReadWrite, kWriteWrite, kWriteRead, kBlocks, kUninitialised, kForbiddenPart, kInFlightAccess };
+enum class Problem {
+    kNone,
+    kReadWrite,
+    kWriteWrite,
+    kWriteRead,
+    kBlocks,
+    kUninitialised,
+    kForbiddenPart,
+    kInFlightAccess
+};
 
 struct Access {
     uint32_t block, launch_base;
@@ -60,7 +69,8 @@ std::vector<Range> statics;
 constexpr size_t kReserve = size_t{1} << 36;  // of the device heap, in this build
 Cell* global_cells() {
     static Cell* const cells = [] {
-        void* p = mmap(nullptr, kReserve / 2 * sizeof(Cell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* p = mmap(nullptr, kReserve / 2 * sizeof(Cell), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) {
             perror("emulated device: cannot reserve the check build's shadow memory");
             abort();
@@ -145,7 +155,8 @@ struct Report {
 };
 // Never destroyed: print_reports runs after the destructors of this file's objects.
 std::vector<Report>& reports = *new std::vector<Report>;
-std::set<std::tuple<int, const void*, const Kernel*>>& seen = *new std::set<std::tuple<int, const void*, const Kernel*>>;
+std::set<std::tuple<int, const void*, const Kernel*>>& seen =
+    *new std::set<std::tuple<int, const void*, const Kernel*>>;
 uint64_t report_count = 0;
 constexpr size_t kMostReports = 200;
 
@@ -155,7 +166,8 @@ void report(int kind, const void* pc, const Worker& worker, uint32_t thread, con
     if (reports.size() >= kMostReports) return;
     const Index& block = current.block;
     char where[200];
-    snprintf(where, sizeof(where), "kernel %s, block (%u, %u, %u), thread %u: ", worker.launch().kernel->name, block.x, block.y, block.z, thread);
+    snprintf(where, sizeof(where), "kernel %s, block (%u, %u, %u), thread %u: ", worker.launch().kernel->name, block.x,
+             block.y, block.z, thread);
     reports.push_back(Report{where + what, pc});
 }
 
@@ -171,25 +183,30 @@ std::string memory_name(bool shared, uintptr_t address) {
     return "shared memory, byte " + std::to_string(offset);
 }
 
-__attribute__((noinline)) void report_problem(Problem problem, bool write, bool shared, uintptr_t address, const Cell& before,
-                                              const Lane& lane, const void* pc) {
+__attribute__((noinline)) void report_problem(Problem problem, bool write, bool shared, uintptr_t address,
+                                              const Cell& before, const Lane& lane, const void* pc) {
     const char* verb = write ? "writes " : "reads ";
     const std::string what = verb + memory_name(shared, address);
     std::string text;
     switch (problem) {
         case Problem::kNone: return;
         case Problem::kReadWrite:
-            text = "race: " + what + ", which thread " + std::to_string(thread_of(before.read)) + " reads, without a barrier between";
+            text = "race: " + what + ", which thread " + std::to_string(thread_of(before.read)) +
+                   " reads, without a barrier between";
             break;
         case Problem::kWriteWrite:
         case Problem::kWriteRead:
-            text = "race: " + what + ", which thread " + std::to_string(thread_of(before.write)) + " wrote, without a barrier between";
+            text = "race: " + what + ", which thread " + std::to_string(thread_of(before.write)) +
+                   " wrote, without a barrier between";
             break;
-        case Problem::kBlocks: text = "race between blocks: " + what + ", which another block uses in the same launch"; break;
+        case Problem::kBlocks:
+            text = "race between blocks: " + what + ", which another block uses in the same launch";
+            break;
         case Problem::kUninitialised: text = "uninitialised: " + what + ", which nothing has written"; break;
         case Problem::kForbiddenPart: text = "out of bounds: " + what + ", a part that was marked as forbidden"; break;
         case Problem::kInFlightAccess:
-            text = what + " while cp.async of thread " + std::to_string(thread_of(before.write)) + " into it is not waited for";
+            text = what + " while cp.async of thread " + std::to_string(thread_of(before.write)) +
+                   " into it is not waited for";
             break;
     }
     report(static_cast<int>(problem), pc, *this_worker, lane.thread, text);
@@ -201,7 +218,8 @@ Access access_of(const Lane& lane, bool shared) {
 }
 
 // Bytes that are accessed one at a time share a cell with their neighbour: no race check for those.
-void visit(Cell* cells, uintptr_t address, uint32_t bytes, bool write, uint32_t flag, const Access& me, const Lane& lane, const void* pc) {
+void visit(Cell* cells, uintptr_t address, uint32_t bytes, bool write, uint32_t flag, const Access& me,
+           const Lane& lane, const void* pc) {
     const uint32_t count = static_cast<uint32_t>((address % 2 + bytes + 1) / 2);
     for (uint32_t i = 0; i < count; ++i) {
         Cell& cell = cells[i];
@@ -233,7 +251,8 @@ void visit_shared(const Lane& lane, uint32_t offset, uint32_t bytes, bool write,
     if (__builtin_expect(!shared_valid(offset, offset + bytes), 0)) {
         constexpr int kOutOfBounds = 100;
         report(kOutOfBounds, pc, *this_worker, lane.thread,
-               std::string("out of bounds: ") + (write ? "writes " : "reads ") + std::to_string(bytes) + " bytes of " + memory_name(true, address));
+               std::string("out of bounds: ") + (write ? "writes " : "reads ") + std::to_string(bytes) + " bytes of " +
+                   memory_name(true, address));
         return;
     }
     visit(shared_cells + offset / 2, address, bytes, write, flag, access_of(lane, true), lane, pc);
@@ -247,8 +266,8 @@ void visit_global(const Lane& lane, uintptr_t address, uint32_t bytes, bool writ
         if (found == nullptr) {
             constexpr int kOutOfBounds = 101;
             report(kOutOfBounds, pc, *this_worker, lane.thread,
-                   std::string("out of bounds: ") + (write ? "writes " : "reads ") + std::to_string(bytes) + " bytes, " +
-                       describe_address(reinterpret_cast<void*>(address)));
+                   std::string("out of bounds: ") + (write ? "writes " : "reads ") + std::to_string(bytes) +
+                       " bytes, " + describe_address(reinterpret_cast<void*>(address)));
             return;
         }
         last = *found;
@@ -313,7 +332,9 @@ void check_global_read(const Lane& lane, const void* p, uint32_t bytes, const vo
     if (device_heap().in_range(p)) visit_global(lane, reinterpret_cast<uintptr_t>(p), bytes, false, pc);
 }
 
-void check_memory_new(const Allocation& allocation) { fill_cells(reinterpret_cast<void*>(allocation.data), allocation.bytes, Cell{}); }
+void check_memory_new(const Allocation& allocation) {
+    fill_cells(reinterpret_cast<void*>(allocation.data), allocation.bytes, Cell{});
+}
 
 // Gives whole pages of shadow back.
 void check_memory_freed(const Allocation& allocation) {
@@ -340,7 +361,8 @@ void check_memory_copied(const void* to, const void* from, size_t bytes) {
     const Cell* source = cell_of(reinterpret_cast<uintptr_t>(from));
     const size_t count = (reinterpret_cast<uintptr_t>(to) % 2 + bytes + 1) / 2;
     for (size_t i = 0; i < count; ++i) {
-        if (target[i].reader != kForbidden) target[i] = Cell{source[i].writer == kNobody ? kNobody : kHost, 0, kNobody, 0};
+        if (target[i].reader != kForbidden)
+            target[i] = Cell{source[i].writer == kNobody ? kNobody : kHost, 0, kNobody, 0};
     }
 }
 
@@ -366,29 +388,34 @@ void check_reset_reports() {
 
 // For programs that do not ask: EMU_PRINT_REPORTS=1 prints what was found when the process ends.
 __attribute__((destructor)) static void print_reports() {
-    if (getenv("EMU_PRINT_REPORTS") != nullptr && emu::report_count != 0) fputs(emu::check_report_text().c_str(), stderr);
+    if (getenv("EMU_PRINT_REPORTS") != nullptr && emu::report_count != 0)
+        fputs(emu::check_report_text().c_str(), stderr);
 }
 
 // The interface of -fsanitize=thread. Accesses to anything but shared and device memory are of no interest.
 #define EMU_TSAN extern "C" __attribute__((visibility("default"))) void
-#define EMU_TSAN_ACCESS(bytes)                                                                                            \
-    EMU_TSAN __tsan_read##bytes(void* p) { emu::on_access(p, bytes, false, __builtin_return_address(0)); }                \
-    EMU_TSAN __tsan_write##bytes(void* p) { emu::on_access(p, bytes, true, __builtin_return_address(0)); }                \
-    EMU_TSAN __tsan_unaligned_read##bytes(void* p) { emu::on_access(p, bytes, false, __builtin_return_address(0)); }      \
-    EMU_TSAN __tsan_unaligned_write##bytes(void* p) { emu::on_access(p, bytes, true, __builtin_return_address(0)); }      \
-    EMU_TSAN __tsan_volatile_read##bytes(void* p) { emu::on_access(p, bytes, false, __builtin_return_address(0)); }       \
-    EMU_TSAN __tsan_volatile_write##bytes(void* p) { emu::on_access(p, bytes, true, __builtin_return_address(0)); }       \
-    EMU_TSAN __tsan_read_write##bytes(void* p) {                                                                          \
-        emu::on_access(p, bytes, false, __builtin_return_address(0));                                                     \
-        emu::on_access(p, bytes, true, __builtin_return_address(0));                                                      \
+#define EMU_TSAN_ACCESS(bytes)                                                                                       \
+    EMU_TSAN __tsan_read##bytes(void* p) { emu::on_access(p, bytes, false, __builtin_return_address(0)); }           \
+    EMU_TSAN __tsan_write##bytes(void* p) { emu::on_access(p, bytes, true, __builtin_return_address(0)); }           \
+    EMU_TSAN __tsan_unaligned_read##bytes(void* p) { emu::on_access(p, bytes, false, __builtin_return_address(0)); } \
+    EMU_TSAN __tsan_unaligned_write##bytes(void* p) { emu::on_access(p, bytes, true, __builtin_return_address(0)); } \
+    EMU_TSAN __tsan_volatile_read##bytes(void* p) { emu::on_access(p, bytes, false, __builtin_return_address(0)); }  \
+    EMU_TSAN __tsan_volatile_write##bytes(void* p) { emu::on_access(p, bytes, true, __builtin_return_address(0)); }  \
+    EMU_TSAN __tsan_read_write##bytes(void* p) {                                                                     \
+        emu::on_access(p, bytes, false, __builtin_return_address(0));                                                \
+        emu::on_access(p, bytes, true, __builtin_return_address(0));                                                 \
     }
 EMU_TSAN_ACCESS(1)
 EMU_TSAN_ACCESS(2)
 EMU_TSAN_ACCESS(4)
 EMU_TSAN_ACCESS(8)
 EMU_TSAN_ACCESS(16)
-EMU_TSAN __tsan_read_range(void* p, size_t bytes) { emu::on_access(p, static_cast<uint32_t>(bytes), false, __builtin_return_address(0)); }
-EMU_TSAN __tsan_write_range(void* p, size_t bytes) { emu::on_access(p, static_cast<uint32_t>(bytes), true, __builtin_return_address(0)); }
+EMU_TSAN __tsan_read_range(void* p, size_t bytes) {
+    emu::on_access(p, static_cast<uint32_t>(bytes), false, __builtin_return_address(0));
+}
+EMU_TSAN __tsan_write_range(void* p, size_t bytes) {
+    emu::on_access(p, static_cast<uint32_t>(bytes), true, __builtin_return_address(0));
+}
 EMU_TSAN __tsan_init() {}
 EMU_TSAN __tsan_func_entry(void*) {}
 EMU_TSAN __tsan_func_exit() {}

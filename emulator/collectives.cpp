@@ -92,7 +92,9 @@ void run_ldmatrix(void** args, const void* pc) {
             const int lane = matrix * 8 + row;
             const uint32_t at = static_cast<LdmatrixArgs*>(args[lane])->smem;
             if (at % 16 != 0 || at > kArenaBytes - 16) {
-                this_worker->fail(kIllegalAddress, "ldmatrix: lane " + std::to_string(lane) + " gives shared address " + std::to_string(at), pc);
+                this_worker->fail(
+                    kIllegalAddress,
+                    "ldmatrix: lane " + std::to_string(lane) + " gives shared address " + std::to_string(at), pc);
             }
             check_shared(fibers[lane], at, 16, false, pc);
             memcpy(rows.half[row], arena + at, 16);
@@ -194,7 +196,8 @@ void cp_async_commit() {
 void cp_async_wait(int pending) {
     Lane& lane = this_worker->self();
     const uint32_t committed = static_cast<uint32_t>(lane.groups.size());
-    while (committed - lane.groups_done > static_cast<uint32_t>(pending)) finish_copies(lane, lane.groups[lane.groups_done++]);
+    while (committed - lane.groups_done > static_cast<uint32_t>(pending))
+        finish_copies(lane, lane.groups[lane.groups_done++]);
     // Nothing outstanding: start again at the front, so that the queues stay as long as the pipeline.
     if (lane.groups_done == committed && lane.copies_done == lane.copies.size()) {
         lane.copies.clear();

@@ -207,7 +207,8 @@ EMU_API int emu_allow(const void* pointer, size_t bytes) {
     return 0;
 }
 
-// A profiler that NVTX finds by NVTX_INJECTION64_PATH: prints each range to stderr if EMU_PRINT_RANGES is set. See nvtxTypes.h.
+// A profiler that NVTX finds by NVTX_INJECTION64_PATH: prints each range to stderr if EMU_PRINT_RANGES is set. See
+// nvtxTypes.h.
 namespace {
 struct NvtxCallbacks {
     size_t struct_size;

@@ -29,21 +29,21 @@ struct Site {
 };
 
 struct Counters {
-    uint64_t global_read, global_written;          // bytes
-    uint64_t shared_moved;                         // bytes, by ldmatrix and cp.async
-    uint64_t mma;                                  // m16n8k16 operations
-    uint64_t bank_phases, bank_wavefronts;         // of ldmatrix: equal without bank conflicts
-    uint64_t sectors_read, sectors_written;        // distinct 32-byte sectors, when tracking
-    uint64_t memory_read, memory_written;          // bytes between memory and a cache, see cache.h
+    uint64_t global_read, global_written;    // bytes
+    uint64_t shared_moved;                   // bytes, by ldmatrix and cp.async
+    uint64_t mma;                            // m16n8k16 operations
+    uint64_t bank_phases, bank_wavefronts;   // of ldmatrix: equal without bank conflicts
+    uint64_t sectors_read, sectors_written;  // distinct 32-byte sectors, when tracking
+    uint64_t memory_read, memory_written;    // bytes between memory and a cache, see cache.h
 };
 
 // What device code reads at once: the state of the OS thread that runs blocks, and of the CUDA thread it is in.
 struct Current {
     Index thread, block, block_dim, grid_dim;
     Counters counters;
-    unsigned char* arena;    // shared memory of the block
-    uint32_t dynamic_bytes;  // its dynamic part, at offset 0
-    bool tracking;           // record the 32-byte sectors touched
+    unsigned char* arena;          // shared memory of the block
+    uint32_t dynamic_bytes;        // its dynamic part, at offset 0
+    bool tracking;                 // record the 32-byte sectors touched
     std::vector<uint32_t>* trace;  // the block's accesses in order, for cache.h, or null
 };
 
@@ -105,21 +105,21 @@ template <class To, class From> __forceinline__ To bit_cast(From v) {
 constexpr int warpSize = 32;
 
 // Parameters by value, as on the device: the compiler then knows that no store through a pointer changes them.
-#define KERNEL(name, Params, threads, min_blocks)                                                  \
-    static_assert((threads) % 32 == 0 && (threads) <= 1024, "whole warps");                        \
-    static_assert(sizeof(Params) <= 4096, "parameters of one launch");                             \
-    static_assert(std::is_trivially_copyable<Params>::value, "parameters are copied as bytes");    \
-    __attribute__((noinline)) static void name([[maybe_unused]] const Params p);                                    \
-    static const emu::Registration emu_registration_##name(                                        \
-        emu::Kernel{#name, [](const void* params) { name(*static_cast<const Params*>(params)); },  \
-                    sizeof(Params), (threads), __FILE__});                                         \
+#define KERNEL(name, Params, threads, min_blocks)                                                                 \
+    static_assert((threads) % 32 == 0 && (threads) <= 1024, "whole warps");                                       \
+    static_assert(sizeof(Params) <= 4096, "parameters of one launch");                                            \
+    static_assert(std::is_trivially_copyable<Params>::value, "parameters are copied as bytes");                   \
+    __attribute__((noinline)) static void name([[maybe_unused]] const Params p);                                  \
+    static const emu::Registration emu_registration_##name(                                                       \
+        emu::Kernel{#name, [](const void* params) { name(*static_cast<const Params*>(params)); }, sizeof(Params), \
+                    (threads), __FILE__});                                                                        \
     __attribute__((noinline)) static void name([[maybe_unused]] const Params p)
 
 // The static variable is only a key: one per expansion and per template instance, as with __shared__.
-#define SHARED_ARRAY(T, name, count)                                                               \
-    static const char emu_key_##name = 0;                                                          \
-    T(&name)[count] = *reinterpret_cast<T(*)[count]>(                                              \
-        emu::static_shared(&emu_key_##name, sizeof(T) * (count), alignof(T)))
+#define SHARED_ARRAY(T, name, count)      \
+    static const char emu_key_##name = 0; \
+    T(&name)                              \
+    [count] = *reinterpret_cast<T(*)[count]>(emu::static_shared(&emu_key_##name, sizeof(T) * (count), alignof(T)))
 
 #define EXTERN_SHARED(name) unsigned char* const name = emu::current.arena
 #define DYNAMIC_SHARED(name, bytes) unsigned char* const name = emu::dynamic_shared(bytes)
@@ -144,15 +144,15 @@ template <class T> __forceinline__ void global_store(T* p, T v) {
     *p = v;
 }
 
-#define EMU_VECTOR2(T, base, bytes)                                                                \
-    struct alignas(bytes) T {                                                                      \
-        base x, y;                                                                                 \
-    };                                                                                             \
+#define EMU_VECTOR2(T, base, bytes) \
+    struct alignas(bytes) T {       \
+        base x, y;                  \
+    };                              \
     __forceinline__ T make_##T(base x, base y) { return T{x, y}; }
-#define EMU_VECTOR4(T, base, bytes)                                                                \
-    struct alignas(bytes) T {                                                                      \
-        base x, y, z, w;                                                                           \
-    };                                                                                             \
+#define EMU_VECTOR4(T, base, bytes) \
+    struct alignas(bytes) T {       \
+        base x, y, z, w;            \
+    };                              \
     __forceinline__ T make_##T(base x, base y, base z, base w) { return T{x, y, z, w}; }
 EMU_VECTOR2(int2, int, 8)
 EMU_VECTOR2(uint2, unsigned, 8)
@@ -193,19 +193,18 @@ __forceinline__ void __syncwarp(unsigned mask = 0xffffffffu, const char* file = 
 }
 
 namespace emu {
-template <class T>
-__forceinline__ T shuffle_value(Shuffle kind, unsigned mask, T v, int arg, int width, Site site) {
+template <class T> __forceinline__ T shuffle_value(Shuffle kind, unsigned mask, T v, int arg, int width, Site site) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles move 32 or 64 bits");
     using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
     return bit_cast<T>(static_cast<Bits>(shuffle(kind, mask, bit_cast<Bits>(v), arg, width, site)));
 }
 }  // namespace emu
 
-#define EMU_SHUFFLE(name, kind, Arg)                                                               \
-    template <class T>                                                                             \
-    __forceinline__ T name(unsigned mask, T v, Arg arg, int width = 32,                            \
-                           const char* file = __builtin_FILE(), int line = __builtin_LINE()) {     \
-        return emu::shuffle_value(kind, mask, v, static_cast<int>(arg), width, emu::Site{file, line}); \
+#define EMU_SHUFFLE(name, kind, Arg)                                                                         \
+    template <class T>                                                                                       \
+    __forceinline__ T name(unsigned mask, T v, Arg arg, int width = 32, const char* file = __builtin_FILE(), \
+                           int line = __builtin_LINE()) {                                                    \
+        return emu::shuffle_value(kind, mask, v, static_cast<int>(arg), width, emu::Site{file, line});       \
     }
 EMU_SHUFFLE(__shfl_sync, emu::Shuffle::kIndex, int)
 EMU_SHUFFLE(__shfl_xor_sync, emu::Shuffle::kXor, int)

@@ -60,9 +60,13 @@ __forceinline__ float __int2float_rn(int v) { return static_cast<float>(v); }
 __forceinline__ float __uint2float_rn(unsigned v) { return static_cast<float>(v); }
 
 // CUDA's min and max: by value, mixed signs go to unsigned.
-#define EMU_MIN_MAX(T, A, B)                                                                       \
-    __forceinline__ T min(A a, B b) { return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); } \
-    __forceinline__ T max(A a, B b) { return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(b) : static_cast<T>(a); }
+#define EMU_MIN_MAX(T, A, B)                                                                  \
+    __forceinline__ T min(A a, B b) {                                                         \
+        return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); \
+    }                                                                                         \
+    __forceinline__ T max(A a, B b) {                                                         \
+        return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(b) : static_cast<T>(a); \
+    }
 EMU_MIN_MAX(int, int, int)
 EMU_MIN_MAX(unsigned, unsigned, unsigned)
 EMU_MIN_MAX(unsigned, int, unsigned)

@@ -14,7 +14,8 @@
 namespace emu {
 
 struct CallCounters {
-    uint64_t launches = 0, allocations = 0, copies = 0, graph_launches = 0, host_bytes = 0, waits = 0, leaks = 0, lookups_failed = 0;
+    uint64_t launches = 0, allocations = 0, copies = 0, graph_launches = 0, host_bytes = 0, waits = 0, leaks = 0,
+             lookups_failed = 0;
 };
 CallCounters& counters();
 
@@ -63,11 +64,11 @@ class Call {
 
 #define EMU_API extern "C" __attribute__((visibility("default")))
 
-#define ENTER()          \
-    emu::Call call;      \
+#define ENTER()     \
+    emu::Call call; \
     if (call.status != 0) return call.status
 // Calls that a capture forbids.
-#define ENTER_UNCAPTURED()                           \
-    ENTER();                                         \
-    if (emu::driver().queue.break_captures())        \
+#define ENTER_UNCAPTURED()                    \
+    ENTER();                                  \
+    if (emu::driver().queue.break_captures()) \
     return emu::refuse(emu::kCaptureUnsupported, std::string(__func__) + " while a stream is being captured")

@@ -34,14 +34,20 @@ constexpr ErrorText kErrors[] = {
     {kLaunchFailed, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {kNotSupported, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
-    {kCaptureInvalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
-    {kCaptureMerge, "CUDA_ERROR_STREAM_CAPTURE_MERGE", "operation would result in a merge of separate capture sequences"},
+    {kCaptureInvalidated, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+     "operation failed due to a previous error during capture"},
+    {kCaptureMerge, "CUDA_ERROR_STREAM_CAPTURE_MERGE",
+     "operation would result in a merge of separate capture sequences"},
     {kCaptureUnmatched, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not ended in the same stream as it began"},
     {kCaptureUnjoined, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"},
-    {kCaptureIsolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"},
-    {kCaptureImplicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing blocking stream"},
-    {kCapturedEvent, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
-    {kCaptureWrongThread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"},
+    {kCaptureIsolation, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
+     "dependency created on uncaptured work in another stream"},
+    {kCaptureImplicit, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {kCapturedEvent, "CUDA_ERROR_CAPTURED_EVENT",
+     "operation not permitted on an event last recorded in a capturing stream"},
+    {kCaptureWrongThread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to terminate a thread-local capture sequence from another thread"},
     {kUnknown, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
 
@@ -107,8 +113,8 @@ EMU_API int cuInit(unsigned flags) {
     return kSuccess;
 }
 
-// 1000 * major + 10 * minor of CUDA, by EMU_DRIVER_VERSION. What a driver of that version lacks is left out of the library
-// `bare/libcuda.so` (build.rs), not here.
+// 1000 * major + 10 * minor of CUDA, by EMU_DRIVER_VERSION. What a driver of that version lacks is left out of the
+// library `bare/libcuda.so` (build.rs), not here.
 EMU_API int cuDriverGetVersion(int* version) {
     if (version == nullptr) return kInvalidValue;
     const char* wanted = getenv("EMU_DRIVER_VERSION");
@@ -164,36 +170,36 @@ EMU_API int cuDeviceGetAttribute(int* value, int attribute, int device) {
         int number, value;
     };
     static constexpr Attribute kAttributes[] = {
-        {1, 1024},         // MAX_THREADS_PER_BLOCK
-        {2, 1024},         // MAX_BLOCK_DIM_X
-        {3, 1024},         // MAX_BLOCK_DIM_Y
-        {4, 64},           // MAX_BLOCK_DIM_Z
-        {5, 2147483647},   // MAX_GRID_DIM_X
-        {6, 65535},        // MAX_GRID_DIM_Y
-        {7, 65535},        // MAX_GRID_DIM_Z
-        {8, 49152},        // MAX_SHARED_MEMORY_PER_BLOCK
-        {9, 65536},        // TOTAL_CONSTANT_MEMORY
-        {10, 32},          // WARP_SIZE
-        {12, 65536},       // MAX_REGISTERS_PER_BLOCK
-        {13, 1000000},     // CLOCK_RATE, kHz
-        {15, 1},           // GPU_OVERLAP
-        {16, 4},           // MULTIPROCESSOR_COUNT
-        {19, 1},           // CAN_MAP_HOST_MEMORY
-        {31, 1},           // CONCURRENT_KERNELS
-        {36, 1000000},     // MEMORY_CLOCK_RATE, kHz
-        {37, 64},          // GLOBAL_MEMORY_BUS_WIDTH, bits
-        {38, 1048576},     // L2_CACHE_SIZE
-        {39, 1536},        // MAX_THREADS_PER_MULTIPROCESSOR
-        {40, 2},           // ASYNC_ENGINE_COUNT
-        {41, 1},           // UNIFIED_ADDRESSING
-        {75, 8},           // COMPUTE_CAPABILITY_MAJOR
-        {76, 6},           // COMPUTE_CAPABILITY_MINOR
-        {78, 1},           // STREAM_PRIORITIES_SUPPORTED
-        {81, 102400},      // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        {82, 65536},       // MAX_REGISTERS_PER_MULTIPROCESSOR
-        {97, 101376},      // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        {106, 16},         // MAX_BLOCKS_PER_MULTIPROCESSOR
-        {111, 1024},       // RESERVED_SHARED_MEMORY_PER_BLOCK
+        {1, 1024},        // MAX_THREADS_PER_BLOCK
+        {2, 1024},        // MAX_BLOCK_DIM_X
+        {3, 1024},        // MAX_BLOCK_DIM_Y
+        {4, 64},          // MAX_BLOCK_DIM_Z
+        {5, 2147483647},  // MAX_GRID_DIM_X
+        {6, 65535},       // MAX_GRID_DIM_Y
+        {7, 65535},       // MAX_GRID_DIM_Z
+        {8, 49152},       // MAX_SHARED_MEMORY_PER_BLOCK
+        {9, 65536},       // TOTAL_CONSTANT_MEMORY
+        {10, 32},         // WARP_SIZE
+        {12, 65536},      // MAX_REGISTERS_PER_BLOCK
+        {13, 1000000},    // CLOCK_RATE, kHz
+        {15, 1},          // GPU_OVERLAP
+        {16, 4},          // MULTIPROCESSOR_COUNT
+        {19, 1},          // CAN_MAP_HOST_MEMORY
+        {31, 1},          // CONCURRENT_KERNELS
+        {36, 1000000},    // MEMORY_CLOCK_RATE, kHz
+        {37, 64},         // GLOBAL_MEMORY_BUS_WIDTH, bits
+        {38, 1048576},    // L2_CACHE_SIZE
+        {39, 1536},       // MAX_THREADS_PER_MULTIPROCESSOR
+        {40, 2},          // ASYNC_ENGINE_COUNT
+        {41, 1},          // UNIFIED_ADDRESSING
+        {75, 8},          // COMPUTE_CAPABILITY_MAJOR
+        {76, 6},          // COMPUTE_CAPABILITY_MINOR
+        {78, 1},          // STREAM_PRIORITIES_SUPPORTED
+        {81, 102400},     // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        {82, 65536},      // MAX_REGISTERS_PER_MULTIPROCESSOR
+        {97, 101376},     // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        {106, 16},        // MAX_BLOCKS_PER_MULTIPROCESSOR
+        {111, 1024},      // RESERVED_SHARED_MEMORY_PER_BLOCK
     };
     *value = 0;
     for (const Attribute& one : kAttributes) {
@@ -235,7 +241,8 @@ EMU_API int cuDevicePrimaryCtxRelease_v2(int device) {
     const size_t leaked = device_heap().live_count() + pinned_heap().live_count();
     if (leaked != 0) {
         counters().leaks += leaked;
-        d.report = "context released with " + std::to_string(leaked) + " allocations alive:" + device_heap().list_live() + pinned_heap().list_live();
+        d.report = "context released with " + std::to_string(leaked) +
+                   " allocations alive:" + device_heap().list_live() + pinned_heap().list_live();
     }
     return call.status;
 }

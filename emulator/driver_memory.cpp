@@ -20,7 +20,8 @@ int check_device(uint64_t pointer, size_t bytes, const char* what) {
 int check_host(const void* p, size_t bytes, const char* what) {
     if (p == nullptr) return refuse(kInvalidValue, std::string(what) + ": null host pointer");
     if (!pinned_heap().in_range(p) || pinned_heap().find(p, bytes) != nullptr) return kSuccess;
-    return refuse(kInvalidValue, std::string(what) + " of " + std::to_string(bytes) + " bytes: " + pinned_heap().describe(p));
+    return refuse(kInvalidValue,
+                  std::string(what) + " of " + std::to_string(bytes) + " bytes: " + pinned_heap().describe(p));
 }
 
 int run_now(Stream& stream, Node node) {
@@ -87,8 +88,8 @@ int set_memory(Stream& stream, uint64_t to, uint32_t value, uint32_t width, size
 
 }  // namespace
 
-#define STREAM(handle)                                   \
-    Stream* stream = find_stream(handle);                \
+#define STREAM(handle)                    \
+    Stream* stream = find_stream(handle); \
     if (stream == nullptr) return kInvalidHandle
 
 EMU_API int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
@@ -103,7 +104,8 @@ EMU_API int cuMemAlloc_v2(uint64_t* out, size_t bytes) {
     ENTER_UNCAPTURED();
     void* p = nullptr;
     if (int code = device_heap().allocate(bytes, &p)) {
-        return refuse(code, "cuMemAlloc of " + std::to_string(bytes) + " bytes, " + std::to_string(device_heap().live_bytes()) + " in use");
+        return refuse(code, "cuMemAlloc of " + std::to_string(bytes) + " bytes, " +
+                                std::to_string(device_heap().live_bytes()) + " in use");
     }
     ++counters().allocations;
     *out = reinterpret_cast<uint64_t>(p);
@@ -123,7 +125,8 @@ EMU_API int cuMemFree(uint64_t pointer) { return cuMemFree_v2(pointer); }
 
 EMU_API int cuMemHostAlloc(void** out, size_t bytes, unsigned) {
     ENTER_UNCAPTURED();
-    if (int code = pinned_heap().allocate(bytes, out)) return refuse(code, "cuMemHostAlloc of " + std::to_string(bytes) + " bytes");
+    if (int code = pinned_heap().allocate(bytes, out))
+        return refuse(code, "cuMemHostAlloc of " + std::to_string(bytes) + " bytes");
     ++counters().allocations;
     return kSuccess;
 }

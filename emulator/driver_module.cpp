@@ -1,5 +1,5 @@
-// driver_module.cpp: modules, functions, launches. A module is any image: the kernels are in this library. But of a fat binary
-// only the kernels of its source file are found, whose path it names: a real driver finds no others either.
+// driver_module.cpp: modules, functions, launches. A module is any image: the kernels are in this library. But of a fat
+// binary only the kernels of its source file are found, whose path it names: a real driver finds no others either.
 #include <cstring>
 #include <utility>
 
@@ -32,8 +32,8 @@ std::map<void*, const char*>& images() {
     return all;
 }
 
-// Whether the image of a module was compiled from the kernel's file. Names of kernels are compressed in a fat binary, the path is not. Any
-// other image than a fat binary has all kernels.
+// Whether the image of a module was compiled from the kernel's file. Names of kernels are compressed in a fat binary,
+// the path is not. Any other image than a fat binary has all kernels.
 bool has_kernel(void* module, const Kernel& kernel) {
     static std::map<std::pair<const char*, std::string>, bool> known;
     const char* image = images()[module];
@@ -51,8 +51,8 @@ bool has_kernel(void* module, const Kernel& kernel) {
 
 }  // namespace
 
-#define FUNCTION(handle)                         \
-    Function* function = find_function(handle);  \
+#define FUNCTION(handle)                        \
+    Function* function = find_function(handle); \
     if (function == nullptr) return kInvalidHandle
 
 EMU_API int cuModuleLoadData(void** module, const void* image) {
@@ -104,7 +104,7 @@ EMU_API int cuFuncGetAttribute(int* value, int attribute, void* handle) {
     FUNCTION(handle);
     *value = 0;
     if (attribute == 0) *value = static_cast<int>(function->kernel->threads);
-    if (attribute == 4) *value = 32;  // NUM_REGS: we do not know
+    if (attribute == 4) *value = 32;                    // NUM_REGS: we do not know
     if (attribute == 5 || attribute == 6) *value = 86;  // PTX_VERSION, BINARY_VERSION
     if (attribute == 8) *value = static_cast<int>(function->max_dynamic);
     return kSuccess;
@@ -128,13 +128,16 @@ EMU_API int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsig
     if (stream == nullptr) return kInvalidHandle;
     const Kernel& kernel = *function->kernel;
     const std::string head = std::string("launch of ") + kernel.name + ": ";
-    if (extra != nullptr || params == nullptr || params[0] == nullptr) return refuse(kInvalidValue, head + "no parameters");
+    if (extra != nullptr || params == nullptr || params[0] == nullptr)
+        return refuse(kInvalidValue, head + "no parameters");
     if (grid_x == 0 || grid_y == 0 || grid_z == 0 || grid_x > 2147483647u || grid_y > 65535 || grid_z > 65535) {
-        return refuse(kInvalidValue, head + "grid " + std::to_string(grid_x) + " x " + std::to_string(grid_y) + " x " + std::to_string(grid_z));
+        return refuse(kInvalidValue, head + "grid " + std::to_string(grid_x) + " x " + std::to_string(grid_y) + " x " +
+                                         std::to_string(grid_z));
     }
     if (block_x != kernel.threads || block_y != 1 || block_z != 1) {
-        return refuse(kInvalidValue, head + "block " + std::to_string(block_x) + " x " + std::to_string(block_y) + " x " +
-                                         std::to_string(block_z) + "; the kernel is written for " + std::to_string(kernel.threads));
+        return refuse(kInvalidValue, head + "block " + std::to_string(block_x) + " x " + std::to_string(block_y) +
+                                         " x " + std::to_string(block_z) + "; the kernel is written for " +
+                                         std::to_string(kernel.threads));
     }
     if (shared > function->max_dynamic) {
         return refuse(kInvalidValue, head + std::to_string(shared) + " bytes of dynamic shared memory; allowed are " +

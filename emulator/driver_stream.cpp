@@ -54,11 +54,11 @@ bool joined(const Graph& graph, const std::vector<uint32_t>& frontier) {
 
 }  // namespace
 
-#define STREAM(handle)                                   \
-    Stream* stream = find_stream(handle);                \
+#define STREAM(handle)                    \
+    Stream* stream = find_stream(handle); \
     if (stream == nullptr) return kInvalidHandle
-#define EVENT(handle)                                          \
-    Event* event = static_cast<Event*>(handle);                \
+#define EVENT(handle)                           \
+    Event* event = static_cast<Event*>(handle); \
     if (driver().events.count(event) == 0) return kInvalidHandle
 
 EMU_API int cuStreamCreate(void** out, unsigned flags) {
@@ -82,7 +82,8 @@ EMU_API int cuStreamDestroy_v2(void* handle) {
     stream->destroyed = true;
     auto& streams = driver().queue.streams;
     if (stream->queue.empty()) {
-        streams.erase(std::find_if(streams.begin(), streams.end(), [&](const auto& one) { return one.get() == stream; }));
+        streams.erase(
+            std::find_if(streams.begin(), streams.end(), [&](const auto& one) { return one.get() == stream; }));
     }
     return kSuccess;
 }
@@ -252,7 +253,8 @@ EMU_API int cuEventSynchronize(void* event_handle) {
         event->capture->invalid = true;
         return kCapturedEvent;
     }
-    if (driver().queue.break_captures()) return refuse(kCaptureUnsupported, "cuEventSynchronize while a stream is being captured");
+    if (driver().queue.break_captures())
+        return refuse(kCaptureUnsupported, "cuEventSynchronize while a stream is being captured");
     if (!event->last) return kSuccess;
     return after_work(driver().queue.run_until(event->last));
 }

@@ -1,4 +1,5 @@
-// emulator.h: control of the emulated driver, for tests. Exported beside the CUDA driver API by the emulated libcuda.so.
+// emulator.h: control of the emulated driver, for tests. Exported beside the CUDA driver API by the emulated
+// libcuda.so.
 // All functions are thread-safe. What they set holds for the whole process, except where it says so.
 #pragma once
 
@@ -9,9 +10,10 @@
 extern "C" {
 #endif
 
-// Order in which blocks, warps and lanes run, for work the calling thread waits for, and in which of several possible streams goes next: 0 ascending, 1
-// descending, 2 random by `seed`. A correct kernel gives the same bits in every order. Streams: ascending runs only what
-// the caller waits for, descending runs everything else first. Returns 0, or 1 if kind is unknown.
+// Order in which blocks, warps and lanes run, for work the calling thread waits for, and in which of several possible
+// streams goes next: 0 ascending, 1 descending, 2 random by `seed`. A correct kernel gives the same bits in every
+// order. Streams: ascending runs only what the caller waits for, descending runs everything else first. Returns 0, or 1
+// if kind is unknown.
 int emu_set_order(int kind, uint64_t seed);
 
 // OS threads that share the blocks of a launch (default 2). Results do not depend on it.
@@ -20,7 +22,8 @@ int emu_set_threads(int n);
 // 1: count the distinct 32-byte sectors each launch reads and writes (slower).
 int emu_set_tracking(int on);
 
-// Models a cache of so many bytes in front of device memory, empty at first, with `running` blocks at work at once; 0 bytes: none.
+// Models a cache of so many bytes in front of device memory, empty at first, with `running` blocks at work at once; 0
+// bytes: none.
 // See cache.h. Copies do not go through it.
 int emu_set_cache(uint64_t bytes, uint32_t running);
 
@@ -31,9 +34,10 @@ size_t emu_last_report(char* buf, size_t len);
 // Forgets a sticky error (a failed kernel), queued work and the last report, as a new process would.
 int emu_reset(void);
 
-// "launches", "allocations", "copies", "graph_launches", "live_bytes", "host_bytes" (copied to and from the device), "waits" (calls in which
-// the host waited for work that was not done), "leaks" (allocations alive when the context was released), "lookups_failed" (kernels
-// asked of a module that has none of that name), "reports" (check build). Unknown names give UINT64_MAX.
+// "launches", "allocations", "copies", "graph_launches", "live_bytes", "host_bytes" (copied to and from the device),
+// "waits" (calls in which the host waited for work that was not done), "leaks" (allocations alive when the context was
+// released), "lookups_failed" (kernels asked of a module that has none of that name), "reports" (check build). Unknown
+// names give UINT64_MAX.
 uint64_t emu_counter(const char* name);
 int emu_reset_counters(void);  // all of them but live_bytes, and the statistics of kernels
 
@@ -45,13 +49,13 @@ uint32_t emu_kernel_threads(uint32_t i);
 const char* emu_kernel_file(uint32_t i);
 
 enum {
-    EMU_CALLS,            // launches
-    EMU_GLOBAL_READ,      // bytes, as requested by the threads
-    EMU_GLOBAL_WRITTEN,   // bytes
-    EMU_SHARED_MOVED,     // bytes by ldmatrix and cp.async
-    EMU_MMA,              // m16n8k16 operations
+    EMU_CALLS,           // launches
+    EMU_GLOBAL_READ,     // bytes, as requested by the threads
+    EMU_GLOBAL_WRITTEN,  // bytes
+    EMU_SHARED_MOVED,    // bytes by ldmatrix and cp.async
+    EMU_MMA,             // m16n8k16 operations
     EMU_BLOCKS,
-    EMU_SECTORS_READ,     // distinct 32-byte sectors, summed over launches; 0 unless tracking
+    EMU_SECTORS_READ,  // distinct 32-byte sectors, summed over launches; 0 unless tracking
     EMU_SECTORS_WRITTEN,
     EMU_STATS
 };
@@ -72,7 +76,8 @@ size_t emu_reports_text(char* buf, size_t len);
 int emu_reset_reports(void);
 int emu_is_check_build(void);
 
-// Check build: a part of an allocation that kernels must not touch (the gaps a test leaves around its tensors), and back.
+// Check build: a part of an allocation that kernels must not touch (the gaps a test leaves around its tensors), and
+// back.
 // Both builds fill the part with 0xff when it is forbidden.
 int emu_forbid(const void* device_pointer, size_t bytes);
 int emu_allow(const void* device_pointer, size_t bytes);

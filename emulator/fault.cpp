@@ -20,9 +20,7 @@ namespace {
 constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 struct sigaction previous[NSIG];
 
-void report_fault() {
-    this_worker->fail_fault();
-}
+void report_fault() { this_worker->fail_fault(); }
 
 void pass_on(int signal, siginfo_t* info, void* context) {
     const struct sigaction& before = previous[signal];

@@ -52,8 +52,8 @@ emu_fiber_switch:
 
 FiberState make_fiber(const FiberStack& stack, size_t colour, void (*entry)()) {
     uint64_t* top = reinterpret_cast<uint64_t*>(stack.low + stack.bytes - colour);
-    // Return address of entry(), which never returns: the end of the call chain for debuggers. The stack pointer is then
-    // 8 off a multiple of 16, as the ABI has it at a function's entry.
+    // Return address of entry(), which never returns: the end of the call chain for debuggers. The stack pointer is
+    // then 8 off a multiple of 16, as the ABI has it at a function's entry.
     *--top = 0;
     *--top = reinterpret_cast<uint64_t>(entry);
     for (int i = 0; i < 6; ++i) *--top = 0;

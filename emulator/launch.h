@@ -25,8 +25,8 @@ struct Settings {
 };
 Settings& settings();  // under the driver's lock, as everything here
 
-// Of the calling thread: tests on several threads choose their orders independently. Work runs in the order of the thread
-// that waits for it.
+// Of the calling thread: tests on several threads choose their orders independently. Work runs in the order of the
+// thread that waits for it.
 Schedule& schedule();
 
 // Runs all blocks. Of several failures the one of the earliest block in the schedule's order is returned.

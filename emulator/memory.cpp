@@ -114,7 +114,8 @@ std::string Heap::describe(const void* p) const {
             const char* state = map == &freed_ ? "freed " : "";
             if (at < one.data) {
                 snprintf(text, sizeof(text), "%p: %zu bytes before a %s%s allocation of %zu bytes at %p", p,
-                         static_cast<size_t>(one.data - at), state, name_, one.bytes, reinterpret_cast<void*>(one.data));
+                         static_cast<size_t>(one.data - at), state, name_, one.bytes,
+                         reinterpret_cast<void*>(one.data));
             } else if (at >= one.data + one.bytes) {
                 snprintf(text, sizeof(text), "%p: %zu bytes past the end of a %s%s allocation of %zu bytes at %p", p,
                          static_cast<size_t>(at - one.data - one.bytes), state, name_, one.bytes,

@@ -11,9 +11,9 @@
 namespace emu {
 
 struct Allocation {
-    uintptr_t data;   // 256-byte aligned, as the driver's
-    size_t bytes;     // asked for
-    uintptr_t low;    // mapped pages: [low, high), then a guard page
+    uintptr_t data;  // 256-byte aligned, as the driver's
+    size_t bytes;    // asked for
+    uintptr_t low;   // mapped pages: [low, high), then a guard page
     uintptr_t high;
 };
 

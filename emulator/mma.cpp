@@ -66,7 +66,8 @@ void spread_b(const MmaArgs* const* lanes, int n_count, Operands& out) {
     }
 }
 
-template <int kPairs> inline __attribute__((always_inline)) void update4(float* acc, const Vec4* a, const Vec4 (*b)[kK][2]) {
+template <int kPairs>
+inline __attribute__((always_inline)) void update4(float* acc, const Vec4* a, const Vec4 (*b)[kK][2]) {
     Vec4 sum[kPairs][2];
     memcpy(sum, acc, sizeof(sum));
     for (int k = 0; k < kK; ++k) {
@@ -113,7 +114,8 @@ __attribute__((target("avx2,fma"))) inline void update8(float* acc, const Vec4* 
     for (int i = 0; i < kPairs; ++i) _mm256_storeu_ps(acc + i * 8, sum[i]);
 }
 
-__attribute__((target("avx2,fma"))) void multiply8(const MmaArgs* const* lanes, int m_count, int n_count, const Operands& in) {
+__attribute__((target("avx2,fma"))) void multiply8(const MmaArgs* const* lanes, int m_count, int n_count,
+                                                   const Operands& in) {
     for (int lane = 0; lane < kLanes; ++lane) {
         for (int m = 0; m < m_count; ++m) {
             const Vec4* a = in.a[m][lane / 4];

@@ -111,7 +111,8 @@ std::vector<Stream*> Queue::all() {
 // Streams whose front must run before `target` can be done.
 void Queue::needed_by(const Done& target, std::set<const Stream*>* out) {
     for (Stream* stream : all()) {
-        const auto at = std::find_if(stream->queue.begin(), stream->queue.end(), [&](const Item& item) { return item.done == target; });
+        const auto at = std::find_if(stream->queue.begin(), stream->queue.end(),
+                                     [&](const Item& item) { return item.done == target; });
         if (at == stream->queue.end()) continue;
         out->insert(stream);
         std::vector<Done> deeper;
@@ -152,7 +153,8 @@ void Queue::finish_front(Stream& stream) {
     stream.queue.front().done->time_ms = now_ms();
     stream.queue.pop_front();
     if (stream.destroyed && stream.queue.empty()) {
-        const auto gone = std::find_if(streams.begin(), streams.end(), [&](const auto& one) { return one.get() == &stream; });
+        const auto gone =
+            std::find_if(streams.begin(), streams.end(), [&](const auto& one) { return one.get() == &stream; });
         if (gone != streams.end()) streams.erase(gone);
     }
 }
@@ -171,7 +173,8 @@ int Queue::run_until(const Done& target) {
         if (target && target->done) return kSuccess;
         if (!target) {
             const std::vector<Stream*> list = all();
-            if (std::all_of(list.begin(), list.end(), [](const Stream* one) { return one->queue.empty(); })) return kSuccess;
+            if (std::all_of(list.begin(), list.end(), [](const Stream* one) { return one->queue.empty(); }))
+                return kSuccess;
         }
         if (!waits) ++counters().waits;
         const int code = run_one(target);
@@ -197,7 +200,8 @@ int Queue::run_graph(const Graph& graph) {
         std::vector<size_t> ready;
         for (size_t i = 0; i < count; ++i) {
             const auto& after = graph.nodes[i].after;
-            if (!done[i] && std::all_of(after.begin(), after.end(), [&](uint32_t one) { return done[one]; })) ready.push_back(i);
+            if (!done[i] && std::all_of(after.begin(), after.end(), [&](uint32_t one) { return done[one]; }))
+                ready.push_back(i);
         }
         size_t pick = 0;
         if (chosen.order == Order::kDescending) pick = ready.size() - 1;
@@ -247,9 +251,7 @@ int Queue::run(const Node& node) {
             for (size_t i = 0; i < node.bytes; i += node.width) memcpy(node.to + i, &node.value, node.width);
             check_memory_written(node.to, node.bytes);
             return kSuccess;
-        case Work::kGraph:
-            ++counters().graph_launches;
-            return run_graph(*node.graph);
+        case Work::kGraph: ++counters().graph_launches; return run_graph(*node.graph);
     }
     return kUnknown;
 }

@@ -34,8 +34,8 @@ struct Node {
     unsigned char* to = nullptr;
     const unsigned char* from = nullptr;
     size_t bytes = 0;
-    uint32_t value = 0;  // memset
-    uint32_t width = 1;  // bytes of value
+    uint32_t value = 0;                 // memset
+    uint32_t width = 1;                 // bytes of value
     std::vector<unsigned char> staged;  // source of a copy from pageable memory, taken when the call was made
     std::shared_ptr<const Graph> graph;
     std::vector<uint32_t> after;

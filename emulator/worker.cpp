@@ -263,7 +263,8 @@ std::string Worker::deadlock_text() const {
                 ++end;
             }
             if (++lines <= 24) {
-                text += "\n  threads " + std::to_string(lane.thread) + "-" + std::to_string(lane.thread + static_cast<uint32_t>(end - i) - 1);
+                text += "\n  threads " + std::to_string(lane.thread) + "-" +
+                        std::to_string(lane.thread + static_cast<uint32_t>(end - i) - 1);
                 if (lane.state == State::kExited) {
                     text += " have returned";
                 } else {
@@ -310,10 +311,13 @@ unsigned char* Worker::static_shared(const void* key, uint32_t bytes, uint32_t a
     const uint32_t offset = (static_end_ + unit - 1) / unit * unit;
     static_bytes_ = (static_bytes_ + align - 1) / align * align + bytes;
     // As ptxas lays it out: the dynamic part begins behind the static arrays, at a multiple of its own alignment.
-    const uint32_t before = current.dynamic_bytes > 0 ? (static_bytes_ + kDynamicAlign - 1) / kDynamicAlign * kDynamicAlign : static_bytes_;
-    if (before + current.dynamic_bytes > kSharedLimit || static_bytes_ > 48 * 1024 || offset + bytes + kRedZone > kArenaBytes) {
-        fail(kInvalidValue, "shared memory: " + std::to_string(static_bytes_) + " static bytes, " + std::to_string(before) +
-                                " with the alignment of the dynamic part, + " + std::to_string(current.dynamic_bytes) +
+    const uint32_t before =
+        current.dynamic_bytes > 0 ? (static_bytes_ + kDynamicAlign - 1) / kDynamicAlign * kDynamicAlign : static_bytes_;
+    if (before + current.dynamic_bytes > kSharedLimit || static_bytes_ > 48 * 1024 ||
+        offset + bytes + kRedZone > kArenaBytes) {
+        fail(kInvalidValue, "shared memory: " + std::to_string(static_bytes_) + " static bytes, " +
+                                std::to_string(before) + " with the alignment of the dynamic part, + " +
+                                std::to_string(current.dynamic_bytes) +
                                 " dynamic; limits are 48 KiB static, 99 KiB in all");
     }
     ASAN_UNPOISON_MEMORY_REGION(current.arena + static_end_, offset + bytes + kRedZone - static_end_);
@@ -339,7 +343,8 @@ void fail(const char* format, ...) {
 
 unsigned char* dynamic_shared(uint32_t bytes) {
     if (current.dynamic_bytes != bytes) {
-        fail("the launch gives %u bytes of dynamic shared memory, the kernel is written for %u", current.dynamic_bytes, bytes);
+        fail("the launch gives %u bytes of dynamic shared memory, the kernel is written for %u", current.dynamic_bytes,
+             bytes);
     }
     return current.arena;
 }

@@ -49,8 +49,8 @@ struct Lane {
     uint32_t thread;
     uint8_t lane, position;  // position: rank in the order in which lanes are resumed
     State state;
-    std::vector<Copy> copies;       // issued and not yet waited for, oldest first
-    std::vector<uint32_t> groups;   // committed groups: end index in `copies`
+    std::vector<Copy> copies;      // issued and not yet waited for, oldest first
+    std::vector<uint32_t> groups;  // committed groups: end index in `copies`
     uint32_t copies_done, groups_done;
 };
 

@@ -3,9 +3,10 @@
 //   g = factor grad;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   p = p (1 - lr wd) - lr / bias1 * m / (sqrt(v / bias2) + eps);  half_copy = bf16(p)
 //
-// If the norm is not finite none of these changes. With an average: avg += w (p - avg) with p before the update, as ema.cu does
-// it, and its bf16 copy. One pass over a packed block, one thread to 8 elements.
-// Traffic: 30 bytes a parameter (p, m, v, grad read; p, m, v and the bf16 copy written), 40 with the average and its copy.
+// If the norm is not finite none of these changes. With an average: avg += w (p - avg) with p before the update, as
+// ema.cu does it, and its bf16 copy. One pass over a packed block, one thread to 8 elements.
+// Traffic: 30 bytes a parameter (p, m, v, grad read; p, m, v and the bf16 copy written), 40 with the average and its
+// copy.
 // Source: Loshchilov and Hutter 2019, arXiv 1711.05101.
 #include "ema.cuh"
 #include "lang/vec.cuh"
@@ -24,7 +25,7 @@ struct AdamWParams {
     float* param;
     float* m;
     float* v;
-    bf16* half_copy;          // may be null
+    bf16* half_copy;     // may be null
     float* average;      // may be null
     bf16* average_half;  // may be null
     long long len;

@@ -11,7 +11,7 @@ struct AvgPoolParams {
     const bf16* from;  // x, or dy
     bf16* to;          // y, or dx
     long long instances;
-    int input[3];   // extents (z, y, x)
+    int input[3];  // extents (z, y, x)
     int output[3];
     int window[3];
     int channels;
@@ -41,9 +41,7 @@ __device__ __forceinline__ long long voxel(long long n, int z, int y, int x, con
     return ((n * e[0] + z) * e[1] + y) * e[2] + x;
 }
 
-__device__ __forceinline__ long long volume(const int (&e)[3]) {
-    return static_cast<long long>(e[0]) * e[1] * e[2];
-}
+__device__ __forceinline__ long long volume(const int (&e)[3]) { return static_cast<long long>(e[0]) * e[1] * e[2]; }
 
 template <int kW> __device__ __forceinline__ void forward(const AvgPoolParams& p) {
     const int groups = p.channels / kW;
@@ -55,9 +53,10 @@ template <int kW> __device__ __forceinline__ void forward(const AvgPoolParams& p
         float sum[kW] = {};
         for (int z = 0; z < p.window[0]; ++z) {
             for (int y = 0; y < p.window[1]; ++y) {
-                const bf16* x = p.from + at.group * kW +
-                                voxel(at.n, at.z * p.window[0] + z, at.y * p.window[1] + y, at.x * p.window[2],
-                                      p.input) * p.channels;
+                const bf16* x =
+                    p.from + at.group * kW +
+                    voxel(at.n, at.z * p.window[0] + z, at.y * p.window[1] + y, at.x * p.window[2], p.input) *
+                        p.channels;
 #pragma unroll 2
                 for (int k = 0; k < p.window[2]; ++k, x += p.channels) {
                     float v[kW];

@@ -1,12 +1,14 @@
-// concat.cu: a concatenation, and its gradient: rows of several tensors that lie side by side in the rows of a wider one.
+// concat.cu: a concatenation, and its gradient: rows of several tensors that lie side by side in the rows of a wider
+// one.
 //
 //   forward:  whole[r pitch + start_i + k] = part_i[r len_i + k],  r < rows, k < len_i
 //   backward: part_i[r len_i + k] = (or +=) whole[r pitch + start_i + k]
 //
-// One launch for all parts listed, each way; a part that lies in `whole` already, or whose gradient nobody wants, is not
-// listed. Channels (bf16): a row is a voxel. Batch (f32): one row. A thread takes 8 neighbouring elements of a part where
-// lengths and addresses of all parts allow, else 1; it counts through the parts of a row, then through the rows.
-// Grid: ceil(rows (len_0 + len_1 + ...) / 2048). Traffic: every listed element read and written once; read once more if added to.
+// One launch for all parts listed, each way; a part that lies in `whole` already, or whose gradient nobody wants, is
+// not listed. Channels (bf16): a row is a voxel. Batch (f32): one row. A thread takes 8 neighbouring elements of a part
+// where lengths and addresses of all parts allow, else 1; it counts through the parts of a row, then through the rows.
+// Grid: ceil(rows (len_0 + len_1 + ...) / 2048). Traffic: every listed element read and written once; read once more if
+// added to.
 #include "lang/vec.cuh"
 
 constexpr int kMaxParts = 12;  // MAX_OPERANDS of src/backend/memory.rs

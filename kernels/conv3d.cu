@@ -6,10 +6,10 @@
 #include "conv3d/direct.cuh"
 #include "conv3d/zstream.cuh"
 
-#define ZSTREAM(name, channels, wn, mirror)                                                         \
-    KERNEL(name, Conv3dZStreamParams, (ZStream<channels, wn, mirror>::kThreads), 2) {               \
-        DYNAMIC_SHARED(shared, (ZStream<channels, wn, mirror>::kShared));                           \
-        ZStream<channels, wn, mirror>(p, smem_u32(shared)).run();                                   \
+#define ZSTREAM(name, channels, wn, mirror)                                           \
+    KERNEL(name, Conv3dZStreamParams, (ZStream<channels, wn, mirror>::kThreads), 2) { \
+        DYNAMIC_SHARED(shared, (ZStream<channels, wn, mirror>::kShared));             \
+        ZStream<channels, wn, mirror>(p, smem_u32(shared)).run();                     \
     }
 
 ZSTREAM(conv3d_zstream_fprop_c16_n16, 16, 1, false)
@@ -21,11 +21,11 @@ ZSTREAM(conv3d_zstream_dgrad_c16_n32, 16, 2, true)
 ZSTREAM(conv3d_zstream_dgrad_c32_n16, 32, 1, true)
 ZSTREAM(conv3d_zstream_dgrad_c32_n32, 32, 2, true)
 
-#define SPATIAL(name, wz, wy, wn, nf, mirror, min_blocks)                                           \
-    KERNEL(name, Conv3dSpatialParams, (Spatial<wz, wy, wn, nf, mirror>::kThreads), min_blocks) {    \
-        DYNAMIC_SHARED(shared, (Spatial<wz, wy, wn, nf, mirror>::kShared));                         \
-        SHARED_ARRAY(int, place, 4);                                                                \
-        Spatial<wz, wy, wn, nf, mirror>(p, shared, place).run();                                    \
+#define SPATIAL(name, wz, wy, wn, nf, mirror, min_blocks)                                        \
+    KERNEL(name, Conv3dSpatialParams, (Spatial<wz, wy, wn, nf, mirror>::kThreads), min_blocks) { \
+        DYNAMIC_SHARED(shared, (Spatial<wz, wy, wn, nf, mirror>::kShared));                      \
+        SHARED_ARRAY(int, place, 4);                                                             \
+        Spatial<wz, wy, wn, nf, mirror>(p, shared, place).run();                                 \
     }
 
 SPATIAL(conv3d_spatial_fprop_n16, 2, 4, 1, 2, false, 2)
@@ -37,10 +37,10 @@ SPATIAL(conv3d_spatial_dgrad_n32, 2, 4, 1, 4, true, 2)
 SPATIAL(conv3d_spatial_dgrad_n64, 1, 4, 2, 4, true, 2)
 SPATIAL(conv3d_spatial_dgrad_n64_z8, 2, 4, 2, 4, true, 1)
 
-#define ZSTREAM_WGRAD(name, kf, cf)                                                                 \
-    KERNEL(name, Conv3dZStreamWgradParams, (ZStreamWgrad<kf, cf>::kThreads), 1) {                   \
-        DYNAMIC_SHARED(shared, (ZStreamWgrad<kf, cf>::kShared));                                    \
-        ZStreamWgrad<kf, cf>(p, shared).run();                                                      \
+#define ZSTREAM_WGRAD(name, kf, cf)                                               \
+    KERNEL(name, Conv3dZStreamWgradParams, (ZStreamWgrad<kf, cf>::kThreads), 1) { \
+        DYNAMIC_SHARED(shared, (ZStreamWgrad<kf, cf>::kShared));                  \
+        ZStreamWgrad<kf, cf>(p, shared).run();                                    \
     }
 
 ZSTREAM_WGRAD(conv3d_zstream_wgrad_16x16, 1, 1)
@@ -48,10 +48,10 @@ ZSTREAM_WGRAD(conv3d_zstream_wgrad_16x32, 1, 2)
 ZSTREAM_WGRAD(conv3d_zstream_wgrad_32x16, 2, 1)
 ZSTREAM_WGRAD(conv3d_zstream_wgrad_32x32, 2, 2)
 
-#define IGEMM(name, wm, wn, mirror, aligned, min_blocks)                                            \
-    KERNEL(name, Conv3dIgemmParams, (Igemm<wm, wn, mirror, aligned>::kThreads), min_blocks) {       \
-        DYNAMIC_SHARED(shared, (Igemm<wm, wn, mirror, aligned>::kShared));                          \
-        Igemm<wm, wn, mirror, aligned>(p, shared).run();                                            \
+#define IGEMM(name, wm, wn, mirror, aligned, min_blocks)                                      \
+    KERNEL(name, Conv3dIgemmParams, (Igemm<wm, wn, mirror, aligned>::kThreads), min_blocks) { \
+        DYNAMIC_SHARED(shared, (Igemm<wm, wn, mirror, aligned>::kShared));                    \
+        Igemm<wm, wn, mirror, aligned>(p, shared).run();                                      \
     }
 
 IGEMM(conv3d_igemm_fprop_n32, 4, 1, false, true, 3)
@@ -61,10 +61,10 @@ IGEMM(conv3d_igemm_dgrad_n32, 4, 1, true, true, 3)
 IGEMM(conv3d_igemm_dgrad_n64, 2, 2, true, true, 3)
 IGEMM(conv3d_igemm_dgrad_any, 2, 2, true, false, 3)
 
-#define IGEMM_WGRAD(name, aligned)                                                                  \
-    KERNEL(name, Conv3dIgemmWgradParams, IgemmWgrad<aligned>::kThreads, aligned ? 4 : 2) {          \
-        DYNAMIC_SHARED(shared, IgemmWgrad<aligned>::kShared);                                       \
-        IgemmWgrad<aligned>{p, shared}.run();                                                       \
+#define IGEMM_WGRAD(name, aligned)                                                         \
+    KERNEL(name, Conv3dIgemmWgradParams, IgemmWgrad<aligned>::kThreads, aligned ? 4 : 2) { \
+        DYNAMIC_SHARED(shared, IgemmWgrad<aligned>::kShared);                              \
+        IgemmWgrad<aligned>{p, shared}.run();                                              \
     }
 
 IGEMM_WGRAD(conv3d_igemm_wgrad, true)
@@ -83,7 +83,7 @@ KERNEL(conv3d_sum_rows, Conv3dSumRowsParams, 256, 4) {
 }
 
 KERNEL(conv3d_bias_bwd, Conv3dBiasGradParams, kBiasThreads, 4) {
-    SHARED_ARRAY(float, sums, kBiasRows * kBiasChannels);
+    SHARED_ARRAY(float, sums, kBiasRows* kBiasChannels);
     bias_grad(p, sums);
 }
 

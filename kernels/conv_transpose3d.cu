@@ -31,9 +31,7 @@ template <int kWM, int kMaxChannels> struct Upsample {
     __device__ __forceinline__ Upsample(const ConvTranspose3dParams& params, unsigned char* memory)
         : p(params), shared(memory), outs(reinterpret_cast<int*>(memory + kTable)) {}
 
-    __device__ __forceinline__ int columns() const {
-        return p.filter[0] * p.filter[1] * p.filter[2] * p.out_channels;
-    }
+    __device__ __forceinline__ int columns() const { return p.filter[0] * p.filter[1] * p.filter[2] * p.out_channels; }
 
     __device__ __forceinline__ void load_input() const {
         const int first = static_cast<int>(blockIdx.x) * kM, voxels = p.batch * p.extent[0] * p.extent[1] * p.extent[2];
@@ -72,7 +70,8 @@ template <int kWM, int kMaxChannels> struct Upsample {
         const LaneTile lane = lane_tile();
         const int warp = warp_id(), wn = warp % 2, wm = warp / 2, chunks = ceil_div(p.in_channels, kK);
         const uint32_t a_lane = smem_u32(shared) + chunk_offset<4>(wm * 64 + lane.low * 8 + lane.row, lane.high);
-        const uint32_t b_lane = smem_u32(shared) + kInput + chunk_offset<8>(lane.low * 8 + lane.row, wn * 4 + lane.high);
+        const uint32_t b_lane =
+            smem_u32(shared) + kInput + chunk_offset<8>(lane.low * 8 + lane.row, wn * 4 + lane.high);
         const int first = static_cast<int>(blockIdx.y) * p.column_tiles, tiles = ceil_div(columns(), kN);
         const int last = first + p.column_tiles < tiles ? first + p.column_tiles : tiles;
         int tile = first, chunk = 0;  // loaded next
@@ -112,7 +111,8 @@ template <int kWM, int kMaxChannels> struct Upsample {
         cp_async_wait<0>();
     }
 
-    __device__ __forceinline__ void store(const float (&acc)[4][4][4], int first_row, int j0, unsigned char* stage) const {
+    __device__ __forceinline__ void store(const float (&acc)[4][4][4], int first_row, int j0,
+                                          unsigned char* stage) const {
         const int all = columns(), quad = lane_id() % 4;
         float shift[4][2];
 #pragma unroll
@@ -134,10 +134,10 @@ template <int kWM, int kMaxChannels> struct Upsample {
     }
 };
 
-#define UPSAMPLE(name, wm, channels, min_blocks)                                                    \
-    KERNEL(name, ConvTranspose3dParams, (Upsample<wm, channels>::kThreads), min_blocks) {           \
-        DYNAMIC_SHARED(shared, (Upsample<wm, channels>::kShared));                                  \
-        Upsample<wm, channels>(p, shared).run();                                                    \
+#define UPSAMPLE(name, wm, channels, min_blocks)                                          \
+    KERNEL(name, ConvTranspose3dParams, (Upsample<wm, channels>::kThreads), min_blocks) { \
+        DYNAMIC_SHARED(shared, (Upsample<wm, channels>::kShared));                        \
+        Upsample<wm, channels>(p, shared).run();                                          \
     }
 
 UPSAMPLE(conv_transpose3d_fprop_c128, 2, 128, 2)

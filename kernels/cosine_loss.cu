@@ -4,9 +4,9 @@
 //   da = g (b / (na nb) - cos a / (na |a|)), the second term 0 where a = 0; db alike; g = dy factor / (pairs voxels)
 //
 // x holds four roles of `pairs` images, role-major; a and b are the roles `first` and first + 1.
-// A warp computes a voxel pair, its lanes 8 channels at a time (or 1). Forward: grid `pairs`, a block for the mean of one
-// pair; then one block adds the pairs. Backward: grid ceil(pairs voxels / 8); writes all four roles, zeros to the two that
-// are not in the loss, unless it adds. Sums in f32, in an order that depends on sizes only.
+// A warp computes a voxel pair, its lanes 8 channels at a time (or 1). Forward: grid `pairs`, a block for the mean of
+// one pair; then one block adds the pairs. Backward: grid ceil(pairs voxels / 8); writes all four roles, zeros to the
+// two that are not in the loss, unless it adds. Sums in f32, in an order that depends on sizes only.
 // Traffic: forward reads a and b once; backward reads them twice, the second time from the caches, writes dx once.
 // Source: arXiv 2509.05967, similarity task.
 #include "lang/common.cuh"
@@ -54,8 +54,7 @@ struct Products {
 };
 
 // By a whole warp; the same in all lanes.
-template <int kW>
-__device__ __forceinline__ Products products(const bf16* a, const bf16* b, int channels) {
+template <int kW> __device__ __forceinline__ Products products(const bf16* a, const bf16* b, int channels) {
     Products sums{0.0f, 0.0f, 0.0f};
     for (int c = lane_id() * kW; c < channels; c += kWarp * kW) {
         float va[kW], vb[kW];
@@ -96,8 +95,7 @@ KERNEL(cosine_loss_finish_f32, CosineFinishParams, kCosineThreads, 1) {
     if (threadIdx.x == 0) global_store(p.loss, p.factor * sum / static_cast<float>(p.pairs));
 }
 
-template <int kW>
-__device__ __forceinline__ void put_channels(bf16* p, float (&v)[kW], bool add) {
+template <int kW> __device__ __forceinline__ void put_channels(bf16* p, float (&v)[kW], bool add) {
     if (add) {
         float old[kW];
         load_channels(p, old);

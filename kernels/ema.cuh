@@ -1,4 +1,5 @@
-// ema.cuh: one element of the moving average of parameters, for ema.cu and for the update that makes it on its way (adamw.cu).
+// ema.cuh: one element of the moving average of parameters, for ema.cu and for the update that makes it on its way
+// (adamw.cu).
 #pragma once
 
 #include "lang/common.cuh"

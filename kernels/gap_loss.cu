@@ -3,7 +3,8 @@
 //   axis: mean (p - g)^2;                 dp = dy 2 / n (p - g)
 //   norm: mean over pairs (|p| - |g|)^2;  dp = dy 2 / pairs (|p| - |g|) p / |p|, 0 where p = 0
 //
-// Forward: one block. Backward: a thread for each element, or each pair. A few hundred numbers: the time is the launch's.
+// Forward: one block. Backward: a thread for each element, or each pair. A few hundred numbers: the time is the
+// launch's.
 // Source: arXiv 2509.05967, gap task, as its authors' program computes it.
 #include "loss.cuh"
 

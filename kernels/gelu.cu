@@ -2,8 +2,8 @@
 //
 //   y = x / 2 (1 + erf(x / sqrt 2));  dx = dy (Phi(x) + x phi(x)), Phi the normal distribution, phi its density
 //
-// One thread to 8 elements. Traffic: forward 1 read, 1 write; backward 2 reads, 1 write. Behind a convolution that makes
-// it on its way (conv3d/igemm.cuh) the forward pass launches nothing.
+// One thread to 8 elements. Traffic: forward 1 read, 1 write; backward 2 reads, 1 write. Behind a convolution that
+// makes it on its way (conv3d/igemm.cuh) the forward pass launches nothing.
 // Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
 #include "gelu.cuh"
 #include "lang/vec.cuh"

@@ -1,4 +1,5 @@
-// gelu.cuh: exact GELU of one element, for gelu.cu and for the convolutions that make it on their way (conv3d/igemm.cuh).
+// gelu.cuh: exact GELU of one element, for gelu.cu and for the convolutions that make it on their way
+// (conv3d/igemm.cuh).
 #pragma once
 
 #include "lang/common.cuh"

@@ -46,7 +46,8 @@ template <int kW> __device__ __forceinline__ void forward(const GlobalPoolParams
     const bf16* x = p.x + blockIdx.z * p.voxels * p.channels + channel;
     float total[kW] = {};
     for (long long run = begin; active && run < end; run += static_cast<long long>(kRun) * rows) {
-        const long long last = run + static_cast<long long>(kRun) * rows < end ? run + static_cast<long long>(kRun) * rows : end;
+        const long long last =
+            run + static_cast<long long>(kRun) * rows < end ? run + static_cast<long long>(kRun) * rows : end;
         float sum[kW] = {};
 #pragma unroll 1
         for (long long v = run; v < last; v += kUnroll * rows) {

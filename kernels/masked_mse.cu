@@ -2,9 +2,10 @@
 //
 //   loss = sum m (p - t)^2 / sum m, 0 if all m are 0;  dp = dy 2 m (p - t) / sum m
 //
-// m is the weight of the block that an element lies in. Threads go over pieces of 8 elements, where a row of a block is a multiple of
-// 8, else over single ones. Forward: grid of up to 512 slices, a block of threads for the sum of one; then one block adds the slices and the
-// mask. Backward: grid ceil(elements / 2048). Sums in f32, in an order that depends on sizes only.
+// m is the weight of the block that an element lies in. Threads go over pieces of 8 elements, where a row of a block is
+// a multiple of 8, else over single ones. Forward: grid of up to 512 slices, a block of threads for the sum of one;
+// then one block adds the slices and the mask. Backward: grid ceil(elements / 2048). Sums in f32, in an order that
+// depends on sizes only.
 // Traffic: forward reads p and t where m is not 0, backward as well and writes dp; the mask comes from the caches.
 // Source: He et al. 2022, arXiv 2111.06377.
 #include "lang/vec.cuh"
@@ -61,8 +62,7 @@ __device__ __forceinline__ float weight_of(const BlocksParams& b, const float* m
 }
 
 // Whether pieces of 8 elements lie in one block each, and may be read at once.
-template <class... Pointers>
-__device__ __forceinline__ bool is_wide(const BlocksParams& b, const Pointers*... p) {
+template <class... Pointers> __device__ __forceinline__ bool is_wide(const BlocksParams& b, const Pointers*... p) {
     return b.block[2] * b.channels % 8 == 0 && aligned16(p...);
 }
 

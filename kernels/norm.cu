@@ -101,8 +101,7 @@ __device__ __forceinline__ float2* stats_of(const NormApplyParams& p, int n, int
 
 // y of this thread's voxels.
 template <int kW>
-__device__ __forceinline__ void apply(const NormApplyParams& p, const Place<kW>& at, int n,
-                                      const float* coefficients) {
+__device__ __forceinline__ void apply(const NormApplyParams& p, const Place<kW>& at, int n, const float* coefficients) {
     constexpr int kUnroll = 2;
     if (at.count == 0) return;
     float mean[kW], scale[kW], shift[kW];
@@ -166,7 +165,8 @@ KERNEL(norm_stats_bf16, NormStatsParams, 512, 2) {
 // kFinishRows-th part.
 KERNEL(norm_finish_f32, NormFinishParams, 512, 2) {
     SHARED_ARRAY(float, scratch, 3 * kThreads);
-    const int local = static_cast<int>(threadIdx.x) % kFinishChannels, row = static_cast<int>(threadIdx.x) / kFinishChannels;
+    const int local = static_cast<int>(threadIdx.x) % kFinishChannels,
+              row = static_cast<int>(threadIdx.x) / kFinishChannels;
     const int channel = static_cast<int>(blockIdx.x) * kFinishChannels + local;
     const long long n = blockIdx.y;
     Moments<1> m = {};

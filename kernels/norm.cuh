@@ -28,9 +28,7 @@ struct NormShape {
 enum Coefficient { kMean, kScale, kShift, kOffset, kTilt, kCoefficients };
 
 // First voxel of a slice.
-__device__ __forceinline__ long long slice_begin(const NormShape& s, int slice) {
-    return s.voxels * slice / s.slices;
-}
+__device__ __forceinline__ long long slice_begin(const NormShape& s, int slice) { return s.voxels * slice / s.slices; }
 
 // Where a thread stands: it takes kW channels of every rows-th voxel of the slice, `count` voxels in all.
 template <int kW> struct Place {

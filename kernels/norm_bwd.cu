@@ -3,15 +3,15 @@
 //   g = dy act'(y);  dbeta = sum g;  dgamma = sum g xhat;  dres = g
 //   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)), xhat = (x - mean) rstd
 //
-// Grid: norm.cuh. Traffic, in passes over the tensor: reads x and dy twice, writes dx once. With residual and activation
-// the first half reads y, too, and leaves dres = g, which the second half reads in the place of dy. Without residual the
-// side of the activation follows from x. Where the convolution that made dy left the sums of its blocks, and g in the
-// place of dy (conv3d/epilogue.cuh), only the second half runs: reads x and dy once, writes dx once.
+// Grid: norm.cuh. Traffic, in passes over the tensor: reads x and dy twice, writes dx once. With residual and
+// activation the first half reads y, too, and leaves dres = g, which the second half reads in the place of dy. Without
+// residual the side of the activation follows from x. Where the convolution that made dy left the sums of its blocks,
+// and g in the place of dy (conv3d/epilogue.cuh), only the second half runs: reads x and dy once, writes dx once.
 #include "norm.cuh"
 
 struct NormGradParams {
     const bf16* x;
-    const bf16* y;      // its sign is that of the activation's input; null: see beta
+    const bf16* y;  // its sign is that of the activation's input; null: see beta
     const bf16* dy;
     const float* gamma;
     const float* beta;  // the sign follows from x; null, like y: no activation
@@ -36,7 +36,8 @@ struct NormGradFinishParams {
     int instances, parts, channels, add_dgamma, add_dbeta, reserved;
 };
 
-// x, dy and, if the sign is to come from there, y of the next kUnroll voxels of a thread; zeros where `left` ends before.
+// x, dy and, if the sign is to come from there, y of the next kUnroll voxels of a thread; zeros where `left` ends
+// before.
 template <int kW, int kUnroll> struct Sources {
     Raw<kW> x[kUnroll], dy[kUnroll], y[kUnroll];
 
@@ -77,7 +78,8 @@ __device__ __forceinline__ void load_coefficients(const NormGradParams& p, int n
     const NormShape& s = p.shape;
     const int local = static_cast<int>(threadIdx.x), channel = static_cast<int>(blockIdx.y) * s.tile * s.width + local;
     if (local >= s.tile * s.width || channel >= s.channels) return;
-    const float2 stats = global_load(reinterpret_cast<const float2*>(p.stats) + static_cast<long long>(n) * s.channels + channel);
+    const float2 stats =
+        global_load(reinterpret_cast<const float2*>(p.stats) + static_cast<long long>(n) * s.channels + channel);
     coefficients[kMean * kTileChannels + local] = stats.x;
     coefficients[kScale * kTileChannels + local] = stats.y * global_load(p.gamma + channel);
     coefficients[kShift * kTileChannels + local] = p.beta != nullptr ? global_load(p.beta + channel) : 0.0f;
@@ -121,7 +123,8 @@ __device__ __forceinline__ void slice_sums(const NormGradParams& p, const Place<
 __device__ __forceinline__ void finish_sums(const NormShape& s, float sum_g, float sum_gx, int local,
                                             float* coefficients) {
     const float share = 1.0f / static_cast<float>(s.voxels);
-    const float scale = coefficients[kScale * kTileChannels + local], rstd = coefficients[kTilt * kTileChannels + local];
+    const float scale = coefficients[kScale * kTileChannels + local],
+                rstd = coefficients[kTilt * kTileChannels + local];
     coefficients[kOffset * kTileChannels + local] = scale * sum_g * share;
     coefficients[kTilt * kTileChannels + local] = scale * rstd * sum_gx * share;
 }
@@ -166,7 +169,8 @@ __device__ __forceinline__ void put_parameters(const Params& p, int channel, flo
     if (p.dgamma != nullptr) put(p.dgamma + channel, gamma, p.add_dgamma != 0);
 }
 
-template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGradParams& p, float* scratch, float* coefficients) {
+template <int kW>
+__device__ __forceinline__ void grad_stats_kernel(const NormGradParams& p, float* scratch, float* coefficients) {
     const NormShape& s = p.shape;
     const Place<kW> at(s);
     const int n = static_cast<int>(blockIdx.z);
@@ -184,7 +188,7 @@ template <int kW> __device__ __forceinline__ void grad_stats_kernel(const NormGr
 
 KERNEL(norm_bwd_stats_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 16 * kThreads);
-    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
+    SHARED_ARRAY(float, coefficients, kCoefficients* kTileChannels);
     if (p.shape.width == 8) {
         grad_stats_kernel<8>(p, scratch, coefficients);
     } else {
@@ -196,7 +200,8 @@ KERNEL(norm_bwd_stats_bf16, NormGradParams, 512, 1) {
 KERNEL(norm_bwd_finish_f32, NormGradFinishParams, 512, 2) {
     constexpr int kAtOnce = 4;
     SHARED_ARRAY(float, scratch, 2 * kAtOnce * kThreads);
-    const int local = static_cast<int>(threadIdx.x) % kFinishChannels, row = static_cast<int>(threadIdx.x) / kFinishChannels;
+    const int local = static_cast<int>(threadIdx.x) % kFinishChannels,
+              row = static_cast<int>(threadIdx.x) / kFinishChannels;
     const int channel = static_cast<int>(blockIdx.x) * kFinishChannels + local;
     const float2* from = reinterpret_cast<const float2*>(p.partial) + channel;
     float gamma = 0.0f, beta = 0.0f;
@@ -227,7 +232,7 @@ KERNEL(norm_bwd_finish_f32, NormGradFinishParams, 512, 2) {
 }
 
 KERNEL(norm_bwd_apply_bf16, NormGradParams, 512, 1) {
-    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
+    SHARED_ARRAY(float, coefficients, kCoefficients* kTileChannels);
     const NormShape& s = p.shape;
     const int n = static_cast<int>(blockIdx.z), local = static_cast<int>(threadIdx.x);
     const int tile = s.tile * s.width, channel = static_cast<int>(blockIdx.y) * tile + local;
@@ -276,7 +281,7 @@ __device__ __forceinline__ void grad_small_kernel(const NormGradParams& p, float
 
 KERNEL(norm_bwd_small_bf16, NormGradParams, 512, 1) {
     SHARED_ARRAY(float, scratch, 16 * kThreads);
-    SHARED_ARRAY(float, coefficients, kCoefficients * kTileChannels);
+    SHARED_ARRAY(float, coefficients, kCoefficients* kTileChannels);
     if (p.shape.width == 8) {
         grad_small_kernel<8>(p, scratch, coefficients);
     } else {

@@ -3,16 +3,16 @@
 //   y[n,i,j] = x[i,n] - x[j,n]      or      y[n,i,j] = [x[i,n]; x[j,n]]
 //   dx[v,n] = sum of dy over the pairs with v first, less (or, of the second half, plus) those with v second
 //
-// Forward: a thread for each output. Backward: a thread for each input, which adds in the order of the pairs (i, j), as the
-// CPU does: no atomics, and the same bits. Grid: ceil(elements / 256).
+// Forward: a thread for each output. Backward: a thread for each input, which adds in the order of the pairs (i, j), as
+// the CPU does: no atomics, and the same bits. Grid: ceil(elements / 256).
 // Traffic: forward reads x 2 V times from the caches, writes y once; backward reads dy twice, writes dx once.
 #include "lang/common.cuh"
 
 constexpr int kPairwiseThreads = 256;
 
 struct PairwiseParams {
-    const float* in;  // x, or dy
-    float* out;       // y, or dx
+    const float* in;     // x, or dy
+    float* out;          // y, or dx
     long long elements;  // of out
     int views, batch, width;
     int concat;  // else difference
@@ -51,9 +51,7 @@ KERNEL(pairwise_bwd_f32, PairwiseParams, kPairwiseThreads, 2) {
     const int v = static_cast<int>(row / p.batch);
     const float* dy = p.in + n * p.views * p.views * wide + k;
     const auto pair = [&](int i, int j) { return dy + (static_cast<long long>(i) * p.views + j) * wide; };
-    const auto second = [&](int i) {
-        return p.concat ? global_load(pair(i, v) + p.width) : -global_load(pair(i, v));
-    };
+    const auto second = [&](int i) { return p.concat ? global_load(pair(i, v) + p.width) : -global_load(pair(i, v)); };
     float sum = p.add ? global_load(p.out + at) : 0.0f;
     for (int i = 0; i < v; ++i) sum += second(i);
     for (int j = 0; j < p.views; ++j) {

@@ -1,7 +1,8 @@
 // roofline.cu: what this device can do at most, measured: copying in device memory, and multiplying on tensor cores.
 //   copy: y = x, 16 bytes a thread and turn; traffic 2 * len bytes.
 //   mma:   acc += A B on registers alone, 8 independent m16n8k16 products a warp and turn: 8 * 4096 FLOP.
-//   wgmma: the same with operands in shared memory, 8 products m64n128k16 a block and turn: 8 * 262,144 FLOP. On sm_90a only.
+//   wgmma: the same with operands in shared memory, 8 products m64n128k16 a block and turn: 8 * 262,144 FLOP. On sm_90a
+//   only.
 // Grid: x over threads (copy: any number, grid-stride; mma and wgmma: enough blocks to fill the device).
 // Source: our own; wgmma after the PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
 #include "lang/common.cuh"
@@ -41,7 +42,8 @@ KERNEL(roofline_mma_bf16, RooflineMmaParams, 256, 2) {
     global_store(p.out + (long long)blockIdx.x * blockDim.x + threadIdx.x, sum);
 }
 
-// wgmma exists on sm_90a alone: elsewhere, the emulated device included, there is no such kernel, and a program that asks for it is told so.
+// wgmma exists on sm_90a alone: elsewhere, the emulated device included, there is no such kernel, and a program that
+// asks for it is told so.
 // No kernel of the product uses wgmma; this one says what the device could do.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -50,14 +52,16 @@ struct RooflineWgmmaParams {
     long long turns;
 };
 
-// Descriptor of an operand in shared memory: not swizzled, k along the rows, core matrices of 8 rows of 16 bytes one behind the other:
-// 128 bytes from one to the next along k, 256 to the next 8 rows. Exchanged, the two distances would stay within the tile.
+// Descriptor of an operand in shared memory: not swizzled, k along the rows, core matrices of 8 rows of 16 bytes one
+// behind the other:
+// 128 bytes from one to the next along k, 256 to the next 8 rows. Exchanged, the two distances would stay within the
+// tile.
 __device__ __forceinline__ uint64_t wgmma_operand(const void* tile) {
     constexpr uint64_t kAlongK = 128, kAlongRows = 256;
     return ((smem_u32(tile) & 0x3ffff) >> 4) | (kAlongK >> 4) << 16 | (kAlongRows >> 4) << 32;
 }
 
-#define WGMMA_ACC8(i) \
+#define WGMMA_ACC8(i)                                                                                       \
     "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), "+f"(acc[i + 5]), \
         "+f"(acc[i + 6]), "+f"(acc[i + 7])
 #define WGMMA(a)                                              \
@@ -71,8 +75,9 @@ __device__ __forceinline__ uint64_t wgmma_operand(const void* tile) {
     "%48, %49, %50, %51, %52, %53, %54, %55, "                \
     "%56, %57, %58, %59, %60, %61, %62, %63}, " a ", %66, add, 1, 1, 0, 0;\n"
 
-// One warpgroup a block. A is all 1 in one tile and all -0.5 in another, B is all 1: where an element lies does not matter, each pair of
-// products adds 16 - 8 to every sum, exactly, and whoever launches this can tell that the products were made.
+// One warpgroup a block. A is all 1 in one tile and all -0.5 in another, B is all 1: where an element lies does not
+// matter, each pair of products adds 16 - 8 to every sum, exactly, and whoever launches this can tell that the products
+// were made.
 KERNEL(roofline_wgmma_bf16, RooflineWgmmaParams, 128, 4) {
     constexpr int kTileA = 64 * 16 / 8, kTileB = 128 * 16 / 8;  // in units of 8 elements, 16 bytes
     SHARED_ARRAY(uint4, tiles, 2 * kTileA + kTileB);
@@ -83,20 +88,22 @@ KERNEL(roofline_wgmma_bf16, RooflineWgmmaParams, 128, 4) {
     // What a thread wrote is to be seen by the asynchronous proxy, by which wgmma reads; then by all threads' writes.
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncthreads();
-    const uint64_t ones = wgmma_operand(tiles), halves = wgmma_operand(tiles + kTileA), b = wgmma_operand(tiles + 2 * kTileA);
+    const uint64_t ones = wgmma_operand(tiles), halves = wgmma_operand(tiles + kTileA),
+                   b = wgmma_operand(tiles + 2 * kTileA);
     float acc[64] = {};
     for (long long turn = 0; turn < p.turns; ++turn) {
         // In one statement from the fence to the wait: the compiler cannot touch the sums while they are in flight.
-        asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %67, 0;\n"
-                     "wgmma.fence.sync.aligned;\n"  //
-                     WGMMA("%64") WGMMA("%65") WGMMA("%64") WGMMA("%65")  //
-                     WGMMA("%64") WGMMA("%65") WGMMA("%64") WGMMA("%65")  //
-                     "wgmma.commit_group.sync.aligned;\n"
-                     "wgmma.wait_group.sync.aligned 0;\n}"
-                     : WGMMA_ACC8(0), WGMMA_ACC8(8), WGMMA_ACC8(16), WGMMA_ACC8(24), WGMMA_ACC8(32), WGMMA_ACC8(40),
-                       WGMMA_ACC8(48), WGMMA_ACC8(56)
-                     : "l"(ones), "l"(halves), "l"(b), "r"(1)
-                     : "memory");
+        asm volatile(
+            "{\n.reg .pred add;\nsetp.ne.b32 add, %67, 0;\n"
+            "wgmma.fence.sync.aligned;\n"                        //
+            WGMMA("%64") WGMMA("%65") WGMMA("%64") WGMMA("%65")  //
+            WGMMA("%64") WGMMA("%65") WGMMA("%64") WGMMA("%65")  //
+            "wgmma.commit_group.sync.aligned;\n"
+            "wgmma.wait_group.sync.aligned 0;\n}"
+            : WGMMA_ACC8(0), WGMMA_ACC8(8), WGMMA_ACC8(16), WGMMA_ACC8(24), WGMMA_ACC8(32), WGMMA_ACC8(40),
+              WGMMA_ACC8(48), WGMMA_ACC8(56)
+            : "l"(ones), "l"(halves), "l"(b), "r"(1)
+            : "memory");
     }
     float sum = 0.0f;
 #pragma unroll

@@ -1,7 +1,8 @@
 // route_loss.cu: smooth L1 between predicted and true sums of vectors along every route through all views.
 //
-//   mean over samples, orders r of the V views, axes of h(s_r), s_r = sum over steps (d - g)[r_t, r_t+1] + (d - g)[0, 0]
-//   dd[i,j] = dy / (N V! 3) sum over routes with the step (i, j) of h'(s_r); [0,0] over all routes; others on the diagonal 0
+//   mean over samples, orders r of the V views, axes of h(s_r), s_r = sum over steps (d - g)[r_t, r_t+1] + (d - g)[0,
+//   0] dd[i,j] = dy / (N V! 3) sum over routes with the step (i, j) of h'(s_r); [0,0] over all routes; others on the
+//   diagonal 0
 //
 // Routes are numbered: digit t of the number in base V, V - 1, .. picks one of the views left, so any thread makes any
 // route. Routes with the step (i, j) are orders of V - 1 things, the two views being one thing: (V - 1)! of them.
@@ -55,9 +56,10 @@ __device__ __forceinline__ int factorial(int n) {
     return product;
 }
 
-// Adds the errors along the route with this number to `sums`. With a step (i, j), i != j, only routes that contain it are
-// numbered: j is visited where i is, right after it.
-__device__ __forceinline__ void along_route(const float* errors, int views, int number, int i, int j, float (&sums)[3]) {
+// Adds the errors along the route with this number to `sums`. With a step (i, j), i != j, only routes that contain it
+// are numbered: j is visited where i is, right after it.
+__device__ __forceinline__ void along_route(const float* errors, int views, int number, int i, int j,
+                                            float (&sums)[3]) {
     const bool all = i == j;
     Remaining rest{0x76543210u, all ? views : views - 1, number};
     if (!all) {

@@ -2,18 +2,18 @@
 //
 //   y[cut, z, y, x] = rep[image(cut), start(cut) + (z, y, x)];   drep[image, v] = sum of dy over the cuts that cover v
 //
-// Cut (role N + n) P + p of sample n, pair p of views i < j: the view is i for roles 0 and 2, j for roles 1 and 3, and the
-// start is boxes[n, p, role], whole numbers in f32. Representations are view-major, image view N + n; the first `split` of
-// them in rep0, the others in rep1. A box that leaves its view touches no memory outside of it: forward writes NaN, backward
-// leaves the cut out. It does not happen: src/views/geometry.rs makes boxes that fit.
+// Cut (role N + n) P + p of sample n, pair p of views i < j: the view is i for roles 0 and 2, j for roles 1 and 3, and
+// the start is boxes[n, p, role], whole numbers in f32. Representations are view-major, image view N + n; the first
+// `split` of them in rep0, the others in rep1. A box that leaves its view touches no memory outside of it: forward
+// writes NaN, backward leaves the cut out. It does not happen: src/views/geometry.rs makes boxes that fit.
 // Forward: grid cuts * `parts`, a block copies a part of one cut, 16 bytes (or one channel) at a time.
-// Backward: gathers; grid images * `parts`, a thread for each 16 bytes of a representation adds the cuts that cover it in
-// the order of the output. No atomics, the same bits as the order of the CPU in f32; rounded to bf16 once.
+// Backward: gathers; grid images * `parts`, a thread for each 16 bytes of a representation adds the cuts that cover it
+// in the order of the output. No atomics, the same bits as the order of the CPU in f32; rounded to bf16 once.
 // Traffic: forward reads and writes each cut once; backward reads each cut once, writes every representation once.
 #include "lang/common.cuh"
 
 constexpr int kCutThreads = 256;
-constexpr int kCutAccesses = 4;   // of one thread
+constexpr int kCutAccesses = 4;    // of one thread
 constexpr int kMaxCuts = 2 * 255;  // of one view: two for each pair that it is in
 
 // Representations of V views of N samples, and the cuts made of them.
@@ -95,8 +95,8 @@ template <int kW> __device__ __forceinline__ void copy_cut(const CutParams& p) {
     const long long image = cut.image - (second ? p.split : 0);
     const Raw* rep = reinterpret_cast<const Raw*>(second ? p.rep1 : p.rep0);
     Raw* out = reinterpret_cast<Raw*>(p.y) + static_cast<long long>(index) * len;
-    const int begin = static_cast<int>(blockIdx.x) % s.parts * (kCutThreads * kCutAccesses) +
-                      static_cast<int>(threadIdx.x);
+    const int begin =
+        static_cast<int>(blockIdx.x) % s.parts * (kCutThreads * kCutAccesses) + static_cast<int>(threadIdx.x);
     Raw values[kCutAccesses];
 #pragma unroll
     for (int a = 0; a < kCutAccesses; ++a) {

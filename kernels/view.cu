@@ -1,22 +1,30 @@
 // view.cu: cuts and augments all views of a batch from volumes that lie in device memory.
 //
-// What src/views/{pose,intensity}.rs do on the CPU, in their order: sample (a copy, or trilinear through an affine map), noise,
-// blur, brightness, contrast, lower resolution, gamma of the negated values, gamma; then rounding to bf16. What is done to which
-// view stands in its ViewPlan, drawn on the host, in device memory: the launches are the same for every batch, and may be
-// captured into a graph.
-// Bits: sampling, noise, blur, brightness and lower resolution are the CPU's, operation by operation (Rounded). Contrast and gamma
-// use mean and deviation of the view, in f64 as on the CPU but summed in another order: rounded to f32 they may be off by
-// one unit in the last place.
-// Launches, each on a grid (parts, views), of which blocks without work end at once: sample; filter along z, y, x (blur); range,
-// contrast; filter along z, y, x (resolution); range, gamma, restore, twice; store.
-// Traffic: sample reads a view's voxels from the volume, up to 8 neighbours from the caches; every other launch reads a view in
-// f32 once and writes it once, where it has work.
+// What src/views/{pose,intensity}.rs do on the CPU, in their order: sample (a copy, or trilinear through an affine
+// map), noise, blur, brightness, contrast, lower resolution, gamma of the negated values, gamma; then rounding to bf16.
+// What is done to which view stands in its ViewPlan, drawn on the host, in device memory: the launches are the same for
+// every batch, and may be captured into a graph.
+// Bits: sampling, noise, blur, brightness and lower resolution are the CPU's, operation by operation (Rounded).
+// Contrast and gamma use mean and deviation of the view, in f64 as on the CPU but summed in another order: rounded to
+// f32 they may be off by one unit in the last place.
+// Launches, each on a grid (parts, views), of which blocks without work end at once: sample; filter along z, y, x
+// (blur); range, contrast; filter along z, y, x (resolution); range, gamma, restore, twice; store.
+// Traffic: sample reads a view's voxels from the volume, up to 8 neighbours from the caches; every other launch reads a
+// view in f32 once and writes it once, where it has work.
 #include "random/philox.cuh"
 
 constexpr int kViewThreads = 256;
 constexpr int kMaxRadius = 63;  // of a blur: 4 sigma, sigma at most 10
 
-enum Change { kNoise = 1, kBlur = 2, kBrightness = 4, kContrast = 8, kLowResolution = 16, kGammaInverted = 32, kGamma = 64 };
+enum Change {
+    kNoise = 1,
+    kBlur = 2,
+    kBrightness = 4,
+    kContrast = 8,
+    kLowResolution = 16,
+    kGammaInverted = 32,
+    kGamma = 64
+};
 enum Stage { kStageContrast, kStageGammaInverted, kStageGamma, kStageBlur, kStageLowResolution };
 
 // One view; in device memory. Axis order (z, y, x).
@@ -24,20 +32,21 @@ struct ViewPlan {
     const unsigned short* voxels;  // the volume, f16, x fastest
     int extent[3];                 // of the volume
     int is_copy;                   // whole voxels: no interpolation
-    int first[3];     // copy: index in the volume of the view's first voxel. Else: of the block that places are relative to,
-    int offset[3];    // index in the block of the first place,
-    int last[3];      // largest lower neighbour in the block
+    int first
+        [3];  // copy: index in the volume of the view's first voxel. Else: of the block that places are relative to,
+    int offset[3];  // index in the block of the first place,
+    int last[3];    // largest lower neighbour in the block
     float fraction[3];
     float matrix[9];  // row a: steps along axis a of the volume for a step along z, y, x of the view
     float fill;       // outside of the volume
     PhiloxStream noise;
-    int changes;      // bits of Change
+    int changes;  // bits of Change
     float noise_std;
     float blur_sigma[3];
     float brightness;  // 1 without
     float contrast;
-    int low[3];        // voxels along each axis at the lower resolution
-    float gamma[2];    // of the negated values, of the values
+    int low[3];      // voxels along each axis at the lower resolution
+    float gamma[2];  // of the negated values, of the values
     int reserved;
 };
 
@@ -102,8 +111,8 @@ struct Neighbour {
 
 __device__ __forceinline__ Neighbour neighbour(const ViewPlan& plan, int axis, int z, int y, int x) {
     const float* m = plan.matrix + 3 * axis;
-    const Rounded begin = (Rounded{plan.fraction[axis]} + Rounded{m[0]} * static_cast<float>(z)) +
-                          Rounded{m[1]} * static_cast<float>(y);
+    const Rounded begin =
+        (Rounded{plan.fraction[axis]} + Rounded{m[0]} * static_cast<float>(z)) + Rounded{m[1]} * static_cast<float>(y);
     // Far outside all is fill: within a billion voxels integers do not overflow.
     const float place = fminf(fmaxf((begin + Rounded{m[2]} * static_cast<float>(x)).v, -1e9f), 1e9f);
     int floor = static_cast<int>(place);
@@ -118,7 +127,8 @@ __device__ __forceinline__ Rounded mix(Rounded a, Rounded b, Rounded weight) { r
 
 __device__ __forceinline__ float sample(const ViewPlan& plan, int z, int y, int x) {
     if (plan.is_copy != 0) return voxel(plan, plan.first[0] + z, plan.first[1] + y, plan.first[2] + x);
-    const Neighbour nz = neighbour(plan, 0, z, y, x), ny = neighbour(plan, 1, z, y, x), nx = neighbour(plan, 2, z, y, x);
+    const Neighbour nz = neighbour(plan, 0, z, y, x), ny = neighbour(plan, 1, z, y, x),
+                    nx = neighbour(plan, 2, z, y, x);
     Rounded planes[2];
 #pragma unroll
     for (int dz = 0; dz < 2; ++dz) {
@@ -159,7 +169,8 @@ KERNEL(view_sample_f16, ViewParams, kViewThreads, 2) {
 // Weights of a Gaussian of standard deviation sigma, cut at 4 sigma; by the whole block.
 __device__ __forceinline__ void gaussian(float sigma, int radius, float* weights) {
     for (int k = static_cast<int>(threadIdx.x); k < 2 * radius + 1; k += kViewThreads) {
-        const Rounded distance = Rounded{static_cast<float>(k < radius ? radius - k : k - radius)} / Rounded{fmaxf(sigma, 1e-3f)};
+        const Rounded distance =
+            Rounded{static_cast<float>(k < radius ? radius - k : k - radius)} / Rounded{fmaxf(sigma, 1e-3f)};
         weights[k] = exp_rounded(Rounded{-0.5f} * distance * distance).v;
     }
     __syncthreads();
@@ -192,11 +203,14 @@ KERNEL(view_filter_f32, ViewParams, kViewThreads, 2) {
         Rounded sum{0.0f};
         if (lower) {
             // Voxel k of the m left is voxel floor((k + 1/2) n / m).
-            const Rounded scaled = (Rounded{static_cast<float>(i)} + 0.5f) * static_cast<float>(m) / Rounded{static_cast<float>(n)};
+            const Rounded scaled =
+                (Rounded{static_cast<float>(i)} + 0.5f) * static_cast<float>(m) / Rounded{static_cast<float>(n)};
             const Rounded place{fminf(fmaxf((scaled - 0.5f).v, 0.0f), static_cast<float>(m - 1))};
             const int low = static_cast<int>(place.v), high = min(low + 1, m - 1);
             const Rounded weight = place - static_cast<float>(low);
-            const auto nearest = [&](int k) { return global_load(row + static_cast<long long>((2 * k + 1) * n / (2 * m)) * inner); };
+            const auto nearest = [&](int k) {
+                return global_load(row + static_cast<long long>((2 * k + 1) * n / (2 * m)) * inner);
+            };
             sum = sum + Rounded{nearest(low)} * (Rounded{1.0f} - weight);
             sum = sum + Rounded{nearest(high)} * weight;
         } else {
@@ -209,8 +223,8 @@ KERNEL(view_filter_f32, ViewParams, kViewThreads, 2) {
     }
 }
 
-// Smallest and largest value, and sums of differences from `origin` and of their squares: taken relative to a number among
-// the values, so that the deviation of a view far from 0 keeps its digits.
+// Smallest and largest value, and sums of differences from `origin` and of their squares: taken relative to a number
+// among the values, so that the deviation of a view far from 0 keeps its digits.
 struct Range {
     float low, high;
     double sum, square, origin;
@@ -338,9 +352,7 @@ KERNEL(view_contrast_f32, ViewParams, kViewThreads, 2) {
 }
 
 // A view without contrast stays as it is; no NaN passes this.
-__device__ __forceinline__ bool is_flat(const Range& range) {
-    return !(range.high - range.low > 1e-7f);
-}
+__device__ __forceinline__ bool is_flat(const Range& range) { return !(range.high - range.low > 1e-7f); }
 
 // Raises values, mapped to [0, 1], to a power, and measures the result; the negated values of stage kStageGammaInverted
 // stay negated until view_restore_f32.

@@ -110,7 +110,9 @@ pub fn escape(path: &std::path::Path) -> String {
     let text = path.to_string_lossy();
     text.chars()
         .flat_map(|c| {
-            let hidden = c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let turns_text =
+                matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            let hidden = c.is_control() || turns_text;
             let escaped: Box<dyn Iterator<Item = char>> =
                 if hidden { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) };
             escaped

@@ -11,8 +11,8 @@ use program::{Run, options};
 use spatialssl::config::GradientViews;
 use spatialssl::session::ProgramOptions;
 
-/// Large enough that loops are split over threads; no half of the 10296 voxels is a multiple of the 32 that norms sum at
-/// once, so another split would be other bits.
+/// Large enough that loops are split over threads; no half of the 10296 voxels is a multiple of the 32 that norms sum
+/// at once, so another split would be other bits.
 fn tiny(gradient_views: GradientViews) -> ProgramOptions {
     ProgramOptions { gradient_views, ..options(&[8, 16], &[1, 2], [18, 22, 26], 2) }
 }

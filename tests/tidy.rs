@@ -4,12 +4,12 @@
 #[path = "tidy/tree.rs"]
 mod tree;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tree::{File, code, files, words_after};
 
-/// Each folder and what it may import, besides itself and `error`, `scalar`, `shape`: from the bottom layer to the top, so
-/// each imports only from lines above its own.
+/// Each folder and what it may import, besides itself and `error`, `scalar`, `shape`: from the bottom layer to the top,
+/// so each imports only from lines above its own.
 const LAYERS: [(&str, &[&str]); 21] = [
     ("files", &[]),
     ("random", &[]),
@@ -81,6 +81,41 @@ const LINTS: [(&str, &str); 10] = [
     ("src/ops/mod.rs", "variants made by a macro carry the documentation of their types"),
     ("src/backend/cpu/conv/tile.rs", "unsafe code"),
     ("tests/allocation/counting.rs", "unsafe code"),
+];
+
+/// Folders that may hold more than [`MOST_FILES`] files: one file an operation, and the emulator's parts.
+const WIDE: [&str; 4] = ["src/ops", "kernels", "emulator", "emulator/ptx"];
+const MOST_FILES: usize = 15;
+
+/// Files that import each other, by way of others or not, and why.
+const CIRCULAR: [(&str, &str); 0] = [];
+
+/// Identifiers and phrases that were given up for the field's words. CHANGELOG.md may name them.
+const RETIRED: [(&str, &str); 24] = [
+    ("conv3d_walk", "z-streaming kernels"),
+    ("conv3d_halo", "spatial-tile kernels"),
+    ("conv3d_gather", "implicit-GEMM kernels"),
+    ("conv3d_stem", "direct kernels, for one input channel"),
+    ("halo_wgrad", "zstream_wgrad"),
+    ("conv3d_bias_grad", "conv3d_bias_bwd"),
+    ("norm_grad_", "norm_bwd_"),
+    ("conv_transpose3d_fwd", "conv_transpose3d_fprop"),
+    ("channels made", "output channels"),
+    ("summed channels", "reduction channels"),
+    ("planted", "mutation tests, mock programs"),
+    ("Storage::Twin", "Storage::FullAndHalf"),
+    ("read_twin", "read_half_copy"),
+    ("Op::Probe", "Op::GradNormTap"),
+    ("elided", "eliminated"),
+    ("driver::Block", "driver::DeviceBuffer"),
+    ("optim::Block", "optim::ParamGroup"),
+    ("under way", "in flight"),
+    ("under_way", "in_flight"),
+    ("start_average", "init_average"),
+    ("start values", "initial values"),
+    ("boxes pay", "padding at most doubles the work"),
+    ("addressed, not consumed", "counter-based random numbers"),
+    ("nobody saw coming", "not prefetched"),
 ];
 
 fn rust() -> Vec<File> {
@@ -245,7 +280,8 @@ fn every_operation_has_a_file_a_module_and_cases() {
 const OTHER_KERNELS: [(&str, &str); 2] =
     [("roofline", "src/profile/roofs.rs"), ("view", "src/views/cuda/sampler.rs")];
 
-/// Every operation has a kernel file of its name, every kernel file an operation, and every kernel is launched from there.
+/// Every operation has a kernel file of its name, every kernel file an operation, and every kernel is launched from
+/// there.
 #[test]
 fn kernels_and_operations_go_together() {
     let all = files();
@@ -300,7 +336,8 @@ fn kernels_and_operations_go_together() {
     }
 }
 
-/// `build.rs` makes code for several architectures of one PTX (`SHARED_PTX`): right as long as no kernel asks which one it is.
+/// `build.rs` makes code for several architectures of one PTX (`SHARED_PTX`): right as long as no kernel asks which one
+/// it is.
 #[test]
 fn no_kernel_asks_for_its_architecture() {
     for file in files().iter().filter(|f| f.path.starts_with("kernels/")) {
@@ -338,4 +375,85 @@ fn the_map_names_every_module() {
     for (name, _) in LAYERS {
         assert!(map.text.contains(name), "ARCHITECTURE.md does not mention {name}");
     }
+}
+
+#[test]
+fn retired_words_stay_retired() {
+    let here = ["CHANGELOG.md", "tests/tidy.rs"];
+    for file in files().iter().filter(|file| !here.contains(&file.path.as_str())) {
+        for (word, now) in RETIRED {
+            let found = file.text.lines().find(|line| line.contains(word));
+            assert!(found.is_none(), "{} says {word:?}, say {now:?}: {found:?}", file.path);
+        }
+    }
+}
+
+#[test]
+fn lines_have_at_most_120_columns() {
+    let kinds = [".rs", ".cu", ".cuh", ".cpp", ".h"];
+    for file in files().iter().filter(|f| kinds.iter().any(|kind| f.path.ends_with(kind))) {
+        // A text may be as long as what it says.
+        let long =
+            file.text.lines().filter(|l| l.chars().count() > 120 && !l.contains(['"', '\\']));
+        let long: Vec<&str> = long.collect();
+        assert!(long.is_empty(), "{}: {long:#?}", file.path);
+    }
+}
+
+#[test]
+fn folders_have_at_most_15_files_and_the_loop_stays_small() {
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    let code = ["src/", "kernels/", "emulator/", "tests/", "benches/"];
+    for file in files().iter().filter(|f| code.iter().any(|folder| f.path.starts_with(folder))) {
+        let folder = file.path.rsplit_once('/').unwrap().0;
+        *count.entry(folder.to_string()).or_default() += 1;
+    }
+    for (folder, files) in count {
+        let fits = files <= MOST_FILES || WIDE.contains(&folder.as_str());
+        assert!(fits, "{folder} has {files} files: give it rooms");
+    }
+    let train: usize = library()
+        .iter()
+        .filter(|file| file.path.starts_with("src/train/"))
+        .map(|file| file.text.lines().count())
+        .sum();
+    assert!((1..2000).contains(&train), "src/train has {train} lines");
+}
+
+/// Files of the library that import each other, by way of others or not; none is listed.
+#[test]
+fn no_files_import_each_other() {
+    let all = library();
+    let paths: BTreeSet<&str> = all.iter().map(|file| file.path.as_str()).collect();
+    // The file that a path stands in: the longest of its beginnings that is a file of its own.
+    let file_of = |import: &str| -> Option<String> {
+        let parts: Vec<&str> = import.split("::").collect();
+        (1..=parts.len()).rev().find_map(|len| {
+            let stem = format!("src/{}", parts[..len].join("/"));
+            let candidates = [format!("{stem}.rs"), format!("{stem}/mod.rs")];
+            candidates.into_iter().find(|path| paths.contains(path.as_str()))
+        })
+    };
+    let mut imports: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for file in &all {
+        let text = code(&file.text);
+        let found = words_after(&text, "crate::").into_iter().filter_map(|import| file_of(&import));
+        let own: BTreeSet<String> = found.filter(|path| *path != file.path).collect();
+        imports.insert(&file.path, own);
+    }
+    // What can be reached from each file.
+    let reached = |from: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from.to_string()]);
+        while let Some(path) = next.pop() {
+            for import in &imports[path.as_str()] {
+                if seen.insert(import.clone()) {
+                    next.push(import.clone());
+                }
+            }
+        }
+        seen
+    };
+    let circular: Vec<&str> =
+        paths.iter().copied().filter(|path| reached(path).contains(*path)).collect();
+    assert_eq!(circular, CIRCULAR.map(|(path, _)| path), "files that import each other");
 }

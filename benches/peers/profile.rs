@@ -68,8 +68,12 @@ pub(crate) fn run() -> Result<(), Box<dyn Error>> {
 fn bytes(tape: &Tape, record: &Record) -> f64 {
     let len = |id| tape.shape(id).len();
     let reads: usize = record.reads.iter().map(|&id| len(id)).sum();
-    let writes: usize =
-        record.writes.iter().flatten().map(|&(id, add)| len(id) * (1 + usize::from(add))).sum();
+    let writes: usize = record
+        .writes
+        .iter()
+        .flatten()
+        .map(|write| len(write.to) * (1 + usize::from(write.add)))
+        .sum();
     4.0 * (reads + writes) as f64
 }
 

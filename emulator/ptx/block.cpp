@@ -119,7 +119,8 @@ void run_warp_located(Warp& w, Kernel& k, u64 block) {
     } catch (Fault& f) {
         const Inst& i = k.code[std::min<size_t>(w.pc, k.code.size() - 1)];
         char text[100];
-        snprintf(text, sizeof(text), " (warp %u, lanes %08x, block %llu; ", w.index, w.mask, static_cast<unsigned long long>(block));
+        snprintf(text, sizeof(text), " (warp %u, lanes %08x, block %llu; ", w.index, w.mask,
+                 static_cast<unsigned long long>(block));
         f.text += text + k.place(i) + ") in " + k.text_of(i);
         throw;
     }
@@ -154,7 +155,8 @@ void run(Machine& m, Kernel& k, const emu::Schedule& schedule, u64 index) {
     u32 round = 0;
     do {
         if (schedule.order == emu::Order::kRandom) {
-            for (u32 i = count; i > 1; --i) std::swap(order[i - 1], order[emu::mix(schedule.seed ^ emu::mix(index * 1000 + round) ^ i) % i]);
+            for (u32 i = count; i > 1; --i)
+                std::swap(order[i - 1], order[emu::mix(schedule.seed ^ emu::mix(index * 1000 + round) ^ i) % i]);
         }
         for (u32 at : order) {
             if (!m.warps[at].done) run_warp_located(m.warps[at], k, index);
@@ -171,8 +173,11 @@ emu::Failure refusal(const Kernel* k, const emu::Kernel& host) {
     if (k == nullptr) return {emu::kNotFound, "no PTX of this name"};
     if (!k->error.empty()) return {emu::kNotSupported, k->error};
     if (k->params != 1 || k->params_bytes != host.params_bytes)
-        return {emu::kInvalidValue, "parameters of " + number(k->params_bytes) + " bytes; the host passes " + number(host.params_bytes)};
-    if (k->threads != host.threads) return {emu::kInvalidValue, "blocks of " + number(k->threads) + " threads; the host has " + number(host.threads)};
+        return {emu::kInvalidValue,
+                "parameters of " + number(k->params_bytes) + " bytes; the host passes " + number(host.params_bytes)};
+    if (k->threads != host.threads)
+        return {emu::kInvalidValue,
+                "blocks of " + number(k->threads) + " threads; the host has " + number(host.threads)};
     return {0, {}};
 }
 

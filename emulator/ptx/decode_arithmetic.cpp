@@ -5,16 +5,16 @@
 
 namespace ptx {
 
-#define INTS(expr)                                                                       \
-    (t.bits == 16 ? (t.kind == 's' ? BIN(s16, expr) : BIN(u16, expr))                    \
-     : t.bits == 32 ? (t.kind == 's' ? BIN(s32, expr) : BIN(u32, expr))                  \
+#define INTS(expr)                                                      \
+    (t.bits == 16   ? (t.kind == 's' ? BIN(s16, expr) : BIN(u16, expr)) \
+     : t.bits == 32 ? (t.kind == 's' ? BIN(s32, expr) : BIN(u32, expr)) \
                     : (t.kind == 's' ? BIN(s64, expr) : BIN(u64, expr)))
 // Wraps: computed without a sign.
 #define WRAPS(expr) (t.bits == 16 ? BIN(u16, expr) : t.bits == 32 ? BIN(u32, expr) : BIN(u64, expr))
 // Only the lanes that take part: divisions trap.
-#define INTS_SLOW(expr)                                                                                \
-    (t.bits == 16 ? (t.kind == 's' ? SLOW2(s16, s16, s16, expr) : SLOW2(u16, u16, u16, expr))          \
-     : t.bits == 32 ? (t.kind == 's' ? SLOW2(s32, s32, s32, expr) : SLOW2(u32, u32, u32, expr))        \
+#define INTS_SLOW(expr)                                                                         \
+    (t.bits == 16   ? (t.kind == 's' ? SLOW2(s16, s16, s16, expr) : SLOW2(u16, u16, u16, expr)) \
+     : t.bits == 32 ? (t.kind == 's' ? SLOW2(s32, s32, s32, expr) : SLOW2(u32, u32, u32, expr)) \
                     : (t.kind == 's' ? SLOW2(s64, s64, s64, expr) : SLOW2(u64, u64, u64, expr)))
 
 void Decoder::arithmetic(const string& op) {
@@ -34,7 +34,7 @@ void Decoder::floats64(const string& op) {
     i.d = dst(ops_[0], 64);
     if (op == "add" && n == 3) i.run = BIN(double, a + b);
     if (op == "sub" && n == 3) i.run = BIN(double, a - b);
-    if (op == "mul" && n == 3) i.run = BIN(double, a * b);
+    if (op == "mul" && n == 3) i.run = BIN(double, a* b);
     if (op == "div" && n == 3) i.run = BIN(double, a / b);
     if (op == "min" && n == 3) i.run = BIN(double, fmin_(a, b));
     if (op == "max" && n == 3) i.run = BIN(double, fmax_(a, b));
@@ -112,7 +112,8 @@ Run Decoder::floats32_near(const string& op, bool approximate) const {
         if (n == 2 && op == "rcp") return UN(float, float, cn(1.0f / a));
         return nullptr;
     }
-    if (n == 3 && op == "div") return SLOW2(float, float, float, approx(static_cast<double>(a) / static_cast<double>(b), a));
+    if (n == 3 && op == "div")
+        return SLOW2(float, float, float, approx(static_cast<double>(a) / static_cast<double>(b), a));
 #define NEAR(name, expr) \
     if (n == 2 && op == name) return SLOW1(float, float, approx(expr, a));
     NEAR("sqrt", std::sqrt(static_cast<double>(a)))
@@ -138,8 +139,12 @@ void Decoder::multiply_wide(const string& op, const Type& t) {
     i.d = dst(ops_[0], 2 * t.bits, s);
     if (t.bits == 16 && !adds) i.run = s ? BIN2(s32, s16, s16, s32{a} * s32{b}) : BIN2(u32, u16, u16, u32{a} * u32{b});
     if (t.bits == 32 && !adds) i.run = s ? BIN2(s64, s32, s32, s64{a} * s64{b}) : BIN2(u64, u32, u32, u64{a} * u64{b});
-    if (t.bits == 16 && adds) i.run = s ? TRI3(u32, s16, s16, u32, static_cast<u32>(s32{a} * s32{b}) + c) : TRI3(u32, u16, u16, u32, u32{a} * u32{b} + c);
-    if (t.bits == 32 && adds) i.run = s ? TRI3(u64, s32, s32, u64, static_cast<u64>(s64{a} * s64{b}) + c) : TRI3(u64, u32, u32, u64, u64{a} * u64{b} + c);
+    if (t.bits == 16 && adds)
+        i.run = s ? TRI3(u32, s16, s16, u32, static_cast<u32>(s32{a} * s32{b}) + c)
+                  : TRI3(u32, u16, u16, u32, u32{a} * u32{b} + c);
+    if (t.bits == 32 && adds)
+        i.run = s ? TRI3(u64, s32, s32, u64, static_cast<u64>(s64{a} * s64{b}) + c)
+                  : TRI3(u64, u32, u32, u64, u64{a} * u64{b} + c);
     emit(i);
 }
 
@@ -156,12 +161,15 @@ void Decoder::whole(const string& op, const Type& t) {
 }
 
 Run Decoder::whole_one(const string& op, const Type& t) {
-    if (op == "neg") return t.bits == 16 ? UN(u16, u16, 0 - a) : t.bits == 32 ? UN(u32, u32, 0 - a) : UN(u64, u64, 0 - a);
+    if (op == "neg")
+        return t.bits == 16 ? UN(u16, u16, 0 - a) : t.bits == 32 ? UN(u32, u32, 0 - a) : UN(u64, u64, 0 - a);
     if (op == "abs" && t.bits == 32) return UN(u32, s32, a < 0 ? 0 - static_cast<u32>(a) : static_cast<u32>(a));
     if (op == "abs" && t.bits == 64) return UN(u64, s64, a < 0 ? 0 - static_cast<u64>(a) : static_cast<u64>(a));
     if (op == "not") return t.bits == 16 ? UN(u16, u16, ~a) : t.bits == 32 ? UN(u32, u32, ~a) : UN(u64, u64, ~a);
     if (op == "popc") return t.bits == 32 ? UN(u32, u32, __builtin_popcount(a)) : UN(u32, u64, __builtin_popcountll(a));
-    if (op == "clz") return t.bits == 32 ? UN(u32, u32, a == 0 ? 32 : __builtin_clz(a)) : UN(u32, u64, a == 0 ? 64 : __builtin_clzll(a));
+    if (op == "clz")
+        return t.bits == 32 ? UN(u32, u32, a == 0 ? 32 : __builtin_clz(a))
+                            : UN(u32, u64, a == 0 ? 64 : __builtin_clzll(a));
     if (op == "brev" && t.bits == 32) {
         return +[](Warp& w, const Inst& x) {
             each1<u32, u32>(w, x, [](u32 a) {
@@ -185,7 +193,8 @@ Run Decoder::whole_two(const string& op, const Type& t, bool high) {
     if (op == "rem") return INTS_SLOW(rem_(a, b));
     if (op == "min") return INTS(a < b ? a : b);
     if (op == "max") return INTS(a > b ? a : b);
-    if (op == "mul" && !high) return t.bits == 16 ? BIN(u16, u32{a} * u32{b}) : t.bits == 32 ? BIN(u32, a * b) : BIN(u64, a * b);
+    if (op == "mul" && !high)
+        return t.bits == 16 ? BIN(u16, u32{a} * u32{b}) : t.bits == 32 ? BIN(u32, a * b) : BIN(u64, a * b);
     if (op == "mul" && t.bits == 16) return s ? BIN(s16, (s32{a} * s32{b}) >> 16) : BIN(u16, (u32{a} * u32{b}) >> 16);
     if (op == "mul" && t.bits == 32) return s ? BIN(s32, (s64{a} * s64{b}) >> 32) : BIN(u32, (u64{a} * u64{b}) >> 32);
     if (op == "mul") return s ? BIN(s64, (static_cast<s128>(a) * b) >> 64) : BIN(u64, (static_cast<u128>(a) * b) >> 64);
@@ -209,7 +218,8 @@ Run Decoder::whole_two(const string& op, const Type& t, bool high) {
 
 Run Decoder::whole_three(const string& op, const Type& t, bool high) {
     if (op != "mad") return nullptr;
-    if (!high) return t.bits == 16 ? TRI(u16, u32{a} * u32{b} + c) : t.bits == 32 ? TRI(u32, a * b + c) : TRI(u64, a * b + c);
+    if (!high)
+        return t.bits == 16 ? TRI(u16, u32{a} * u32{b} + c) : t.bits == 32 ? TRI(u32, a * b + c) : TRI(u64, a * b + c);
     if (t.bits != 32) return nullptr;
     if (t.kind == 's') return TRI3(u32, s32, s32, u32, static_cast<u32>((s64{a} * s64{b}) >> 32) + c);
     return TRI(u32, ((u64{a} * u64{b}) >> 32) + c);
@@ -249,14 +259,19 @@ bool Decoder::fields(const string& op, const Type& t) {
         i.e = src(ops_[4], 32);
         i.run = t.bits == 32 ? insert_field<u32> : insert_field<u64>;
     } else if (op == "bfe" && t.kind == 'u') {
-        i.run = TRI(u32, (b & 255) > 31 || (c & 255) == 0 ? 0 : (a >> (b & 255)) & ((c & 255) > 31 ? kAll : (1u << (c & 255)) - 1));
+        i.run = TRI(u32, (b & 255) > 31 || (c & 255) == 0
+                             ? 0
+                             : (a >> (b & 255)) & ((c & 255) > 31 ? kAll : (1u << (c & 255)) - 1));
     } else if (op == "prmt") {
         i.run = TRI(u32, prmt(a, b, c));
     } else if (op == "shf") {
         const bool left = opt("l"), right = opt("r"), wrap = opt("wrap"), clamp = opt("clamp");
         if (left == right || wrap == clamp) throw std::runtime_error("mode");
-        if (left) i.run = wrap ? TRI(u32, ((u64{b} << 32 | a) << (c & 31)) >> 32) : TRI(u32, ((u64{b} << 32 | a) << (c > 32 ? 32 : c)) >> 32);
-        else i.run = wrap ? TRI(u32, (u64{b} << 32 | a) >> (c & 31)) : TRI(u32, (u64{b} << 32 | a) >> (c > 32 ? 32 : c));
+        if (left)
+            i.run = wrap ? TRI(u32, ((u64{b} << 32 | a) << (c & 31)) >> 32)
+                         : TRI(u32, ((u64{b} << 32 | a) << (c > 32 ? 32 : c)) >> 32);
+        else
+            i.run = wrap ? TRI(u32, (u64{b} << 32 | a) >> (c & 31)) : TRI(u32, (u64{b} << 32 | a) >> (c > 32 ? 32 : c));
     } else if (op == "lop3") {
         u64 table;
         if (!immediate(ops_[4], &table)) throw std::runtime_error("table");

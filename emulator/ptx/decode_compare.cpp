@@ -95,9 +95,12 @@ void Decoder::compare() {
         i.c = src(negated ? ops_[3].substr(1) : ops_[3], 1);
     }
     if (t.kind == 'b' && c != "eq" && c != "ne") throw std::runtime_error("order of bits");
-    if (t.kind == 'f') i.run = t.bits == 32 ? setp_float<float>(c) : setp_float<double>(c);
-    else if (t.kind == 's') i.run = t.bits == 16 ? setp_int<s16>(c) : t.bits == 32 ? setp_int<s32>(c) : setp_int<s64>(c);
-    else i.run = t.bits == 16 ? setp_int<u16>(c) : t.bits == 32 ? setp_int<u32>(c) : setp_int<u64>(c);
+    if (t.kind == 'f')
+        i.run = t.bits == 32 ? setp_float<float>(c) : setp_float<double>(c);
+    else if (t.kind == 's')
+        i.run = t.bits == 16 ? setp_int<s16>(c) : t.bits == 32 ? setp_int<s32>(c) : setp_int<s64>(c);
+    else
+        i.run = t.bits == 16 ? setp_int<u16>(c) : t.bits == 32 ? setp_int<u32>(c) : setp_int<u64>(c);
     emit(i);
 }
 

@@ -10,7 +10,8 @@ template <class W, class N> void pack(Warp& w, const Inst& i) {  // W d = {N v[0
     W* d = reg<W>(w, i.d);
     ACTIVE {
         W v = 0;
-        for (u32 k = 0; k < i.count; ++k) v = static_cast<W>(v | static_cast<W>(static_cast<W>(reg<N>(w, i.v[k])[l]) << (8 * sizeof(N) * k)));
+        for (u32 k = 0; k < i.count; ++k)
+            v = static_cast<W>(v | static_cast<W>(static_cast<W>(reg<N>(w, i.v[k])[l]) << (8 * sizeof(N) * k)));
         d[l] = v;
     }
 }
@@ -33,15 +34,22 @@ void Decoder::load_store(bool is_load) {
     Inst i;
     Space space = Space::kGeneric;
     const Type t = last();
-    if (opt("global")) space = Space::kGlobal;
-    else if (opt("shared") || opt("shared::cta")) space = Space::kShared;
-    else if (opt("param")) space = Space::kParam;
-    else if (opt("local")) space = Space::kLocal;
-    else if (opt("const")) space = Space::kGlobal;
+    if (opt("global"))
+        space = Space::kGlobal;
+    else if (opt("shared") || opt("shared::cta"))
+        space = Space::kShared;
+    else if (opt("param"))
+        space = Space::kParam;
+    else if (opt("local"))
+        space = Space::kLocal;
+    else if (opt("const"))
+        space = Space::kGlobal;
     i.count = 1;
     if (opt("v2")) i.count = 2;
     if (opt("v4")) i.count = 4;
-    for (const char* harmless : {"volatile", "weak", "relaxed", "acquire", "release", "cta", "gpu", "sys", "nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt"}) opt(harmless);
+    for (const char* harmless : {"volatile", "weak", "relaxed", "acquire", "release", "cta", "gpu", "sys", "nc", "ca",
+                                 "cg", "cs", "lu", "cv", "wb", "wt"})
+        opt(harmless);
     const string& address_text = ops_[is_load ? 1 : 0];
     const string& value_text = ops_[is_load ? 0 : 1];
     bool wide = true;
@@ -49,7 +57,8 @@ void Decoder::load_store(bool is_load) {
     if (space != Space::kShared && space != Space::kLocal && !wide) throw std::runtime_error("32-bit address");
     const auto list = elements(value_text);
     if (list.size() != i.count) throw std::runtime_error("vector length");
-    for (u32 e = 0; e < i.count; ++e) i.v[e] = is_load ? dst(list[e], t.bits, t.kind == 's') : src(list[e], t.bits, t.kind);
+    for (u32 e = 0; e < i.count; ++e)
+        i.v[e] = is_load ? dst(list[e], t.bits, t.kind == 's') : src(list[e], t.bits, t.kind);
     i.run = is_load ? load_run(space, t.bits / 8, wide) : store_run(space, t.bits / 8, wide);
     emit(i);
 }
@@ -76,13 +85,18 @@ void Decoder::move_vector(const Type& t) {
     Inst i;
     i.count = static_cast<u8>(n);
     for (u32 e = 0; e < n; ++e) i.v[e] = packs ? src(list[e], part) : dst(list[e], part);
-    if (packs) i.d = dst(ops_[0], t.bits);
-    else i.a = src(ops_[1], t.bits);
+    if (packs)
+        i.d = dst(ops_[0], t.bits);
+    else
+        i.a = src(ops_[1], t.bits);
 #define CASE(w, n_, W, N) \
     if (t.bits == w && part == n_) i.run = packs ? pack<W, N> : unpack<W, N>;
-    CASE(64, 32, u64, u32) CASE(64, 16, u64, u16) CASE(32, 16, u32, u16) CASE(32, 8, u32, u8) CASE(16, 8, u16, u8) CASE(64, 8, u64, u8)
+    CASE(64, 32, u64, u32)
+    CASE(64, 16, u64, u16)
+    CASE(32, 16, u32, u16)
+    CASE(32, 8, u32, u8) CASE(16, 8, u16, u8) CASE(64, 8, u64, u8)
 #undef CASE
-    emit(i);
+        emit(i);
 }
 
 void Decoder::convert_address() {  // to.space: generic to space; space: the other way
@@ -90,10 +104,14 @@ void Decoder::convert_address() {  // to.space: generic to space; space: the oth
     const Type t = last();
     const bool to = opt("to");
     u64 base = 0;
-    if (opt("shared") || opt("shared::cta")) base = kSharedBase;
-    else if (opt("local")) base = kLocalBase;
-    else if (opt("param")) base = 0;
-    else if (!opt("global") && !opt("const")) throw std::runtime_error("space");
+    if (opt("shared") || opt("shared::cta"))
+        base = kSharedBase;
+    else if (opt("local"))
+        base = kLocalBase;
+    else if (opt("param"))
+        base = 0;
+    else if (!opt("global") && !opt("const"))
+        throw std::runtime_error("space");
     if (t.bits != 64) throw std::runtime_error("32-bit addresses");
     Inst i;
     i.a = src(ops_[1], 64);

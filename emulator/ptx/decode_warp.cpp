@@ -69,11 +69,16 @@ void Decoder::shuffles() {
     Inst i;
     i.kind = Kind::kSync;
     i.count = 0;
-    if (opt("up")) i.flag = 0;
-    else if (opt("down")) i.flag = 1;
-    else if (opt("bfly")) i.flag = 2;
-    else if (opt("idx")) i.flag = 3;
-    else throw std::runtime_error("mode");
+    if (opt("up"))
+        i.flag = 0;
+    else if (opt("down"))
+        i.flag = 1;
+    else if (opt("bfly"))
+        i.flag = 2;
+    else if (opt("idx"))
+        i.flag = 3;
+    else
+        throw std::runtime_error("mode");
     const size_t bar = ops_[0].find('|');
     i.a = src(ops_[1], 32);
     i.b = src(ops_[2], 32);

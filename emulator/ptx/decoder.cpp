@@ -11,20 +11,23 @@
 
 namespace ptx {
 
-const char* const kSpecials[] = {"%tid.x", "%tid.y", "%tid.z", "%ntid.x", "%ntid.y", "%ntid.z", "%ctaid.x", "%ctaid.y", "%ctaid.z",
-                                 "%nctaid.x", "%nctaid.y", "%nctaid.z", "%laneid", "%warpid", "%nwarpid", "%lanemask_eq", "%lanemask_lt",
-                                 "%lanemask_le", "%lanemask_gt", "%lanemask_ge"};
+const char* const kSpecials[] = {"%tid.x",       "%tid.y",       "%tid.z",       "%ntid.x",      "%ntid.y",
+                                 "%ntid.z",      "%ctaid.x",     "%ctaid.y",     "%ctaid.z",     "%nctaid.x",
+                                 "%nctaid.y",    "%nctaid.z",    "%laneid",      "%warpid",      "%nwarpid",
+                                 "%lanemask_eq", "%lanemask_lt", "%lanemask_le", "%lanemask_gt", "%lanemask_ge"};
 static_assert(kSpecialCount == sizeof(kSpecials) / sizeof(kSpecials[0]), "the count in decoder.h");
 
 Run convert_bits(u32 from, u32 to, bool sign) {
 #define CASE(f, t, F, SF, T) \
     if (from == f && to == t) return sign ? UN(T, SF, a) : UN(T, F, a);
-    CASE(8, 16, u8, s8, u16) CASE(8, 32, u8, s8, u32) CASE(8, 64, u8, s8, u64)
-    CASE(16, 8, u16, s16, u8) CASE(16, 32, u16, s16, u32) CASE(16, 64, u16, s16, u64)
-    CASE(32, 8, u32, s32, u8) CASE(32, 16, u32, s32, u16) CASE(32, 64, u32, s32, u64)
-    CASE(64, 8, u64, s64, u8) CASE(64, 16, u64, s64, u16) CASE(64, 32, u64, s64, u32)
+    CASE(8, 16, u8, s8, u16)
+    CASE(8, 32, u8, s8, u32)
+    CASE(8, 64, u8, s8, u64)
+    CASE(16, 8, u16, s16, u8) CASE(16, 32, u16, s16, u32) CASE(16, 64, u16, s16, u64) CASE(32, 8, u32, s32, u8)
+        CASE(32, 16, u32, s32, u16) CASE(32, 64, u32, s32, u64) CASE(64, 8, u64, s64, u8) CASE(64, 16, u64, s64, u16)
+            CASE(64, 32, u64, s64, u32)
 #undef CASE
-    throw std::runtime_error("no conversion");
+                throw std::runtime_error("no conversion");
 }
 
 void Decoder::run() {
@@ -185,7 +188,8 @@ u32 Decoder::src(const string& t, u32 bits, char kind) {
     Reg r;
     if (find(t, &r)) {
         if (r.bits == bits) return r.offset;
-        if (r.bits < bits || r.bits == 1 || bits == 1) throw std::runtime_error("register " + t + " is too narrow or a predicate");
+        if (r.bits < bits || r.bits == 1 || bits == 1)
+            throw std::runtime_error("register " + t + " is too narrow or a predicate");
         Inst i;
         i.a = r.offset;
         i.d = allocate(bits);
@@ -209,7 +213,8 @@ u32 Decoder::dst(const string& t, u32 bits, bool sign) {
     Reg r;
     if (!find(t, &r)) throw std::runtime_error("destination " + t);
     if (r.bits == bits) return r.offset;
-    if (r.bits < bits || r.bits == 1 || bits == 1) throw std::runtime_error("destination " + t + " is too narrow or a predicate");
+    if (r.bits < bits || r.bits == 1 || bits == 1)
+        throw std::runtime_error("destination " + t + " is too narrow or a predicate");
     Inst i;
     i.a = allocate(bits);
     i.d = r.offset;
@@ -311,7 +316,8 @@ bool Decoder::statement() {
     }
     // a label?
     size_t end = pos_;
-    while (end < body.size() && (isalnum(static_cast<unsigned char>(body[end])) || strchr("_$%", body[end]) != nullptr)) ++end;
+    while (end < body.size() && (isalnum(static_cast<unsigned char>(body[end])) || strchr("_$%", body[end]) != nullptr))
+        ++end;
     if (end > pos_ && body[end] == ':' && body[end + 1] != ':') {
         labels_[body.substr(pos_, end - pos_)] = static_cast<u32>(k_.code.size());
         pos_ = end + 1;

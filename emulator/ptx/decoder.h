@@ -1,4 +1,5 @@
-// decoder.h: a kernel's text into instructions. Anything not understood throws std::runtime_error: no instruction is skipped or guessed.
+// decoder.h: a kernel's text into instructions. Anything not understood throws std::runtime_error: no instruction is
+// skipped or guessed.
 #pragma once
 
 #include <map>
@@ -32,8 +33,8 @@ class Decoder {
         u32 bits, base, count, stride;
     };
 
-    // decoder.cpp: declarations and operands. src and dst give offsets in the register file; what is wider than an instruction's type is
-    // narrowed by an instruction of its own.
+    // decoder.cpp: declarations and operands. src and dst give offsets in the register file; what is wider than an
+    // instruction's type is narrowed by an instruction of its own.
     void declare_shared();
     void add_shared(const Shared& s);
     void declare_registers(const string& text);

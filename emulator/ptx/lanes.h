@@ -1,4 +1,5 @@
-// lanes.h: an instruction for the lanes of a warp. Registers lie lane after lane, so that the host's compiler makes vectors of these loops.
+// lanes.h: an instruction for the lanes of a warp. Registers lie lane after lane, so that the host's compiler makes
+// vectors of these loops.
 #pragma once
 
 #include "machine.h"
@@ -7,7 +8,8 @@ namespace ptx {
 
 template <class T> inline T* reg(Warp& w, u32 offset) { return reinterpret_cast<T*>(w.regs + offset); }
 #define LANES for (u32 l = 0; l < 32; ++l)
-#define ACTIVE for (u32 rest_ = w.m, l = 0; rest_ && (l = static_cast<u32>(__builtin_ctz(rest_)), true); rest_ &= rest_ - 1)
+#define ACTIVE \
+    for (u32 rest_ = w.m, l = 0; rest_ && (l = static_cast<u32>(__builtin_ctz(rest_)), true); rest_ &= rest_ - 1)
 
 template <class D, class A, class F> inline void each1(Warp& w, const Inst& i, F f) {
     D* d = reg<D>(w, i.d);
@@ -72,12 +74,19 @@ template <class D, class A, class B, class C, class F> inline void lane3(Warp& w
 }
 
 #define UN(D, A, expr) +[](Warp& w, const Inst& i) { each1<D, A>(w, i, [](A a) -> D { return static_cast<D>(expr); }); }
-#define BIN(T, expr) +[](Warp& w, const Inst& i) { each2<T, T, T>(w, i, [](T a, T b) -> T { return static_cast<T>(expr); }); }
-#define BIN2(D, A, B, expr) +[](Warp& w, const Inst& i) { each2<D, A, B>(w, i, [](A a, B b) -> D { return static_cast<D>(expr); }); }
-#define TRI(T, expr) +[](Warp& w, const Inst& i) { each3<T, T, T, T>(w, i, [](T a, T b, T c) -> T { return static_cast<T>(expr); }); }
-#define TRI3(D, A, B, C, expr) +[](Warp& w, const Inst& i) { each3<D, A, B, C>(w, i, [](A a, B b, C c) -> D { return static_cast<D>(expr); }); }
-#define SLOW1(D, A, expr) +[](Warp& w, const Inst& i) { lane1<D, A>(w, i, [](A a) -> D { return static_cast<D>(expr); }); }
-#define SLOW2(D, A, B, expr) +[](Warp& w, const Inst& i) { lane2<D, A, B>(w, i, [](A a, B b) -> D { return static_cast<D>(expr); }); }
-#define SLOW3(D, A, B, C, expr) +[](Warp& w, const Inst& i) { lane3<D, A, B, C>(w, i, [](A a, B b, C c) -> D { return static_cast<D>(expr); }); }
+#define BIN(T, expr) \
+    +[](Warp& w, const Inst& i) { each2<T, T, T>(w, i, [](T a, T b) -> T { return static_cast<T>(expr); }); }
+#define BIN2(D, A, B, expr) \
+    +[](Warp& w, const Inst& i) { each2<D, A, B>(w, i, [](A a, B b) -> D { return static_cast<D>(expr); }); }
+#define TRI(T, expr) \
+    +[](Warp& w, const Inst& i) { each3<T, T, T, T>(w, i, [](T a, T b, T c) -> T { return static_cast<T>(expr); }); }
+#define TRI3(D, A, B, C, expr) \
+    +[](Warp& w, const Inst& i) { each3<D, A, B, C>(w, i, [](A a, B b, C c) -> D { return static_cast<D>(expr); }); }
+#define SLOW1(D, A, expr) \
+    +[](Warp& w, const Inst& i) { lane1<D, A>(w, i, [](A a) -> D { return static_cast<D>(expr); }); }
+#define SLOW2(D, A, B, expr) \
+    +[](Warp& w, const Inst& i) { lane2<D, A, B>(w, i, [](A a, B b) -> D { return static_cast<D>(expr); }); }
+#define SLOW3(D, A, B, C, expr) \
+    +[](Warp& w, const Inst& i) { lane3<D, A, B, C>(w, i, [](A a, B b, C c) -> D { return static_cast<D>(expr); }); }
 
 }  // namespace ptx

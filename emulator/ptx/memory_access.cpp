@@ -1,5 +1,5 @@
-// memory_access.cpp: loads, stores and cp.async, every address checked: alignment, bounds of allocations, shared arrays and parameters,
-// shared memory read before it is written or while a copy not waited for is writing it.
+// memory_access.cpp: loads, stores and cp.async, every address checked: alignment, bounds of allocations, shared arrays
+// and parameters, shared memory read before it is written or while a copy not waited for is writing it.
 #include <cstdio>
 
 #include "../memory.h"
@@ -25,20 +25,24 @@ u8* global_at(Warp& w, u64 at, u32 bytes, const char* what) {
         b.ranges.push_back(Range{found->data, found->data + found->bytes});
         return reinterpret_cast<u8*>(at);
     }
-    fault(emu::kIllegalAddress, "%s of %u bytes at 0x%llx, outside of every allocation (%s)", what, bytes, static_cast<unsigned long long>(at),
-          emu::describe_address(p).c_str());
+    fault(emu::kIllegalAddress, "%s of %u bytes at 0x%llx, outside of every allocation (%s)", what, bytes,
+          static_cast<unsigned long long>(at), emu::describe_address(p).c_str());
 }
 
 inline void shared_bounds(Warp& w, u64 at, u32 bytes) {
     const Block& b = *w.block;
-    if (at < kSharedStart || at + bytes > b.shared_top || b.shadow[at] == kOutside || b.shadow[at + bytes - 1] == kOutside)
-        fault(emu::kIllegalAddress, "%u bytes at 0x%llx of shared memory, outside of what the block has", bytes, static_cast<unsigned long long>(at));
+    if (at < kSharedStart || at + bytes > b.shared_top || b.shadow[at] == kOutside ||
+        b.shadow[at + bytes - 1] == kOutside)
+        fault(emu::kIllegalAddress, "%u bytes at 0x%llx of shared memory, outside of what the block has", bytes,
+              static_cast<unsigned long long>(at));
 }
 
 }  // namespace
 
 void check_aligned(u64 at, u32 bytes) {
-    if (at & (bytes - 1)) fault(emu::kMisalignedAddress, "address 0x%llx is not aligned to %u bytes", static_cast<unsigned long long>(at), bytes);
+    if (at & (bytes - 1))
+        fault(emu::kMisalignedAddress, "address 0x%llx is not aligned to %u bytes", static_cast<unsigned long long>(at),
+              bytes);
 }
 
 const u8* shared_read(Warp& w, const Inst& i, u64 at, u32 bytes) {
@@ -49,7 +53,9 @@ const u8* shared_read(Warp& w, const Inst& i, u64 at, u32 bytes) {
     if (any != 0) {
         bool pending = false;
         for (u32 k = 0; k < bytes; ++k) pending |= s[k] == kPending;
-        warn(w, i, pending ? "reads shared memory that a cp.async not waited for is writing" : "reads shared memory that nobody wrote");
+        warn(w, i,
+             pending ? "reads shared memory that a cp.async not waited for is writing"
+                     : "reads shared memory that nobody wrote");
     }
     return &w.block->shared[at];
 }
@@ -71,20 +77,26 @@ u8* shared_write(Warp& w, const Inst& i, u64 at, u32 bytes) {
 
 template <Space kSpace> inline u8* resolve(Warp& w, const Inst& i, u32 l, u64 at, u32 bytes, bool write) {
     check_aligned(at, bytes);
-    if (kSpace == Space::kShared) return write ? shared_write(w, i, at, bytes) : const_cast<u8*>(shared_read(w, i, at, bytes));
+    if (kSpace == Space::kShared)
+        return write ? shared_write(w, i, at, bytes) : const_cast<u8*>(shared_read(w, i, at, bytes));
     if (kSpace == Space::kParam) {
         if (write || at < kParamBase || at - kParamBase + bytes > w.block->params.size())
-            fault(emu::kIllegalAddress, "%u bytes at %lld of the parameters, which have %zu", bytes, static_cast<long long>(at - kParamBase), w.block->params.size());
+            fault(emu::kIllegalAddress, "%u bytes at %lld of the parameters, which have %zu", bytes,
+                  static_cast<long long>(at - kParamBase), w.block->params.size());
         return &w.block->params[at - kParamBase];
     }
     if (kSpace == Space::kLocal) {
-        if (at + bytes > w.kernel->local_bytes) fault(emu::kIllegalAddress, "local memory at %llu", static_cast<unsigned long long>(at));
+        if (at + bytes > w.kernel->local_bytes)
+            fault(emu::kIllegalAddress, "local memory at %llu", static_cast<unsigned long long>(at));
         return w.local + static_cast<size_t>(l) * w.kernel->local_bytes + at;
     }
     if (kSpace == Space::kGeneric) {
-        if (at >= kSharedBase && at < kSharedBase + (u64{1} << 32)) return resolve<Space::kShared>(w, i, l, at - kSharedBase, bytes, write);
-        if (at >= kLocalBase && at < kLocalBase + (u64{1} << 32)) return resolve<Space::kLocal>(w, i, l, at - kLocalBase, bytes, write);
-        if (at >= kParamBase && at < kParamBase + (u64{1} << 32)) return resolve<Space::kParam>(w, i, l, at, bytes, write);
+        if (at >= kSharedBase && at < kSharedBase + (u64{1} << 32))
+            return resolve<Space::kShared>(w, i, l, at - kSharedBase, bytes, write);
+        if (at >= kLocalBase && at < kLocalBase + (u64{1} << 32))
+            return resolve<Space::kLocal>(w, i, l, at - kLocalBase, bytes, write);
+        if (at >= kParamBase && at < kParamBase + (u64{1} << 32))
+            return resolve<Space::kParam>(w, i, l, at, bytes, write);
     }
     auto& counters = emu::current.counters;
     (write ? counters.global_written : counters.global_read) += bytes;
@@ -127,9 +139,11 @@ template <bool kLoad, Space kSpace, class Address> Run of_size(u32 size) {
 template <bool kLoad> Run of_space(Space space, u32 size, bool wide) {
     switch (space) {
         case Space::kGlobal: return of_size<kLoad, Space::kGlobal, u64>(size);
-        case Space::kShared: return wide ? of_size<kLoad, Space::kShared, u64>(size) : of_size<kLoad, Space::kShared, u32>(size);
+        case Space::kShared:
+            return wide ? of_size<kLoad, Space::kShared, u64>(size) : of_size<kLoad, Space::kShared, u32>(size);
         case Space::kParam: return of_size<kLoad, Space::kParam, u64>(size);
-        case Space::kLocal: return wide ? of_size<kLoad, Space::kLocal, u64>(size) : of_size<kLoad, Space::kLocal, u32>(size);
+        case Space::kLocal:
+            return wide ? of_size<kLoad, Space::kLocal, u64>(size) : of_size<kLoad, Space::kLocal, u32>(size);
         case Space::kGeneric: return of_size<kLoad, Space::kGeneric, u64>(size);
     }
     return nullptr;

@@ -1,4 +1,5 @@
-// numbers.h: arithmetic as the PTX ISA defines it: the one NaN, saturation, rounding modes, bf16 and f16, approximations.
+// numbers.h: arithmetic as the PTX ISA defines it: the one NaN, saturation, rounding modes, bf16 and f16,
+// approximations.
 #pragma once
 
 #include <cfenv>
@@ -55,8 +56,8 @@ template <int kMode> inline float mul_mode(float a, float b) {
     return cn(out);
 }
 
-// Functions that the hardware approximates: correctly rounded here, or, with EMU_PTX_APPROX=n, off by up to n units in the last
-// place, by a hash of the argument.
+// Functions that the hardware approximates: correctly rounded here, or, with EMU_PTX_APPROX=n, off by up to n units in
+// the last place, by a hash of the argument.
 inline float approx(double exact, float argument) {
     const float v = static_cast<float>(exact);
     if (v != v) return cn(v);
@@ -76,7 +77,8 @@ inline u16 to_bf16_rz(float v) { return v != v ? 0x7fff : static_cast<u16>(bits<
 inline float from_bf16(u16 v) { return bits<float>(static_cast<u32>(v) << 16); }
 inline float from_f16(u16 v) {
     const u32 sign = static_cast<u32>(v >> 15) << 31, exponent = v >> 10 & 31, fraction = v & 1023;
-    if (exponent == 31) return fraction != 0 ? cn(std::numeric_limits<float>::quiet_NaN()) : bits<float>(sign | 0x7f800000u);
+    if (exponent == 31)
+        return fraction != 0 ? cn(std::numeric_limits<float>::quiet_NaN()) : bits<float>(sign | 0x7f800000u);
     const float size = exponent == 0 ? std::ldexp(static_cast<float>(fraction), -24)
                                      : bits<float>((exponent + 112) << 23 | fraction << 13);
     return bits<float>(sign | bits<u32>(size));
@@ -94,10 +96,12 @@ template <class I, class F> inline I to_int(F v, int mode) {
     if (x >= high) return std::numeric_limits<I>::max();
     return static_cast<I>(x);
 }
-// Whole numbers: division by 0 gives all ones, the remainder the dividend (undefined in the manual; what cards are seen to do).
+// Whole numbers: division by 0 gives all ones, the remainder the dividend (undefined in the manual; what cards are seen
+// to do).
 template <class T> inline T div_(T a, T b) {
     if (b == 0) return static_cast<T>(-1);
-    if (std::is_signed<T>::value && b == static_cast<T>(-1)) return static_cast<T>(-static_cast<std::make_unsigned_t<T>>(a));
+    if (std::is_signed<T>::value && b == static_cast<T>(-1))
+        return static_cast<T>(-static_cast<std::make_unsigned_t<T>>(a));
     return static_cast<T>(a / b);
 }
 template <class T> inline T rem_(T a, T b) {
@@ -120,7 +124,8 @@ inline u32 prmt(u32 a, u32 b, u32 s) {
 template <class T> inline T bfi(T a, T b, u32 pos, u32 len) {  // a into b
     constexpr u32 width = 8 * sizeof(T);
     pos &= 255, len &= 255;
-    for (u32 k = 0; k < len && pos + k < width; ++k) b = static_cast<T>((b & ~(T{1} << (pos + k))) | ((a >> k & 1) << (pos + k)));
+    for (u32 k = 0; k < len && pos + k < width; ++k)
+        b = static_cast<T>((b & ~(T{1} << (pos + k))) | ((a >> k & 1) << (pos + k)));
     return b;
 }
 

@@ -110,10 +110,14 @@ class Reader {
     }
     void run() {
         while (pos_ < text_.size()) {
-            if (isspace(static_cast<unsigned char>(text_[pos_]))) ++pos_;
-            else if (is(".version") || is(".target") || is(".address_size") || is(".file")) line();
-            else if (is(".section")) pos_ = matching(text_.find('{', pos_)) + 1;
-            else statement();
+            if (isspace(static_cast<unsigned char>(text_[pos_])))
+                ++pos_;
+            else if (is(".version") || is(".target") || is(".address_size") || is(".file"))
+                line();
+            else if (is(".section"))
+                pos_ = matching(text_.find('{', pos_)) + 1;
+            else
+                statement();
         }
         program_.modules.push_back(std::move(module_));
     }
@@ -146,7 +150,8 @@ class Reader {
         const size_t brace = text_.find('{', pos_), semicolon = text_.find(';', pos_);
         if (brace != string::npos && brace < semicolon) {
             const string header = text_.substr(pos_, brace - pos_);
-            if (header.find(".entry") == string::npos) fail("device functions and initialised variables are not supported: " + header.substr(0, 100));
+            if (header.find(".entry") == string::npos)
+                fail("device functions and initialised variables are not supported: " + header.substr(0, 100));
             const size_t end = matching(brace);
             parse_kernel(*module_, header, text_.substr(brace, end + 1 - brace), program_);
             pos_ = end + 1;
@@ -211,9 +216,10 @@ void report() {
         for (u8 h : k.hit) hit += h;
         // As ptxas lays it out: dynamic memory begins at a multiple of 1,024.
         const u64 plain = k.uses_dynamic ? align_up(k.static_plain, 1024) : k.static_plain;
-        out << "KERNEL " << k.name << " launches " << k.launches.load() << " blocks " << k.blocks.load() << " warp_instructions " << k.executed.load()
-            << " covered " << hit << " of " << k.code.size() << " params " << k.params_bytes << " threads " << k.threads << " min_blocks " << k.min_blocks
-            << " static_shared " << plain << " dynamic_shared_max " << k.max_dynamic.load() << " local " << k.local_bytes << "\n";
+        out << "KERNEL " << k.name << " launches " << k.launches.load() << " blocks " << k.blocks.load()
+            << " warp_instructions " << k.executed.load() << " covered " << hit << " of " << k.code.size() << " params "
+            << k.params_bytes << " threads " << k.threads << " min_blocks " << k.min_blocks << " static_shared "
+            << plain << " dynamic_shared_max " << k.max_dynamic.load() << " local " << k.local_bytes << "\n";
         if (k.name == options().fill_kernel) out << "FILLED " << k.name << " bytes " << k.filled.load() << "\n";
         // Where zeros that nobody ever needed would not be missed.
         for (size_t i = 0; i < k.hit.size(); ++i) {

@@ -48,7 +48,6 @@ Type type_of(const string& t) {
     throw std::runtime_error("unknown type ." + t);
 }
 
-
 Declared declaration(const string& text) {
     Declared d;
     std::istringstream in(text);

@@ -1,5 +1,5 @@
-// warp.cpp: the lanes of a warp. Those at the lowest place in the code run first, so that lanes that part meet again as soon as they can;
-// an operation of the warp runs when all its members have come.
+// warp.cpp: the lanes of a warp. Those at the lowest place in the code run first, so that lanes that part meet again as
+// soon as they can; an operation of the warp runs when all its members have come.
 #include "warp.h"
 
 #include <algorithm>
@@ -17,23 +17,28 @@ string divergence_text(const Warp& w) {
     string out = "lanes that must meet do not:";
     for (const Group& g : w.others) {
         char text[200];
-        snprintf(text, sizeof(text), " [lanes %08x at \"%.80s\"]", g.mask, w.kernel->texts[static_cast<size_t>(std::max(0, w.kernel->code[g.pc].text))].c_str());
+        snprintf(text, sizeof(text), " [lanes %08x at \"%.80s\"]", g.mask,
+                 w.kernel->texts[static_cast<size_t>(std::max(0, w.kernel->code[g.pc].text))].c_str());
         out += text;
     }
     return out;
 }
 
-// EMU_PTX_SOLO: lanes run one by one from one warp operation to the next, 1 ascending, 2 descending, 3 at random: nothing may
-// rely on lanes keeping step.
+// EMU_PTX_SOLO: lanes run one by one from one warp operation to the next, 1 ascending, 2 descending, 3 at random:
+// nothing may rely on lanes keeping step.
 void split(Warp& w) {
     const u32 mask = w.mask;
     if ((mask & (mask - 1)) == 0) return;
     bool first = true;
     for (u32 k = 0; k < 32; ++k) {
-        const u32 l = options().solo == 2 ? 31 - k : options().solo == 3 ? (k * 13 + static_cast<u32>(w.steps)) & 31 : k;
+        const u32 l = options().solo == 2   ? 31 - k
+                      : options().solo == 3 ? (k * 13 + static_cast<u32>(w.steps)) & 31
+                                            : k;
         if (!(mask >> l & 1)) continue;
-        if (first) w.mask = 1u << l;
-        else w.others.push_back(Group{w.pc, 1u << l, false});
+        if (first)
+            w.mask = 1u << l;
+        else
+            w.others.push_back(Group{w.pc, 1u << l, false});
         first = false;
     }
 }
@@ -151,7 +156,8 @@ class Runner {
     }
 
     void branch(const Inst& i, u32 m) {
-        if (i.flag && m != 0 && m != w_.mask) fault(emu::kLaunchFailed, "bra.uni taken by lanes %08x of %08x", m, w_.mask);
+        if (i.flag && m != 0 && m != w_.mask)
+            fault(emu::kLaunchFailed, "bra.uni taken by lanes %08x of %08x", m, w_.mask);
         if (m == 0) {
             w_.pc += 1;
         } else if (m != w_.mask) {
@@ -204,8 +210,10 @@ class Runner {
         }
         const u32 members = members_of(i, m);
         if ((m & ~members) != 0) fault(emu::kLaunchFailed, "lanes %08x are not among the members %08x", m, members);
-        if ((members & ~w_.live) != 0) fault(emu::kLaunchFailed, "members %08x, of which %08x have ended", members, members & ~w_.live);
-        if ((members & w_.mask & ~m) != 0) fault(emu::kLaunchFailed, "members %08x, but the guard lets only %08x through", members, m);
+        if ((members & ~w_.live) != 0)
+            fault(emu::kLaunchFailed, "members %08x, of which %08x have ended", members, members & ~w_.live);
+        if ((members & w_.mask & ~m) != 0)
+            fault(emu::kLaunchFailed, "members %08x, but the guard lets only %08x through", members, m);
         if (m != members) return wait();
         w_.m = m;
         i.run(w_, i);

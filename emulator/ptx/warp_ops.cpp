@@ -7,8 +7,8 @@
 
 namespace ptx {
 
-// ldmatrix, m8n8 of b16. PTX ISA: thread l gives the row address of row l % 8 of matrix l / 8; without .trans, thread l receives
-// elements 2 (l % 4) and the next of row l / 4; with .trans the matrix is loaded in column-major order.
+// ldmatrix, m8n8 of b16. PTX ISA: thread l gives the row address of row l % 8 of matrix l / 8; without .trans, thread l
+// receives elements 2 (l % 4) and the next of row l / 4; with .trans the matrix is loaded in column-major order.
 void ldmatrix(Warp& w, const Inst& i) {
     const u32* a = reg<u32>(w, i.a);
     const u32 n = i.count;
@@ -46,8 +46,8 @@ void ldmatrix(Warp& w, const Inst& i) {
 
 namespace {
 
-// EMU_PTX_MMA=truncate: sums as tensor cores are known to form them. Products are exact; per half of k (8 terms) they and
-// the accumulator are aligned to the largest exponent, cut below 2 more bits than f32 has, added, and cut to f32.
+// EMU_PTX_MMA=truncate: sums as tensor cores are known to form them. Products are exact; per half of k (8 terms) they
+// and the accumulator are aligned to the largest exponent, cut below 2 more bits than f32 has, added, and cut to f32.
 float truncated_sum(float c, const float* a, const float* b, u32 count, u32 stride) {
     double terms[17];
     u32 n = 0;
@@ -78,7 +78,8 @@ float truncated_sum(float c, const float* a, const float* b, u32 count, u32 stri
 
 // mma.m16n8k16, bf16, f32. PTX ISA "Matrix Fragments for mma.m16n8k16": groupID = lane / 4, tig = lane % 4.
 // A element i: row groupID for i = 0, 1, 4, 5, else groupID + 8; column 2 tig + (i & 1), + 8 for i >= 4.
-// B element i: row 2 tig + (i & 1), + 8 for i >= 2; column groupID.  C element i: row groupID, + 8 for i >= 2; column 2 tig + (i & 1).
+// B element i: row 2 tig + (i & 1), + 8 for i >= 2; column groupID.  C element i: row groupID, + 8 for i >= 2; column 2
+// tig + (i & 1).
 void mma16816(Warp& w, const Inst& i) {
     alignas(64) float a[16][16], b[16][8];
     alignas(64) double c[16][8];
@@ -88,7 +89,8 @@ void mma16816(Warp& w, const Inst& i) {
         LANES {
             for (u32 h = 0; h < 2; ++h) {
                 const u32 e = 2 * r + h;
-                const u32 row = (l >> 2) + ((e < 2 || (e >= 4 && e < 6)) ? 0 : 8), col = 2 * (l & 3) + (e & 1) + (e >= 4 ? 8 : 0);
+                const u32 row = (l >> 2) + ((e < 2 || (e >= 4 && e < 6)) ? 0 : 8),
+                          col = 2 * (l & 3) + (e & 1) + (e >= 4 ? 8 : 0);
                 a[row][col] = from_bf16(static_cast<u16>(h ? x[l] >> 16 : x[l]));
             }
         }
@@ -98,7 +100,8 @@ void mma16816(Warp& w, const Inst& i) {
         LANES {
             for (u32 h = 0; h < 2; ++h) {
                 const u32 e = 2 * r + h;
-                b[2 * (l & 3) + (e & 1) + (e >= 2 ? 8 : 0)][l >> 2] = from_bf16(static_cast<u16>(h ? x[l] >> 16 : x[l]));
+                b[2 * (l & 3) + (e & 1) + (e >= 2 ? 8 : 0)][l >> 2] =
+                    from_bf16(static_cast<u16>(h ? x[l] >> 16 : x[l]));
             }
         }
     }

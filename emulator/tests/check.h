@@ -12,21 +12,21 @@
 
 inline int failures = 0;
 
-#define EXPECT(condition)                                                        \
-    do {                                                                         \
-        if (!(condition)) {                                                      \
-            ++failures;                                                          \
-            printf("%s:%d: expected %s\n", __FILE__, __LINE__, #condition);      \
-        }                                                                        \
+#define EXPECT(condition)                                                   \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
+            ++failures;                                                     \
+            printf("%s:%d: expected %s\n", __FILE__, __LINE__, #condition); \
+        }                                                                   \
     } while (0)
-#define EXPECT_EQ(found, wanted)                                                                       \
-    do {                                                                                               \
-        const long long found_value = static_cast<long long>(found);                                   \
-        const long long wanted_value = static_cast<long long>(wanted);                                 \
-        if (found_value != wanted_value) {                                                             \
-            ++failures;                                                                                \
+#define EXPECT_EQ(found, wanted)                                                                               \
+    do {                                                                                                       \
+        const long long found_value = static_cast<long long>(found);                                           \
+        const long long wanted_value = static_cast<long long>(wanted);                                         \
+        if (found_value != wanted_value) {                                                                     \
+            ++failures;                                                                                        \
             printf("%s:%d: %s is %lld, wanted %lld\n", __FILE__, __LINE__, #found, found_value, wanted_value); \
-        }                                                                                              \
+        }                                                                                                      \
     } while (0)
 
 inline std::string last_report() {

@@ -1,6 +1,6 @@
-// conformance.cpp: runs the kernels of conformance.cu on a GPU and on the emulated device and compares. Needs nothing but
-// the GPU's driver, libcuda.so.1. Without a GPU (argument --emulated-only) it checks that every kernel runs, writes what it
-// should, and gives equal bits in every order.
+// conformance.cpp: runs the kernels of conformance.cu on a GPU and on the emulated device and compares. Needs nothing
+// but the GPU's driver, libcuda.so.1. Without a GPU (argument --emulated-only) it checks that every kernel runs, writes
+// what it should, and gives equal bits in every order.
 #include "conformance.h"
 
 #include <cmath>
@@ -47,8 +47,9 @@ std::vector<uint32_t> run_emulated(const Comparison& one, const Input& input, in
     std::vector<uint32_t> out(kOutput, 0xffffffffu);
     const ConformanceParams params{input.bits.data(), input.numbers.data(), input.halves.data(), out.data(), round};
     const emu::Kernel* kernel = emu::find_kernel(one.name);
-    const emu::Failure failure = kernel == nullptr ? emu::Failure{1, "no such kernel"}
-                                                   : emu::run_grid(emu::Launch{kernel, emu::Index{1, 1, one.blocks_z}, kShared, &params});
+    const emu::Failure failure =
+        kernel == nullptr ? emu::Failure{1, "no such kernel"}
+                          : emu::run_grid(emu::Launch{kernel, emu::Index{1, 1, one.blocks_z}, kShared, &params});
     if (failure.code != 0) {
         printf("%s on the emulated device: %s\n", one.name, failure.text.c_str());
         exit(2);
@@ -92,8 +93,8 @@ class Gpu {
         void* function = nullptr;
         call("cuModuleGetFunction", &function, module_, one.name);
         void* list[] = {&params};
-        call("cuLaunchKernel", function, 1u, 1u, one.blocks_z, 32u, 1u, 1u, static_cast<unsigned>(kShared), static_cast<void*>(nullptr),
-             static_cast<void**>(list), static_cast<void**>(nullptr));
+        call("cuLaunchKernel", function, 1u, 1u, one.blocks_z, 32u, 1u, 1u, static_cast<unsigned>(kShared),
+             static_cast<void*>(nullptr), static_cast<void**>(list), static_cast<void**>(nullptr));
         call("cuMemcpyDtoH_v2", static_cast<void*>(out.data()), p, size_t{kOutput} * 4);
         return out;
     }
@@ -112,7 +113,8 @@ class Gpu {
 };
 
 // Words that differ by more than allowed; *most is the largest difference.
-int differing(const Comparison& one, const std::vector<uint32_t>& device, const std::vector<uint32_t>& host, double* most) {
+int differing(const Comparison& one, const std::vector<uint32_t>& device, const std::vector<uint32_t>& host,
+              double* most) {
     int count = 0;
     for (size_t i = 0; i < static_cast<size_t>(one.words); ++i) {
         if (device[i] == host[i]) continue;
@@ -139,8 +141,10 @@ int compare_all(const Input& input) {
             params.round = round;
             wrong += differing(one, gpu.run(one, params), run_emulated(one, input, round), &most);
         }
-        printf("%-22s %s: %d of %d words differ", one.name, wrong == 0 ? "agrees" : "DIFFERS", wrong, one.words * kRounds);
-        if (one.tolerance > 0.0f) printf(" by more than %.1e, largest difference %.1e", static_cast<double>(one.tolerance), most);
+        printf("%-22s %s: %d of %d words differ", one.name, wrong == 0 ? "agrees" : "DIFFERS", wrong,
+               one.words * kRounds);
+        if (one.tolerance > 0.0f)
+            printf(" by more than %.1e, largest difference %.1e", static_cast<double>(one.tolerance), most);
         printf("\n");
         failed += wrong != 0;
     }
@@ -160,7 +164,8 @@ int emulated_only(const Input& input) {
             complete &= out[static_cast<size_t>(one.words) - 1] != 0xffffffffu;
             const bool good = complete && out == first;
             failed += !good;
-            if (!good) printf("%s: %s\n", one.name, complete ? "depends on the order" : "not the words it should write");
+            if (!good)
+                printf("%s: %s\n", one.name, complete ? "depends on the order" : "not the words it should write");
         }
     }
     printf("conformance kernels on the emulated device only: %d failures\n", failed);

@@ -1,11 +1,13 @@
-// conformance.cu: does the emulator do what the hardware does? One kernel per wrapper of ptx.cuh and cu.cuh, run on a GPU
-// and on the emulated device with the same random input. The only thing that ties the emulated bodies to silicon.
+// conformance.cu: does the emulator do what the hardware does? One kernel per wrapper of ptx.cuh and cu.cuh, run on a
+// GPU and on the emulated device with the same random input. The only thing that ties the emulated bodies to silicon.
 //
 // Compiled by nvcc into an image that conformance.cpp carries, and by the host's compiler for the emulated device.
 #include "../../kernels/lang/vec.cuh"
 #include "conformance.h"
 
-__device__ __forceinline__ void put(const ConformanceParams& p, int i, float v) { global_store(p.out + i, __float_as_uint(v)); }
+__device__ __forceinline__ void put(const ConformanceParams& p, int i, float v) {
+    global_store(p.out + i, __float_as_uint(v));
+}
 
 // Fills `words` 32-bit words of shared memory with random bits.
 __device__ __forceinline__ void fill_shared(const ConformanceParams& p, unsigned char* smem, int words) {
@@ -23,7 +25,8 @@ KERNEL(c_cp_async16, ConformanceParams, 32, 1) {
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
-    for (int i = 0; i < 8; ++i) global_store(p.out + i * 32 + t, reinterpret_cast<uint32_t*>(smem)[static_cast<uint32_t>(i) * 32 + t]);
+    for (int i = 0; i < 8; ++i)
+        global_store(p.out + i * 32 + t, reinterpret_cast<uint32_t*>(smem)[static_cast<uint32_t>(i) * 32 + t]);
 }
 
 template <int kBytes> __device__ __forceinline__ void small_copies(const ConformanceParams& p) {
@@ -31,11 +34,13 @@ template <int kBytes> __device__ __forceinline__ void small_copies(const Conform
     fill_shared(p, smem, 128);
     const uint32_t t = threadIdx.x;
     const bool valid = (global_load(p.bits + p.round * 64 + t) & 2) != 0;
-    cp_async_small<kBytes>(smem_u32(smem) + t * kBytes, reinterpret_cast<const unsigned char*>(p.bits + 1024) + (t ^ 3) * kBytes, valid);
+    cp_async_small<kBytes>(smem_u32(smem) + t * kBytes,
+                           reinterpret_cast<const unsigned char*>(p.bits + 1024) + (t ^ 3) * kBytes, valid);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
-    for (int i = 0; i < 4; ++i) global_store(p.out + i * 32 + t, reinterpret_cast<uint32_t*>(smem)[static_cast<uint32_t>(i) * 32 + t]);
+    for (int i = 0; i < 4; ++i)
+        global_store(p.out + i * 32 + t, reinterpret_cast<uint32_t*>(smem)[static_cast<uint32_t>(i) * 32 + t]);
 }
 KERNEL(c_cp_async4, ConformanceParams, 32, 1) { small_copies<4>(p); }
 KERNEL(c_cp_async8, ConformanceParams, 32, 1) { small_copies<8>(p); }
@@ -135,7 +140,7 @@ KERNEL(c_mma_random_4x4, ConformanceParams, 32, 1) { products<4, 4, false>(p); }
 KERNEL(c_to_bf16, ConformanceParams, 32, 1) {
     const auto number = [&](int i) {
         uint32_t bits = global_load(p.bits + p.round * 64 + i);
-        if (i % 4 == 1) bits = (bits & 0xffff0000u) | 0x8000u;                  // half way
+        if (i % 4 == 1) bits = (bits & 0xffff0000u) | 0x8000u;                         // half way
         if (i % 4 == 2) bits = (bits & 0x807fffffu) | (i % 8 == 2 ? 0 : 0x7f800000u);  // subnormal; NaN or infinity
         return __uint_as_float(bits);
     };
@@ -167,7 +172,8 @@ KERNEL(c_shuffles, ConformanceParams, 32, 1) {
         }
     }
     out(__ballot_sync(kFullMask, static_cast<int>(w & 1)));
-    out(static_cast<uint32_t>(__any_sync(kFullMask, v % 64 == 0)) * 2 + static_cast<uint32_t>(__all_sync(kFullMask, v % 64 != 0)));
+    out(static_cast<uint32_t>(__any_sync(kFullMask, v % 64 == 0)) * 2 +
+        static_cast<uint32_t>(__all_sync(kFullMask, v % 64 != 0)));
     out(__float_as_uint(warp_sum(to_float(to_bf16(__uint_as_float(v & 0x3fffffffu))))));
 }
 
@@ -199,9 +205,8 @@ KERNEL(c_divide, ConformanceParams, 32, 1) {
 KERNEL(c_math, ConformanceParams, 32, 1) {
     for (int i = static_cast<int>(threadIdx.x); i < 256; i += 32) {
         const float x = 4.0f * global_load(p.numbers + p.round * 64 + i);
-        const float functions[8] = {rsqrtf(fabsf(x) + 0.001f), erff(x),        expf(x), logf(fabsf(x) + 0.001f),
-                                    sqrtf(fabsf(x)),           tanhf(x),       fmaf(x, x, 0.1f),
-                                    1.0f / (x + 5.0f)};
+        const float functions[8] = {rsqrtf(fabsf(x) + 0.001f), erff(x),  expf(x),          logf(fabsf(x) + 0.001f),
+                                    sqrtf(fabsf(x)),           tanhf(x), fmaf(x, x, 0.1f), 1.0f / (x + 5.0f)};
         for (int f = 0; f < 8; ++f) put(p, i * 8 + f, functions[f]);
     }
 }

@@ -4,11 +4,12 @@
 #include <cstdint>
 
 struct ConformanceParams {
-    const uint32_t* bits;     // random
-    const float* numbers;     // uniform in [-1, 1], multiples of 1/1024
-    const uint16_t* halves;   // bf16 below 1 in magnitude, of many magnitudes: their products need more bits than a sum has
+    const uint32_t* bits;  // random
+    const float* numbers;  // uniform in [-1, 1], multiples of 1/1024
+    const uint16_t*
+        halves;  // bf16 below 1 in magnitude, of many magnitudes: their products need more bits than a sum has
     uint32_t* out;
-    long long round;          // another part of the input each time
+    long long round;  // another part of the input each time
 };
 constexpr int kInput = 8192;   // elements of each input
 constexpr int kOutput = 4096;  // words
@@ -31,7 +32,8 @@ constexpr Comparison kComparisons[] = {
     {"c_ldmatrix_x2_trans", 64, 0.0f},
     {"c_mma_whole_1x1", 128, 0.0f},
     {"c_mma_whole_2x4", 1024, 0.0f},
-    // 17 terms below 1 in magnitude: sums below 17, each of 16 additions off by 2^-22 of it at most (the hardware truncates)
+    // 17 terms below 1 in magnitude: sums below 17, each of 16 additions off by 2^-22 of it at most (the hardware
+    // truncates)
     {"c_mma_random_1x1", 128, 17.0f * 16.0f / 4194304.0f},
     {"c_mma_random_4x4", 2048, 17.0f * 16.0f / 4194304.0f},
     {"c_to_bf16", 2048, 0.0f},

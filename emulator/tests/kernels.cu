@@ -1,5 +1,5 @@
-// kernels.cu: kernels that show one property of the emulated device each. Those named broken_* are wrong on purpose; the
-// repaired one of the same name without broken_ must pass.
+// kernels.cu: kernels that show one property of the emulated device each. Those named broken_* are wrong on purpose;
+// the repaired one of the same name without broken_ must pass.
 #include "../../kernels/lang/common.cuh"
 
 struct PairParams {
@@ -229,7 +229,7 @@ struct MmaParams {
     const bf16* a;  // [kM * 16, 16], row-major
     const bf16* b;  // [16, kN * 8], row-major (trans) or [kN * 8, 16]
     const float* c;
-    float* y;       // [kM * 16, kN * 8]
+    float* y;           // [kM * 16, kN * 8]
     int trans, narrow;  // narrow: by ldmatrix x2
     int repeat, pad;
 };
@@ -289,7 +289,8 @@ KERNEL(t_mma_2x3, MmaParams, 32, 1) { mma_tile<2, 3>(p); }
 KERNEL(t_mma_2x8, MmaParams, 32, 1) { mma_tile<2, 8>(p); }
 KERNEL(t_mma_4x4, MmaParams, 32, 1) { mma_tile<4, 4>(p); }
 
-// A main loop as a convolution has it: 128 threads, warp tile 64 x 32 of a 128 x 64 block tile, K 32 per stage, 3 stages.
+// A main loop as a convolution has it: 128 threads, warp tile 64 x 32 of a 128 x 64 block tile, K 32 per stage, 3
+// stages.
 struct GemmParams {
     const bf16* a;  // [grid * 128, k]
     const bf16* b;  // [64, k]
@@ -310,7 +311,8 @@ KERNEL(t_gemm, GemmParams, 128, 1) {
         const uint32_t stage = base + static_cast<uint32_t>(step % kStages * kStage);
         for (int i = static_cast<int>(threadIdx.x); i < 192 * 4; i += 128) {
             const int row = i / 4, c = i % 4;
-            const bf16* from = row < 128 ? p.a + (static_cast<long long>(blockIdx.x) * 128 + row) * p.k : p.b + (row - 128) * p.k;
+            const bf16* from =
+                row < 128 ? p.a + (static_cast<long long>(blockIdx.x) * 128 + row) * p.k : p.b + (row - 128) * p.k;
             if (step < steps) cp_async16(stage + chunk(row, c), from + step * 32 + c * 8, true);
         }
         cp_async_commit();

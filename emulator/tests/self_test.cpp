@@ -99,7 +99,8 @@ void test_mma(const char* name, int m, int n) {
                 float wanted = c.host[static_cast<size_t>(row * columns + column)];
                 for (int k = 0; k < 16; ++k) {
                     const int at = trans != 0 ? k * columns + column : column * 16 + k;
-                    wanted += 2.0f * from_bf16(a.host[static_cast<size_t>(row * 16 + k)]) * from_bf16(b.host[static_cast<size_t>(at)]);
+                    wanted += 2.0f * from_bf16(a.host[static_cast<size_t>(row * 16 + k)]) *
+                              from_bf16(b.host[static_cast<size_t>(at)]);
                 }
                 EXPECT_EQ(y.host[static_cast<size_t>(row * columns + column)], wanted);
             }
@@ -134,12 +135,15 @@ void test_gemm() {
     for (int order = 0; order < kOrders; ++order) {
         set_order(order);
         emu_set_threads(order % 3 + 1);
-        EXPECT_EQ(launch("t_gemm", kBlocks, GemmParams{a.pointer(), b.pointer(), y.pointer(), kK}, 3 * (128 + 64) * 64), 0);
+        EXPECT_EQ(launch("t_gemm", kBlocks, GemmParams{a.pointer(), b.pointer(), y.pointer(), kK}, 3 * (128 + 64) * 64),
+                  0);
         y.download();
         for (int row = 0; row < kRows; ++row) {
             for (int column = 0; column < 64; ++column) {
                 float wanted = 0.0f;
-                for (long long k = 0; k < kK; ++k) wanted += from_bf16(a.host[static_cast<size_t>(row * kK + k)]) * from_bf16(b.host[static_cast<size_t>(column * kK + k)]);
+                for (long long k = 0; k < kK; ++k)
+                    wanted += from_bf16(a.host[static_cast<size_t>(row * kK + k)]) *
+                              from_bf16(b.host[static_cast<size_t>(column * kK + k)]);
                 EXPECT_EQ(y.host[static_cast<size_t>(row * 64 + column)], wanted);
             }
         }
@@ -186,7 +190,8 @@ void test_cache() {
     struct Expected {
         uint64_t bytes, read, written;
     };
-    // All fits: the second launch finds x, and y is still dirty. Hardly anything does: everything moves twice. Off: nothing counts.
+    // All fits: the second launch finds x, and y is still dirty. Hardly anything does: everything moves twice. Off:
+    // nothing counts.
     for (const Expected& e : {Expected{1 << 16, 4000, 4000}, Expected{1 << 10, 8000, 8000}, Expected{0, 0, 0}}) {
         emu_reset_counters();
         emu_set_cache(e.bytes, 4);

@@ -8,8 +8,8 @@ namespace {
 
 struct Outcome {
     int code;
-    int wrong;        // results that are not as wanted, NaN included
-    uint64_t reports; // of the check build
+    int wrong;         // results that are not as wanted, NaN included
+    uint64_t reports;  // of the check build
     std::string text;
 };
 
@@ -47,7 +47,8 @@ constexpr bool kSanitized = false;
 #endif
 
 template <class Wanted>
-void expect_bug(const char* name, uint32_t blocks, size_t in, size_t out, uint32_t shared, int plain_mask, const char* kind, Wanted wanted) {
+void expect_bug(const char* name, uint32_t blocks, size_t in, size_t out, uint32_t shared, int plain_mask,
+                const char* kind, Wanted wanted) {
     if (kSanitized) return;
     for (int order = 0; order < 3; ++order) {
         const Outcome o = run(name, blocks, in, out, shared, order, wanted);
@@ -64,7 +65,8 @@ void expect_bug(const char* name, uint32_t blocks, size_t in, size_t out, uint32
     }
 }
 
-template <class Wanted> void expect_clean(const char* name, uint32_t blocks, size_t in, size_t out, uint32_t shared, Wanted wanted) {
+template <class Wanted>
+void expect_clean(const char* name, uint32_t blocks, size_t in, size_t out, uint32_t shared, Wanted wanted) {
     for (int order = 0; order < 8; ++order) {
         const Outcome o = run(name, blocks, in, out, shared, order, wanted);
         EXPECT_EQ(o.code, 0);
@@ -135,8 +137,10 @@ void test_checks() {
     expect_bug("broken_blocks", 4, 1, 1, 0, kNever, "race", [](size_t) { return 4.0f; });
     expect_clean("t_partials", 1, 2, 1, 0, [](size_t) { return 3.0f; });
     expect_bug("broken_partials", 1, 2, 1, 0, kAll, "uninitialised", [](size_t) { return 3.0f; });
-    expect_bug("broken_static_end", 1, 64, 64, 0, kAll, "out of bounds", [](size_t i) { return static_cast<float>(i + 2); });
-    expect_bug("broken_dynamic_end", 1, 64, 64, 256, kAll, "out of bounds", [](size_t i) { return static_cast<float>(i + 2); });
+    expect_bug("broken_static_end", 1, 64, 64, 0, kAll, "out of bounds",
+               [](size_t i) { return static_cast<float>(i + 2); });
+    expect_bug("broken_dynamic_end", 1, 64, 64, 256, kAll, "out of bounds",
+               [](size_t i) { return static_cast<float>(i + 2); });
     expect_clean("t_stages", 1, 1024, 1024, 4096, staged);
     expect_bug("broken_stages_wait", 1, 1024, 1024, 4096, kAll, "cp.async", staged);
     expect_bug("broken_stages_refill", 1, 1024, 1024, 4096, kAll, "cp.async", staged);
@@ -150,8 +154,10 @@ void test_checks() {
     test_marked();
 
     // x ends at its guard page; y is 64 floats, so one more is behind it
-    expect_failure("broken_global_end", 1, 64, 700, "0 bytes past the end of a device allocation of 256 bytes", "thread 63");
-    expect_failure("broken_global_store", 1, 65, 700, "0 bytes past the end of a device allocation of 256 bytes", "thread 63");
+    expect_failure("broken_global_end", 1, 64, 700, "0 bytes past the end of a device allocation of 256 bytes",
+                   "thread 63");
+    expect_failure("broken_global_store", 1, 65, 700, "0 bytes past the end of a device allocation of 256 bytes",
+                   "thread 63");
     expect_failure("broken_null", 3, 1, 700, "illegal address", "block (2, 0, 0), thread 7");
     expect_failure("broken_aligned", 1, 64, 716, "misaligned access: 16 bytes", "thread 0");
     expect_failure("broken_stack", 1, 64, 719, "stack overflow", "thread 0");

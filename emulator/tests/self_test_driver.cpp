@@ -72,7 +72,8 @@ void test_functions(Fixture& f) {
     EXPECT_EQ(cuGetErrorName(700, &name), 0);
     EXPECT(contains(name, "CUDA_ERROR_ILLEGAL_ADDRESS"));
     bool found = false;
-    for (uint32_t i = 0; i < emu_kernel_count(); ++i) found |= strcmp(emu_kernel_name(i), "t_gemm") == 0 && emu_kernel_threads(i) == 128;
+    for (uint32_t i = 0; i < emu_kernel_count(); ++i)
+        found |= strcmp(emu_kernel_name(i), "t_gemm") == 0 && emu_kernel_threads(i) == 128;
     EXPECT(found);
 }
 
@@ -174,8 +175,8 @@ void test_events(Fixture& f) {
     EXPECT_EQ(cuStreamDestroy_v2(other), 0);
 }
 
-// Memory that a second stream fills again between two kernels of the first. An order of work finds either event missing: that
-// the kernel is behind the copy, that the next copy is behind the kernel. The host waits once.
+// Memory that a second stream fills again between two kernels of the first. An order of work finds either event
+// missing: that the kernel is behind the copy, that the next copy is behind the kernel. The host waits once.
 void test_refill(Fixture& f) {
     void *copies = nullptr, *arrived = nullptr, *read = nullptr;
     EXPECT_EQ(cuStreamCreate(&copies, 1), 0);

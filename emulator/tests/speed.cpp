@@ -25,7 +25,9 @@ int main() {
             double best = 0.0;
             for (int i = 0; i < 3; ++i) {
                 const auto start = std::chrono::steady_clock::now();
-                EXPECT_EQ(launch("t_gemm", kBlocks, GemmParams{a.pointer(), b.pointer(), y.pointer(), kK}, 3 * (128 + 64) * 64), 0);
+                EXPECT_EQ(launch("t_gemm", kBlocks, GemmParams{a.pointer(), b.pointer(), y.pointer(), kK},
+                                 3 * (128 + 64) * 64),
+                          0);
                 const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
                 const double speed = static_cast<double>(kBlocks) * 128 * 64 * static_cast<double>(kK) / s * 1e-9;
                 if (speed > best) best = speed;

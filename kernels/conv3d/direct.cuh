@@ -1,5 +1,5 @@
 // conv3d/direct.cuh: 3x3x3 convolution of one input channel, stride 1, padding 1, output channels a multiple of 8;
-// forward and filter gradient. The summed index of the forward is the 27 taps, padded to 32: fragments are put
+// forward and filter gradient. The reduction index of the forward is the 27 taps, padded to 32: fragments are put
 // together from single elements of an input box in shared memory. Both are bound by reading or writing the output
 // side, 2 K bytes a voxel, once.
 #pragma once
@@ -34,8 +34,7 @@ struct DirectCorner {
     int item, z, y, x;
 };
 
-template <class Params>
-__device__ __forceinline__ DirectCorner direct_corner(const Params& p, int box, int planes) {
+template <class Params> __device__ __forceinline__ DirectCorner direct_corner(const Params& p, int box, int planes) {
     const int boxes_x = ceil_div(p.width, 8), boxes_y = ceil_div(p.height, 8), boxes_z = ceil_div(p.depth, planes);
     DirectCorner at;
     at.x = box % boxes_x * 8;
@@ -51,7 +50,8 @@ __device__ __forceinline__ DirectCorner direct_corner(const Params& p, int box, 
 template <class Params>
 __device__ __forceinline__ void load_direct_box(const Params& p, uint16_t* box, const DirectCorner& at, int planes) {
     for (int i = static_cast<int>(threadIdx.x); i < (planes + 2) * kDirectPlane; i += static_cast<int>(blockDim.x)) {
-        const int z = at.z + i / kDirectPlane - 1, y = at.y + i / kDirectRow % kDirectRow - 1, x = at.x + i % kDirectRow - 1;
+        const int z = at.z + i / kDirectPlane - 1, y = at.y + i / kDirectRow % kDirectRow - 1,
+                  x = at.x + i % kDirectRow - 1;
         const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.depth) &&
                             static_cast<unsigned>(y) < static_cast<unsigned>(p.height) &&
                             static_cast<unsigned>(x) < static_cast<unsigned>(p.width);
@@ -121,8 +121,8 @@ struct DirectForward {
             float shift[4][2];
             load_shift<4>(shift, p.bias == nullptr ? nullptr : p.bias + n0, p.out_channels - n0);
             Moments<1> planes = {};
-            const float2 mine = store_tile_for_norm<false, 2, 4>(p.norm, acc, shared + warp * 2048, shift, false, piece, p.y,
-                                                                 at.item, n0, p.out_channels, planes[2]);
+            const float2 mine = store_tile_for_norm<false, 2, 4>(p.norm, acc, shared + warp * 2048, shift, false, piece,
+                                                                 p.y, at.item, n0, p.out_channels, planes[2]);
             planes[0] = mine.x;
             planes[1] = mine.y;
             Merge{}(moments, planes);
@@ -172,7 +172,8 @@ struct DirectWgrad {
 #pragma unroll
             for (int m = 0; m < 2; ++m) {
                 const int voxel = plane * 64 + (y + lane.high) * 8 + lane.row;
-                ldmatrix_x4_trans(a[m], smem_u32(buffer) + voxel * 64 + (((m * 2 + lane.low) ^ swizzle<4>(lane.row)) << 4));
+                ldmatrix_x4_trans(a[m],
+                                  smem_u32(buffer) + voxel * 64 + (((m * 2 + lane.low) ^ swizzle<4>(lane.row)) << 4));
             }
 #pragma unroll
             for (int n = 0; n < 4; ++n) {

@@ -1,12 +1,12 @@
-// conv3d/epilogue.cuh: what a convolution leaves for the instance norm beside it, from the values it has in registers: one
-// partial result for each block and channel, which norm_finish_f32 and norm_bwd_finish_f32 combine in order.
+// conv3d/epilogue.cuh: what a convolution leaves for the instance norm beside it, from the values it has in registers:
+// one partial result for each block and channel, which norm_finish_f32 and norm_bwd_finish_f32 combine in order.
 //
 //   forward: mean and sum of squared deviations of the output, as rounded, and the number of voxels
 //   input gradient: sum g and sum g xhat, g = dy act' of the norm whose output's gradient dy is
 //
 // The norm then does not read its input (forward) or its input and dy (backward) for them: saves one pass forward, and
-// one backward (x is read here, in the place of x and dy there). Where g takes the place of dy (a norm with residual and
-// activation), the norm reads neither dy nor y at all.
+// one backward (x is read here, in the place of x and dy there). Where g takes the place of dy (a norm with residual
+// and activation), the norm reads neither dy nor y at all.
 // Moments are sums of squares about the mean of a warp's rows, merged by Chan's formula: warps, then blocks. Rows of a
 // warp are added by exchange between lanes, each step of which halves the channels a lane holds. All orders are fixed.
 // Source: kernels/norm.cu, kernels/norm_bwd.cu; moments.cuh.
@@ -22,8 +22,8 @@ struct Conv3dNorm {
     const bf16* y;       // its sign is that of the activation's input; null: see beta
     const float* stats;  // [items, channels, 2]: mean, rstd
     const float* gamma;
-    const float* beta;   // the sign follows from x; null, like y: no activation
-    bf16* g;             // with y: where g is written, and the gradient is not
+    const float* beta;  // the sign follows from x; null, like y: no activation
+    bf16* g;            // with y: where g is written, and the gradient is not
     float slope;
     int unused;
 };
@@ -73,7 +73,8 @@ template <int kFirst, int kV> __device__ __forceinline__ void unfold(float folde
 struct NormSide {
     float mean, scale, shift;
 
-    // Each lane loads those of one channel, which others get from it: far fewer accesses than every lane for all its own.
+    // Each lane loads those of one channel, which others get from it: far fewer accesses than every lane for all its
+    // own.
     __device__ __forceinline__ static NormSide load(const Conv3dNorm& norm, size_t item_first, int channel) {
         const float2 stats = global_load(reinterpret_cast<const float2*>(norm.stats) + item_first + channel);
         NormSide side = {stats.x, 0.0f, 0.0f};
@@ -141,8 +142,8 @@ __device__ __forceinline__ float2 copy_with_moments(const unsigned char* stage, 
     return make_float2(folded_mean, fold<kN>(square));
 }
 
-// The same with the sums of g and g xhat. `base`: where the gradient begins of which `piece` gives addresses; `first`: the
-// tile's first channel of `channels`.
+// The same with the sums of g and g xhat. `base`: where the gradient begins of which `piece` gives addresses; `first`:
+// the tile's first channel of `channels`.
 template <int kM, int kN, class Piece>
 __device__ __forceinline__ float2 copy_with_sums(const Conv3dNorm& norm, const unsigned char* stage, Piece piece,
                                                  const bf16* base, int item, int first, int channels) {
@@ -195,9 +196,9 @@ __device__ __forceinline__ float2 copy_with_sums(const Conv3dNorm& norm, const u
     return make_float2(g, present ? gx * norm_rstd(norm, item_first, channel) : 0.0f);
 }
 
-// The block's result from those of its warps, of which kWN stand side by side with kWidth channels each: `mine` of channel
-// `channel` of the warp, by the lanes that hold one. `shared`: (8 kWidth + 4) bytes for each warp, which no warp uses any
-// more. `first`: the block's first channel; `part`: its number among the parts of all items.
+// The block's result from those of its warps, of which kWN stand side by side with kWidth channels each: `mine` of
+// channel `channel` of the warp, by the lanes that hold one. `shared`: (8 kWidth + 4) bytes for each warp, which no
+// warp uses any more. `first`: the block's first channel; `part`: its number among the parts of all items.
 template <int kWarps, int kWN, int kWidth, bool kMoments>
 __device__ __forceinline__ void put_part(const Conv3dNorm& norm, unsigned char* shared, float2 mine, float rows,
                                          bool holds, int channel, long long part, int first, int channels) {

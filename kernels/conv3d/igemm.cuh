@@ -1,11 +1,12 @@
 // conv3d/igemm.cuh: convolution as an implicit GEMM for any filter, stride and padding: rows are output voxels,
-// columns output channels, and the summed index runs over the taps, 32 input channels of a tap at a time. Each tap
+// columns output channels, and the reduction index runs over the taps, 32 input channels of a tap at a time. Each tap
 // reads its input rows anew.
 //
 // The input gradient is the same product over the filter read transposed. With stride s only every s-th tap meets a
 // given voxel, so the voxels fall into s_z s_y s_x classes, each a dense product over its own taps: a grid dimension.
-// A transposed convolution is this with the roles of input and output exchanged (conv_transpose3d.cu). Input and output may
-// be channels of a wider tensor (x_stride, y_stride): a transposed convolution writes and reads its part of a concatenation.
+// A transposed convolution is this with the roles of input and output exchanged (conv_transpose3d.cu). Input and output
+// may be channels of a wider tensor (x_stride, y_stride): a transposed convolution writes and reads its part of a
+// concatenation.
 //
 // Small volumes: the taps are cut into `splits` parts, each block writes f32 sums of its part to `part`, and
 // conv3d_sum_rows adds them in order.
@@ -36,7 +37,7 @@ struct IgemmAxis {
 };
 
 __device__ __forceinline__ IgemmAxis igemm_axis(int source, int out, int filter, int stride, int padding, bool mirror,
-                                                  int residue) {
+                                                int residue) {
     if (!mirror) return {out, stride, -padding, filter, 0, 1, 1, 1, 0};
     // Voxel i meets tap t where (i + padding - t) is a multiple of the stride: i + padding and t have one residue.
     const int begin = (residue - padding % stride + stride) % stride;
@@ -110,7 +111,7 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Igemm {
             const int a = static_cast<int>(threadIdx.x);
             for (int axis = 2; axis > a; --axis) residue /= p.stride[axis];
             axes[a] = igemm_axis(p.source[a], p.out[a], p.filter[a], p.stride[a], p.padding[a], kMirror,
-                                  kMirror ? residue % p.stride[a] : 0);
+                                 kMirror ? residue % p.stride[a] : 0);
         }
         __syncthreads();
         for (int r = static_cast<int>(threadIdx.x); r < kM; r += kThreads) {
@@ -129,9 +130,11 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Igemm {
             const int jy = row % y.count;
             row /= y.count;
             const int jz = row % z.count, item = row / z.count;
-            rows[r] = make_int4(jz * z.mul + z.offset, jy * y.mul + y.offset, jx * x.mul + x.offset, item * p.source[0]);
+            rows[r] =
+                make_int4(jz * z.mul + z.offset, jy * y.mul + y.offset, jx * x.mul + x.offset, item * p.source[0]);
             outs[r] = ((item * p.out[0] + jz * z.out_mul + z.out_offset) * p.out[1] + jy * y.out_mul + y.out_offset) *
-                          p.out[2] + jx * x.out_mul + x.out_offset;
+                          p.out[2] +
+                      jx * x.out_mul + x.out_offset;
         }
         __syncthreads();
     }
@@ -139,12 +142,14 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Igemm {
     __device__ __forceinline__ void load(int slot, const Step& at) const {
         const int base = slot * kStage, c = at.chunk * kK;
         const int direction = kMirror ? -1 : 1;
-        const int tap = ((axes[0].first + at.z * axes[0].step) * p.filter[1] + axes[1].first + at.y * axes[1].step) *
-                            p.filter[2] + axes[2].first + at.x * axes[2].step;
+        const int tap =
+            ((axes[0].first + at.z * axes[0].step) * p.filter[1] + axes[1].first + at.y * axes[1].step) * p.filter[2] +
+            axes[2].first + at.x * axes[2].step;
         const int taps = p.filter[0] * p.filter[1] * p.filter[2];
 #pragma unroll
         for (int i = 0; i < kM * 4 / kThreads; ++i) {
-            const int r = (i * kThreads + static_cast<int>(threadIdx.x)) / 4, column = static_cast<int>(threadIdx.x) % 4;
+            const int r = (i * kThreads + static_cast<int>(threadIdx.x)) / 4,
+                      column = static_cast<int>(threadIdx.x) % 4;
             const int4 row = rows[r];
             const int z = row.x + direction * at.z, y = row.y + direction * at.y, x = row.z + direction * at.x;
             const bool inside = static_cast<unsigned>(z) < static_cast<unsigned>(p.source[0]) &&
@@ -196,7 +201,8 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Igemm {
 #pragma unroll
             for (int n = 0; n < 4; n += 2) {
                 // 16 rows of k further on, or 32 bytes along a row; two fragments along a row, or 16 rows further on.
-                const uint32_t at = kMirror ? (b_lane ^ (n * 16)) + k * 16 * (kN * 2) : (b_lane ^ (k * 32)) + n * 8 * 64;
+                const uint32_t at =
+                    kMirror ? (b_lane ^ (n * 16)) + k * 16 * (kN * 2) : (b_lane ^ (k * 32)) + n * 8 * 64;
                 load_b_pair(b[n], b[n + 1], stage + kA + at, kMirror);
             }
             mma_bf16<4, 4>(acc, a, b);
@@ -259,8 +265,8 @@ template <int kWM, int kWN, bool kMirror, bool kAligned> struct Igemm {
             float shift[4][2];
             load_shift<4>(shift, p.bias == nullptr ? nullptr : p.bias + n0, p.out_channels - n0);
             float rows = 0.0f;
-            const float2 part = store_tile_for_norm<kMirror, 4, 4>(p.norm, acc, stage, shift, p.add != 0, piece, p.y, item(),
-                                                                   n0, p.out_channels, rows);
+            const float2 part = store_tile_for_norm<kMirror, 4, 4>(p.norm, acc, stage, shift, p.add != 0, piece, p.y,
+                                                                   item(), n0, p.out_channels, rows);
             if (!kMirror && p.gelu != nullptr) store_gelu(first_row, n0, stage);
             if (p.norm.partial == nullptr) return;
             const int at = item() * tiles() * static_cast<int>(gridDim.z) + static_cast<int>(blockIdx.z) * tiles() +

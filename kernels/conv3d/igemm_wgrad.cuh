@@ -120,7 +120,8 @@ template <bool kAligned> struct IgemmWgrad {
 #pragma unroll
             for (int m = 0; m < 2; ++m) ldmatrix_x4_trans(a[m], stage + (a_lane ^ (m * 32)) + k * 16 * 128);
 #pragma unroll
-            for (int n = 0; n < 4; n += 2) load_b_pair(b[n], b[n + 1], stage + kA + (b_lane ^ (n * 16)) + k * 16 * 128, true);
+            for (int n = 0; n < 4; n += 2)
+                load_b_pair(b[n], b[n + 1], stage + kA + (b_lane ^ (n * 16)) + k * 16 * 128, true);
             mma_bf16<2, 4>(acc, a, b);
         }
     }

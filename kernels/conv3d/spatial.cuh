@@ -148,8 +148,9 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Spatial {
         }
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
-            b_lane[pair] = kMirror ? chunk_offset<kN / 8>(lane.low * 8 + lane.row, wn * kNF + pair % (kNF / 2) * 2 + lane.high)
-                                   : chunk_offset<2>(wn * kNF * 8 + lane.high * 8 + lane.row, lane.low);
+            b_lane[pair] =
+                kMirror ? chunk_offset<kN / 8>(lane.low * 8 + lane.row, wn * kNF + pair % (kNF / 2) * 2 + lane.high)
+                        : chunk_offset<2>(wn * kNF * 8 + lane.high * 8 + lane.row, lane.low);
         }
         float acc[4][kNF][4] = {};
         const int chunks = p.in_channels / kChannels;
@@ -199,12 +200,12 @@ template <int kWZ, int kWY, int kWN, int kNF, bool kMirror> struct Spatial {
         load_shift<kNF>(shift, p.bias == nullptr ? nullptr : p.bias + first, p.out_channels - first);
         float rows = 0.0f;
         const float2 part =
-            store_tile_for_norm<kMirror, 4, kNF>(p.norm, acc, shared + warp * (4 * kNF * 256), shift, p.add != 0, piece, p.y,
-                                                 static_cast<int>(blockIdx.z), first, p.out_channels, rows);
+            store_tile_for_norm<kMirror, 4, kNF>(p.norm, acc, shared + warp * (4 * kNF * 256), shift, p.add != 0, piece,
+                                                 p.y, static_cast<int>(blockIdx.z), first, p.out_channels, rows);
         if (p.norm.partial == nullptr) return;
         const int lane = thread_anew() % kWarp, channel = lane % kNF * 8 + folded<kNF, 8>();
         put_part<kWarps, kWN, kNF * 8, !kMirror>(p.norm, shared + kNormPlace, part, rows, lane < kNF * 8, channel,
-                                                           static_cast<long long>(blockIdx.z) * gridDim.x + blockIdx.x,
-                                                           first_channel(), p.out_channels);
+                                                 static_cast<long long>(blockIdx.z) * gridDim.x + blockIdx.x,
+                                                 first_channel(), p.out_channels);
     }
 };

@@ -20,14 +20,12 @@ template <int kChunks> __device__ __forceinline__ int chunk_offset(int row, int 
 
 // Rows `first` to `first` + kRows - 1 of an array of fragments or sums, as mma_bf16 takes them.
 template <int kRows, int kAll>
-__device__ __forceinline__ const uint32_t (&fragments(const uint32_t (&a)[kAll][4], int first))[kRows][4] {
-    return reinterpret_cast<const uint32_t(&)[kRows][4]>(a[first]);
-}
+__device__ __forceinline__ const uint32_t (&fragments(const uint32_t (&a)[kAll][4], int first))
+    [kRows][4] { return reinterpret_cast<const uint32_t (&)[kRows][4]>(a[first]); }
 
 template <int kRows, int kAll, int kN>
-__device__ __forceinline__ float (&sums(float (&acc)[kAll][kN][4], int first))[kRows][kN][4] {
-    return reinterpret_cast<float(&)[kRows][kN][4]>(acc[first]);
-}
+__device__ __forceinline__ float (&sums(float (&acc)[kAll][kN][4], int first))
+    [kRows][kN][4] { return reinterpret_cast<float (&)[kRows][kN][4]>(acc[first]); }
 
 // Two neighbouring 16x8 fragments of the second operand, from rows of the column index n (k contiguous).
 // `address` comes from lane_rows_n.
@@ -68,8 +66,7 @@ __device__ __forceinline__ void add_bf16x2(float& lo, float& hi, const bf16* p) 
 }
 
 // Bias of the 2 kN channels a lane holds sums of; `bias` (or null) points at the tile's first of `channels` channels.
-template <int kN>
-__device__ __forceinline__ void load_shift(float (&shift)[kN][2], const float* bias, int channels) {
+template <int kN> __device__ __forceinline__ void load_shift(float (&shift)[kN][2], const float* bias, int channels) {
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
         const float* from = bias + n * 8 + lane_id() % 4 * 2;
@@ -79,9 +76,9 @@ __device__ __forceinline__ void load_shift(float (&shift)[kN][2], const float* b
     }
 }
 
-// Lays a warp's sums, kM x 16 rows of kN x 8 channels, as bf16 into `stage` (kM * kN * 256 bytes of shared memory of this
-// warp alone). `piece(r, n)` points at channels 8 n to 8 n + 7 of row r, or is null if they are not stored. With `add` the
-// old value is added before the one rounding.
+// Lays a warp's sums, kM x 16 rows of kN x 8 channels, as bf16 into `stage` (kM * kN * 256 bytes of shared memory of
+// this warp alone). `piece(r, n)` points at channels 8 n to 8 n + 7 of row r, or is null if they are not stored. With
+// `add` the old value is added before the one rounding.
 template <int kM, int kN, class Piece>
 __device__ __forceinline__ void stage_tile(const float (&acc)[kM][kN][4], unsigned char* stage,
                                            const float (&shift)[kN][2], bool add, Piece piece) {

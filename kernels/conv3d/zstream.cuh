@@ -1,11 +1,11 @@
-// conv3d/zstream.cuh: 3x3x3 convolution, stride 1, padding 1, for 16 or 32 reduction channels; forward and input gradient (the
-// same sum with mirrored taps over the filter read transposed).
+// conv3d/zstream.cuh: 3x3x3 convolution, stride 1, padding 1, for 16 or 32 reduction channels; forward and input
+// gradient (the same sum with mirrored taps over the filter read transposed).
 //
-// A block makes a column of 16 x 8 voxels (y, x) by 16 kWN channels over `planes` planes (z), streaming along z two input
-// planes at a time. The whole filter stays in shared memory beside two pairs of input planes with their halo, so an
-// input element is read 1.4 times and the filter once per column. Each plane feeds the sums of the output planes below,
-// level and above at once (the three z taps): four output planes are open, two are finished by each pair and leave the
-// registers. Padding is the zero fill of cp.async.
+// A block makes a column of 16 x 8 voxels (y, x) by 16 kWN channels over `planes` planes (z), streaming along z two
+// input planes at a time. The whole filter stays in shared memory beside two pairs of input planes with their halo, so
+// an input element is read 1.4 times and the filter once per column. Each plane feeds the sums of the output planes
+// below, level and above at once (the three z taps): four output planes are open, two are finished by each pair and
+// leave the registers. Padding is the zero fill of cp.async.
 // A warp has kWN groups of 16 voxels (2 y x 8 x) by 16 channels: 2 kWN ldmatrix of the input and 3 of the filter feed
 // 12 kWN mma.
 #pragma once
@@ -25,7 +25,8 @@ struct Conv3dZStreamParams {
 };
 
 template <int kC, int kWN, bool kMirror> struct ZStream {
-    static constexpr int kThreads = 8 * kWarp, kTileY = 16, kTileX = 8, kN = 16 * kWN, kM = kWN;  // kM: groups of a warp
+    static constexpr int kThreads = 8 * kWarp, kTileY = 16, kTileX = 8, kN = 16 * kWN,
+                         kM = kWN;  // kM: groups of a warp
     static constexpr int kBoxY = kTileY + 2, kBoxX = kTileX + 2, kChunks = kC / 8;
     static constexpr int kVoxel = kC * 2, kPlane = kBoxY * kBoxX * kVoxel, kTap = kN * kC * 2;  // bytes
     static constexpr int kFilter = 27 * kTap, kShared = kFilter + 4 * kPlane;
@@ -97,7 +98,8 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
         return at;
     }
 
-    // Sums of open output planes kFirst to kLast (of 0 to 3: below the pair, its two, above) from a pair of input planes.
+    // Sums of open output planes kFirst to kLast (of 0 to 3: below the pair, its two, above) from a pair of input
+    // planes.
     // z tap tz of input plane i belongs to output plane 2 - tz + i.
     template <int kFirst, int kLast>
     __device__ __forceinline__ void multiply(float (&acc)[4 * kM][2][4], const Lane& at, uint32_t planes) const {
@@ -119,7 +121,8 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
                     if (first > last) continue;
                     uint32_t b[2][2];
                     const uint32_t tap = (tz * 9 + tx) * kTap + ty * (3 * kTap);
-                    load_b_pair(b[0], b[1], kMirror ? at.b + tap + k * (16 * kN * 2) : (at.b ^ (k * 32)) + tap, kMirror);
+                    load_b_pair(b[0], b[1], kMirror ? at.b + tap + k * (16 * kN * 2) : (at.b ^ (k * 32)) + tap,
+                                kMirror);
                     if (first < last) {
                         mma_bf16<2 * kM, 2>(sums<2 * kM>(acc, first * kM), a, b);
                     } else {
@@ -173,8 +176,8 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
         if (p.norm.partial != nullptr) finish_part(part);
     }
 
-    // Of a finished plane, what a lane has: rows y to y + 2 kM - 1 of column x, channels lane % 4 * 2 and the next of the 8 from
-    // first_channel on, and of the 8 behind them. Found anew for each plane: registers are scarce.
+    // Of a finished plane, what a lane has: rows y to y + 2 kM - 1 of column x, channels lane % 4 * 2 and the next of
+    // the 8 from first_channel on, and of the 8 behind them. Found anew for each plane: registers are scarce.
     struct Spot {
         int lane, y, x, first_channel;
     };
@@ -185,13 +188,15 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
         return {lane, y0() + warp / kWN * kM * 2, x0() + lane / 4, n + warp % kWN * 16};
     }
 
-    using Plane = uint32_t[2 * kM][2];  // by row and group of 8 channels: two channels as they are stored, zeros outside
+    using Plane =
+        uint32_t[2 * kM][2];  // by row and group of 8 channels: two channels as they are stored, zeros outside
 
     // One output plane, straight from the registers: 4 bytes a lane, 16 bytes of each voxel at a time.
     __device__ __forceinline__ void store(const float (&acc)[kM][2][4], int z, float& part) const {
         const Spot at = spot();
         float shift[2][2];
-        load_shift<2>(shift, p.bias == nullptr ? nullptr : p.bias + at.first_channel, p.out_channels - at.first_channel);
+        load_shift<2>(shift, p.bias == nullptr ? nullptr : p.bias + at.first_channel,
+                      p.out_channels - at.first_channel);
         Plane plane = {};
 #pragma unroll
         for (int half = 0; half < 2 * kM; ++half) {
@@ -231,8 +236,8 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
         return y <= 0 ? 0 : (y < 2 * kM ? y : 2 * kM) * (x < kTileX ? x : kTileX);
     }
 
-    // Adds a plane's moments to those of the planes before it. Lanes from 16 on hold the squares of the channels whose means
-    // the first 16 hold.
+    // Adds a plane's moments to those of the planes before it. Lanes from 16 on hold the squares of the channels whose
+    // means the first 16 hold.
     __device__ __forceinline__ void add_moments(const Plane& plane, int z, const Spot& at, float& part) const {
         const float voxels = static_cast<float>(count(at)), before = static_cast<float>(z - z0);
         float v[4] = {}, mean[4];
@@ -262,8 +267,8 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
         part += at.lane < 16 ? d * share : fmaf(d * d, voxels * before * share, squares);
     }
 
-    // The gradient before the activation in the place of the gradient, by the sign of the norm's output; and to where it is
-    // wanted.
+    // The gradient before the activation in the place of the gradient, by the sign of the norm's output; and to where
+    // it is wanted.
     __device__ __forceinline__ void gate(Plane& plane, int z, const Spot& at) const {
 #pragma unroll
         for (int half = 0; half < 2 * kM; ++half) {
@@ -275,7 +280,8 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
                 float g[2], y[2];
                 unpack_bf16(plane[half][n], g[0], g[1]);
                 unpack_bf16(global_load(reinterpret_cast<const uint32_t*>(p.norm.y + offset + n * 8)), y[0], y[1]);
-                plane[half][n] = pack_bf16(g[0] * (y[0] > 0.0f ? 1.0f : p.norm.slope), g[1] * (y[1] > 0.0f ? 1.0f : p.norm.slope));
+                plane[half][n] =
+                    pack_bf16(g[0] * (y[0] > 0.0f ? 1.0f : p.norm.slope), g[1] * (y[1] > 0.0f ? 1.0f : p.norm.slope));
                 global_store(reinterpret_cast<uint32_t*>(p.norm.g + offset + n * 8), plane[half][n]);
             }
         }
@@ -335,6 +341,7 @@ template <int kC, int kWN, bool kMirror> struct ZStream {
         const long long at = static_cast<long long>(blockIdx.z) / p.column_tiles * columns + column;
         __syncthreads();  // all warps are done with the operands
         put_part<kThreads / kWarp, kWN, 16, !kMirror>(p.norm, memory, part, static_cast<float>(count(here) * (z1 - z0)),
-                                                      lane_id() < 16, lane_channel(), at, here.first_channel / kN * kN, p.out_channels);
+                                                      lane_id() < 16, lane_channel(), at, here.first_channel / kN * kN,
+                                                      p.out_channels);
     }
 };

@@ -1,10 +1,10 @@
 // conv3d/zstream_wgrad.cuh: filter gradient of the 3x3x3 convolution, stride 1, padding 1, channels multiples of 16:
 //   dw[k, t, c] = sum over voxels v of dy[v, k] x[v + t - 1, c]
 //
-// Grid: tiles of 16 kKF output by 16 kCF input channels (fastest), then runs of `steps` planes. A block keeps the sums of
-// its tile, all 27 taps, in registers while it streams along z over columns of `rows` x 8 kStrips voxels (y, x): at each
-// step one plane of x with its (y, x) halo meets the dy planes above, level and below it. Two planes of x and four of
-// dy lie in shared memory, one of each being copied, so that along a column both are read once. Padding is the zero
+// Grid: tiles of 16 kKF output by 16 kCF input channels (fastest), then runs of `steps` planes. A block keeps the sums
+// of its tile, all 27 taps, in registers while it streams along z over columns of `rows` x 8 kStrips voxels (y, x): at
+// each step one plane of x with its (y, x) halo meets the dy planes above, level and below it. Two planes of x and four
+// of dy lie in shared memory, one of each being copied, so that along a column both are read once. Padding is the zero
 // fill of cp.async.
 // Warps: 3 z taps x kKF x kCF x kGroups groups of voxels (strips across x, bands along y), twelve in all, 9 taps of
 // 16 x 16 sums each. A warp goes down its strip two rows of dy at a time; the rows of x that the y taps share stay in
@@ -99,7 +99,7 @@ template <int kKF, int kCF> struct ZStreamWgrad {
             dy += 2 * kCols * kDyVoxel;
 #pragma unroll
             for (int tx = 0; tx < 3; ++tx) {
-                uint32_t(&l)[4] = low[tx], h[4];
+                uint32_t (&l)[4] = low[tx], h[4];
                 ldmatrix_x4_trans(h, x + x_lane[tx]);
                 const uint32_t b[6][2] = {{l[0], l[1]}, {l[2], l[3]}, {l[1], h[0]},
                                           {l[3], h[2]}, {h[0], h[1]}, {h[2], h[3]}};
@@ -126,15 +126,15 @@ template <int kKF, int kCF> struct ZStreamWgrad {
 #pragma unroll
         for (int tx = 0; tx < 3; ++tx) {
             const int x = left + lane.row + tx;
-            w.x_lane[tx] = (top + lane.low) * kXRow + x * kXVoxel +
-                           (((w.c / 8 + lane.high) ^ swizzle<kCF * 2>(x)) << 4);
+            w.x_lane[tx] =
+                (top + lane.low) * kXRow + x * kXVoxel + (((w.c / 8 + lane.high) ^ swizzle<kCF * 2>(x)) << 4);
         }
         return w;
     }
 
     // Planes z to z + count - 1 of a column. Plane z + j of x lies in slot j % 2, plane z - 1 + j of dy in slot j % 4.
     __device__ __forceinline__ void stream(float (&acc)[3][1][6][4], const Warp& w, const Column& at, int z,
-                                         int count) const {
+                                           int count) const {
         __syncthreads();  // the planes of the column before are read
         load_x(at, z, 0);
         for (int j = 0; j < 3; ++j) load_dy(at, z - 1 + j, j);
@@ -156,7 +156,7 @@ template <int kKF, int kCF> struct ZStreamWgrad {
     // The groups' sums into those of group 0, in order.
     __device__ __forceinline__ void add_groups(float (&acc)[3][1][6][4], int group) const {
         float* sums = reinterpret_cast<float*>(memory) + warp_id() % kGroupWarps * (kSums * kWarp) + lane_id();
-        float(&own)[kSums] = reinterpret_cast<float(&)[kSums]>(acc);
+        float (&own)[kSums] = reinterpret_cast<float (&)[kSums]>(acc);
 #pragma unroll 1
         for (int g = 1; g < kGroups; ++g) {
             __syncthreads();  // planes, or the sums of the group before, are read
@@ -200,7 +200,7 @@ template <int kKF, int kCF> struct ZStreamWgrad {
             float* from = p.part + (row * 27 + tz * 9) * p.in_channels + c + quad * 2;
 #pragma unroll
             for (int i = 0; i < 18; ++i) {  // tap (i / 6, i / 2 % 3), half i % 2 of the channels
-                const float(&v)[4] = acc[i / 2 % 3][0][i / 6 * 2 + i % 2];
+                const float (&v)[4] = acc[i / 2 % 3][0][i / 6 * 2 + i % 2];
                 global_store(reinterpret_cast<float2*>(from + i / 2 * p.in_channels + i % 2 * 8),
                              make_float2(v[half * 2], v[half * 2 + 1]));
             }

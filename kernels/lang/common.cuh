@@ -34,7 +34,7 @@ __device__ __forceinline__ void set_or_add(float* out, float v, bool add) {
 // Sums over the block of kValues numbers at once, in every thread. All threads of the block must call it.
 template <int kThreads, int kValues> __device__ __forceinline__ void block_sum(float (&v)[kValues]) {
     constexpr int kWarps = kThreads / kWarp;
-    SHARED_ARRAY(float, partial, kWarps * kValues);
+    SHARED_ARRAY(float, partial, kWarps* kValues);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
         v[i] = warp_sum(v[i]);

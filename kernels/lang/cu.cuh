@@ -5,10 +5,11 @@
 // A kernel file uses only what is declared here, in ptx.cuh and in common.cuh:
 //   KERNEL(name, Params, threads, min_blocks) { ... p.x ... }   entry; one by-value parameter struct, called p
 //   SHARED_ARRAY(T, name, count)                                static shared array
-//   DYNAMIC_SHARED(name, bytes)                                 unsigned char* to dynamic shared memory, 1024-aligned; the emulator
-//                                                               refuses a launch that gives another size
+//   DYNAMIC_SHARED(name, bytes)                                 unsigned char* to dynamic shared memory, 1024-aligned;
+//                                                               the emulator refuses a launch that gives another size
 //   EXTERN_SHARED(name)                                         the same, of whatever size the launch gives
-//   global_load(const T*), global_store(T*, T)                  every access to global memory (the emulator counts and checks them)
+//   global_load(const T*), global_store(T*, T)                  every access to global memory (the emulator counts and
+//                                                               checks them)
 //   bf16, to_float, to_bf16, pack_bf16, unpack_bf16
 // Rules the emulator relies on: full warp masks; no plain __shared__; no waiting on other blocks;
 // __syncwarp wherever lanes exchange data through shared memory; block size a multiple of 32.
@@ -21,11 +22,10 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
-#define KERNEL(name, Params, threads, min_blocks)                                                  \
-    static_assert((threads) % 32 == 0 && (threads) <= 1024, "whole warps");                        \
-    static_assert(sizeof(Params) <= 4096, "parameters of one launch");                             \
-    extern "C" __global__ void __launch_bounds__(threads, min_blocks)                              \
-        name(const __grid_constant__ Params p)
+#define KERNEL(name, Params, threads, min_blocks)                           \
+    static_assert((threads) % 32 == 0 && (threads) <= 1024, "whole warps"); \
+    static_assert(sizeof(Params) <= 4096, "parameters of one launch");      \
+    extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(const __grid_constant__ Params p)
 
 #define SHARED_ARRAY(T, name, count) __shared__ T name[count]
 

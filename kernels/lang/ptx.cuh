@@ -26,7 +26,8 @@ __device__ __forceinline__ uint32_t smem_u32(const void* p) {
 #endif
 }
 
-// threadIdx.x and blockIdx.z, read anew: what follows from them is computed where it is needed, and takes no register before.
+// threadIdx.x and blockIdx.z, read anew: what follows from them is computed where it is needed, and takes no register
+// before.
 __device__ __forceinline__ int thread_anew() {
 #if defined(PTX_DEVICE)
     int thread;
@@ -63,8 +64,8 @@ __device__ __forceinline__ void cp_async16(uint32_t smem, const void* global, bo
 template <int kBytes> __device__ __forceinline__ void cp_async_small(uint32_t smem, const void* global, bool valid) {
     static_assert(kBytes == 4 || kBytes == 8, "cp.async.ca sizes; 16 is cp_async16");
 #if defined(PTX_DEVICE)
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(smem),
-                 "l"(__cvta_generic_to_global(global)), "n"(kBytes), "r"(valid ? kBytes : 0)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(smem), "l"(__cvta_generic_to_global(global)),
+                 "n"(kBytes), "r"(valid ? kBytes : 0)
                  : "memory");
 #elif defined(PTX_EMULATED)
     emu::cp_async(smem, global, kBytes, valid ? kBytes : 0);
@@ -147,11 +148,12 @@ __device__ __forceinline__ void mma_bf16(float (&acc)[kM][kN][4], const uint32_t
     for (int m = 0; m < kM; ++m) {
 #pragma unroll
         for (int n = 0; n < kN; ++n) {
-            float(&c)[4] = acc[m][n];
-            asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-                         "{%8, %9}, {%0, %1, %2, %3};"
-                         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                         : "r"(a[m][0]), "r"(a[m][1]), "r"(a[m][2]), "r"(a[m][3]), "r"(b[n][0]), "r"(b[n][1]));
+            float (&c)[4] = acc[m][n];
+            asm volatile(
+                "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                "{%8, %9}, {%0, %1, %2, %3};"
+                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                : "r"(a[m][0]), "r"(a[m][1]), "r"(a[m][2]), "r"(a[m][3]), "r"(b[n][0]), "r"(b[n][1]));
         }
     }
 #elif defined(PTX_EMULATED)

@@ -1,5 +1,5 @@
-// elementary.cuh: logarithm, exponential, sine and cosine of src/random/elementary.rs, operation by operation, so that a kernel
-// draws and computes the bits the CPU does.
+// elementary.cuh: logarithm, exponential, sine and cosine of src/random/elementary.rs, operation by operation, so that
+// a kernel draws and computes the bits the CPU does.
 #pragma once
 
 #include "../lang/common.cuh"
@@ -73,8 +73,7 @@ __device__ __forceinline__ void sin_cos_turn(Rounded turns, Rounded& sin, Rounde
     const int quarter = static_cast<int>((turns * 4.0f + 0.5f).v);
     const Rounded a = (turns - Rounded{static_cast<float>(quarter)} * 0.25f) * 6.28318530717958647692f;
     const Rounded q = a * a;
-    const Rounded s =
-        a + a * q * (((q * (1.0f / 362880.0f) - 1.0f / 5040.0f) * q + 1.0f / 120.0f) * q - 1.0f / 6.0f);
+    const Rounded s = a + a * q * (((q * (1.0f / 362880.0f) - 1.0f / 5040.0f) * q + 1.0f / 120.0f) * q - 1.0f / 6.0f);
     const Rounded c =
         1.0f + q * ((((q * (-1.0f / 3628800.0f) + 1.0f / 40320.0f) * q - 1.0f / 720.0f) * q + 1.0f / 24.0f) * q - 0.5f);
     const bool odd = (quarter & 1) == 1;

@@ -15,6 +15,22 @@ pub struct Span {
     pub len: usize,
 }
 
+/// Where a call writes one of its results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write<V> {
+    /// Its place, its value, or its elements.
+    pub to: V,
+    /// Whether it is added to what is there: the first writer sets, later ones add.
+    pub add: bool,
+}
+
+impl<V> Write<V> {
+    /// The same of another kind of place.
+    pub fn map<W>(self, f: impl FnOnce(V) -> W) -> Write<W> {
+        Write { to: f(self.to), add: self.add }
+    }
+}
+
 impl Span {
     fn end(self) -> usize {
         self.offset + self.len
@@ -54,7 +70,7 @@ impl<T: Scalar> Memory<T> {
         &'a mut self,
         shapes: &'a [Shape],
         reads: &[Span],
-        writes: &[Option<(Span, bool)>],
+        writes: &[Option<Write<Span>>],
         workspace: Span,
     ) -> Io<'a, T> {
         assert!(reads.len() <= MAX_OPERANDS && writes.len() <= MAX_OPERANDS, "too many operands");
@@ -70,7 +86,7 @@ impl<T: Scalar> Memory<T> {
             order.push(span, Use::Read(i));
         }
         for (i, write) in writes.iter().enumerate() {
-            if let Some((span, add)) = write {
+            if let Some(Write { to: span, add }) = write {
                 io.add[i] = *add;
                 order.push(*span, Use::Write(i));
             }
@@ -110,8 +126,8 @@ impl<'a, T> Io<'a, T> {
     }
 
     /// The gradient of input `i` and whether to add to it; `None` if nobody wants it.
-    pub fn grad(&mut self, i: usize) -> Option<(&'a mut [T], bool)> {
-        self.writes[i].take().map(|out| (out, self.add[i]))
+    pub fn grad(&mut self, i: usize) -> Option<Write<&'a mut [T]>> {
+        self.writes[i].take().map(|to| Write { to, add: self.add[i] })
     }
 
     /// Scratch elements of the size the operation asked for, with undefined content.
@@ -201,12 +217,16 @@ mod tests {
             *x = i as f32;
         }
         let reads = [span(20, 4), span(22, 2), span(20, 4)];
-        let writes = [Some((span(4, 2), true)), None, Some((span(30, 1), false))];
+        let writes = [
+            Some(Write { to: span(4, 2), add: true }),
+            None,
+            Some(Write { to: span(30, 1), add: false }),
+        ];
         let mut io = memory.bind(&[], &reads, &writes, span(36, 4));
         assert_eq!(io.read(0), [20.0, 21.0, 22.0, 23.0]);
         assert_eq!(io.read(1), [22.0, 23.0]);
         assert_eq!(io.read(2), io.read(0));
-        let (grad, add) = io.grad(0).unwrap();
+        let Write { to: grad, add } = io.grad(0).unwrap();
         assert_eq!((grad.to_vec(), add), (vec![4.0, 5.0], true));
         assert!(io.grad(1).is_none());
         assert_eq!(io.write(2), [30.0]);
@@ -217,7 +237,12 @@ mod tests {
     #[should_panic(expected = "overlaps")]
     fn writing_what_is_read_is_refused() {
         let mut memory = Memory::<f32>::new(16);
-        memory.bind(&[], &[span(0, 8)], &[Some((span(4, 8), false))], Span::default());
+        memory.bind(
+            &[],
+            &[span(0, 8)],
+            &[Some(Write { to: span(4, 8), add: false })],
+            Span::default(),
+        );
     }
 
     #[test]

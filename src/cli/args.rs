@@ -96,7 +96,8 @@ pub(super) struct TrainArgs {
     /// On a GPU: wait for each kernel, so that a fault names it (slow)
     #[arg(long)]
     pub(super) sync_each: bool,
-    /// On a GPU: give each value an allocation of its own, so that compute-sanitizer sees a kernel leave one (more memory)
+    /// On a GPU: give each value an allocation of its own, so that compute-sanitizer sees a kernel leave one (more
+    /// memory)
     #[arg(long)]
     pub(super) separate_values: bool,
     /// On a GPU: tell nsys or ncu to record the steps after A up to B only

@@ -28,8 +28,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
     weights(target)
 }
 
-/// Every key, then the recorded step: each record with shape, place and size, and the memory plan. The step is printed as
-/// comments, so that the output is a configuration file again.
+/// Every key, then the recorded step: each record with shape, place and size, and the memory plan. The step is printed
+/// as comments, so that the output is a configuration file again.
 fn configuration(path: &Path) -> Result<()> {
     let (config, warnings) = Config::load(Some(path), &[], &Overrides::default())?;
     for warning in warnings {

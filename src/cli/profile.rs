@@ -88,7 +88,8 @@ fn roof_lines(roofs: &Roofs) -> String {
 
 /// What the columns of times mean, where launches were repeated.
 const REPEATED: &str = "\
-ms: each launch repeated in a graph, its data in the L2 cache if it fits; cold: alone, from an empty cache, with 1 to 2 us of the events.
+ms: each launch repeated in a graph, its data in the L2 cache if it fits; cold: alone, from an empty cache,
+with 1 to 2 us of the events.
 of roof: the nearer of memory (by cold) and mma.sync (by ms).
 ";
 

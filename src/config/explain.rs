@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::config::load::{Setting, insert};
 use crate::config::sections::Config;
+use crate::config::setting::{Setting, insert};
 use crate::error::{Error, Result, escape};
 
 /// No key's name is longer.

@@ -13,19 +13,11 @@ use toml::{Table, Value};
 
 use crate::config::explain::{shown, try_alone};
 use crate::config::sections::{Config, Overrides};
+use crate::config::setting::{Setting, insert};
 use crate::error::{Error, Result, escape};
 
 /// More than any hand-written configuration; keeps a wrong path from being read for minutes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// One key with its value, and where it came from, for messages.
-pub(super) struct Setting {
-    /// Section, key, and keys within it.
-    pub(super) path: Vec<String>,
-    pub(super) value: Value,
-    /// Such as `set in FILE, line 3`.
-    pub(super) origin: String,
-}
 
 impl Config {
     /// The defaults, overridden by a TOML file, by `section.key=value` settings, and by options, in this order.
@@ -227,24 +219,6 @@ fn from_flags(flags: &Overrides) -> Result<Vec<Setting>> {
         }
     }
     Ok(settings)
-}
-
-pub(super) fn insert(table: &mut Table, path: &[String], value: Value) {
-    match path {
-        [] => {}
-        [last] => {
-            table.insert(last.clone(), value);
-        }
-        [first, rest @ ..] => {
-            let entry = table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new()));
-            if !entry.is_table() {
-                *entry = Value::Table(Table::new());
-            }
-            if let Value::Table(inner) = entry {
-                insert(inner, rest, value);
-            }
-        }
-    }
 }
 
 fn with_origin(error: Error, origins: &BTreeMap<String, String>) -> Error {

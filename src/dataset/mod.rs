@@ -1,5 +1,5 @@
-//! The images of a run: found, checked, brought to one orientation, spacing and range of values, and kept on disk. Not here: reading one
-//! file, and cutting views.
+//! The images of a run: found, checked, brought to one orientation, spacing and range of values, and kept on disk. Not
+//! here: reading one file, and cutting views.
 
 mod cache;
 mod check;

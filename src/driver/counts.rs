@@ -47,7 +47,8 @@ type Stats = unsafe extern "C" fn(*const c_char, *mut u64) -> c_int;
 pub fn counts(name: &str) -> Option<Counts> {
     let name = CString::new(name).ok()?;
     let (mut out, mut memory) = ([0u64; 8], [0u64; 2]);
-    // SAFETY: a driver that exports these names is the emulated one, whose functions have this signature and write 8 and 2 numbers.
+    // SAFETY: a driver that exports these names is the emulated one, whose functions have this signature and write 8
+    // and 2 numbers.
     let found = unsafe {
         if !sys::is_culib_present() {
             return None;

@@ -103,7 +103,8 @@ impl Drop for Context {
     }
 }
 
-/// A GPU with a main stream, on which everything runs in order unless it says otherwise, and a second one for copies beside it.
+/// A GPU with a main stream, on which everything runs in order unless it says otherwise, and a second one for copies
+/// beside it.
 pub struct Device {
     pub(super) context: Rc<Context>,
     modules: Vec<sys::CUmodule>,
@@ -122,7 +123,8 @@ impl Device {
     /// Opens device number `ordinal` and loads the device code of this program.
     ///
     /// # Errors
-    /// [`Error::Device`]: no driver or one that is too old, no such device, no device code in this program or none for this device.
+    /// [`Error::Device`]: no driver or one that is too old, no such device, no device code in this program or none for
+    /// this device.
     pub fn open(ordinal: usize, sync_each: bool) -> Result<Device> {
         let (found, version) = (count()?, driver_version()?);
         if ordinal >= found {
@@ -205,8 +207,8 @@ impl Device {
         Ok(function)
     }
 
-    /// Queues one kernel. Soundness rests on the operation that fills `params`: its addresses come from spans of one plan,
-    /// and the size of the struct was checked against the compiled kernel when it was loaded.
+    /// Queues one kernel. Soundness rests on the operation that fills `params`: its addresses come from spans of one
+    /// plan, and the size of the struct was checked against the compiled kernel when it was loaded.
     ///
     /// # Errors
     /// [`Error::Device`] naming kernel, grid and cause.
@@ -290,8 +292,8 @@ impl Device {
             .map_err(|e| failed("cuMemsetD8Async", e))
     }
 
-    /// Queues a copy of the first `len` bytes of `from` to `offset` in `to`. `from` must not change until an event recorded
-    /// behind the copy was waited for.
+    /// Queues a copy of the first `len` bytes of `from` to `offset` in `to`. `from` must not change until an event
+    /// recorded behind the copy was waited for.
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
@@ -305,8 +307,8 @@ impl Device {
         self.upload_on(Stream::Main, to, offset, from, 0..len)
     }
 
-    /// The same of a range of bytes, on the stream given. On the second stream nothing orders it with the kernels that use `to`, before or after, but
-    /// events: [`Device::wait_for`].
+    /// The same of a range of bytes, on the stream given. On the second stream nothing orders it with the kernels that
+    /// use `to`, before or after, but events: [`Device::wait_for`].
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.
@@ -324,8 +326,8 @@ impl Device {
             .map_err(|e| failed("cuMemcpyHtoDAsync", e))
     }
 
-    /// Queues a copy of bytes at `offset` in `from` to a range of bytes of `to`, which holds them after an event recorded behind the
-    /// copy was waited for.
+    /// Queues a copy of bytes at `offset` in `from` to a range of bytes of `to`, which holds them after an event
+    /// recorded behind the copy was waited for.
     ///
     /// # Errors
     /// [`Error::Device`] if the driver refuses.

@@ -105,8 +105,8 @@ impl Device {
             .map_err(|e| failed("cuEventRecord", e))
     }
 
-    /// Lets what is queued on `stream` from now on begin only when everything before the last recording of `event` is done; the host
-    /// does not wait.
+    /// Lets what is queued on `stream` from now on begin only when everything before the last recording of `event` is
+    /// done; the host does not wait.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses.

@@ -38,8 +38,8 @@ pub(super) fn images() -> impl Iterator<Item = &'static [u8]> {
     })
 }
 
-/// Which image holds a kernel: the driver is never asked for one in a module without it, which it would report to tools as an
-/// error.
+/// Which image holds a kernel: the driver is never asked for one in a module without it, which it would report to tools
+/// as an error.
 pub(super) fn image_of(kernel: &str) -> Option<usize> {
     const INDEX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.txt"));
     let mut lines = INDEX.lines().filter_map(|line| line.split_once(' '));
@@ -50,8 +50,8 @@ pub(super) fn image_of(kernel: &str) -> Option<usize> {
 #[cfg(feature = "emulator")]
 static PRETENDED: OnceLock<(i32, i32)> = OnceLock::new();
 
-/// From now on the device code counts as compiled by CUDA toolkit `version`, if it was not asked for before. For tests of what
-/// drivers are refused; the program has this only together with the emulated driver.
+/// From now on the device code counts as compiled by CUDA toolkit `version`, if it was not asked for before. For tests
+/// of what drivers are refused; the program has this only together with the emulated driver.
 #[cfg(feature = "emulator")]
 pub fn pretend_toolkit(version: &str) {
     if let Some(version) = parse(version) {

@@ -104,7 +104,8 @@ impl Pinned {
 
     /// Its bytes. They are what the device wrote only after the copy into them has been waited for.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: initialised at creation, owned by self; copies into it are waited for by the caller of `Device::download_later`.
+        // SAFETY: initialised at creation, owned by self; copies into it are waited for by the caller of
+        // `Device::download_later`.
         unsafe { std::slice::from_raw_parts(self.pointer, self.len) }
     }
 
@@ -124,8 +125,9 @@ impl Drop for Pinned {
 }
 
 impl Device {
-    /// Queues a copy of `len` bytes of device memory, behind everything queued on the main stream. Soundness rests on the caller as with
-    /// [`Device::launch`]: both addresses come from spans of blocks that live until the copy is done.
+    /// Queues a copy of `len` bytes of device memory, behind everything queued on the main stream. Soundness rests on
+    /// the caller as with [`Device::launch`]: both addresses come from spans of blocks that live until the copy is
+    /// done.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses.

@@ -1,7 +1,7 @@
 //! A thin, safe layer over the CUDA driver: one device, two streams, blocks of memory, kernels, graphs.
 //!
-//! Besides the inner loops of the CPU convolutions this is the only unsafe code of the library. `cudarc` loads the driver when
-//! it is first asked for, so one binary serves machines with and without a GPU.
+//! Besides the inner loops of the CPU convolutions this is the only unsafe code of the library. `cudarc` loads the
+//! driver when it is first asked for, so one binary serves machines with and without a GPU.
 #![allow(unsafe_code, reason = "the driver is a C interface; every block states what it relies on")]
 
 mod check;

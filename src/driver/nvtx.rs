@@ -1,8 +1,8 @@
 //! Named ranges on the time line of a profiler, by NVTX.
 //!
 //! NVTX 3 is a header, without a library of its own: the program finds the profiler by the library that the variable
-//! NVTX_INJECTION64_PATH names (nsys sets it), and hands it tables of pointers, into which the profiler writes its functions. Without
-//! that variable the libraries that wrap the header, or that came before it, are looked for.
+//! NVTX_INJECTION64_PATH names (nsys sets it), and hands it tables of pointers, into which the profiler writes its
+//! functions. Without that variable the libraries that wrap the header, or that came before it, are looked for.
 
 use std::ffi::{CString, OsStr, c_char, c_int, c_uint, c_void};
 use std::mem::size_of;
@@ -25,7 +25,8 @@ struct Listener {
 /// Found when it is first asked for, or by [`watch_ranges`]; libraries in it are never closed.
 static LISTENER: OnceLock<Option<Listener>> = OnceLock::new();
 
-/// Looks for a profiler: the library `injection` if one is named, else the libraries of NVTX. Only the first look counts.
+/// Looks for a profiler: the library `injection` if one is named, else the libraries of NVTX. Only the first look
+/// counts.
 pub fn watch_ranges(injection: Option<&OsStr>) {
     LISTENER.get_or_init(|| match injection {
         Some(path) => injected(path),
@@ -56,7 +57,8 @@ fn library(name: &str) -> Option<Listener> {
     Some(Listener { push, pop, from: format!("to {name}") })
 }
 
-/// Modules of functions that a profiler may ask for, numbered from 1 (0 is none), and how many functions each has, numbered from 1.
+/// Modules of functions that a profiler may ask for, numbered from 1 (0 is none), and how many functions each has,
+/// numbered from 1.
 const MODULES: usize = 7;
 const LENS: [usize; MODULES] = [0, 15, 8, 14, 6, 15, 6];
 /// The module of plain ranges, and its functions that open and close one.

@@ -1,7 +1,8 @@
 //! Which driver the device code of this program needs, and what is said where a driver is older.
 //!
-//! Machine code of a toolkit runs on every driver of its major version of CUDA and of later ones. PTX, from which a driver makes code
-//! for GPUs that the build did not know, is read only by drivers at least as new as the toolkit itself.
+//! Machine code of a toolkit runs on every driver of its major version of CUDA and of later ones. PTX, from which a
+//! driver makes code for GPUs that the build did not know, is read only by drivers at least as new as the toolkit
+//! itself.
 
 use crate::error::{Error, Result};
 
@@ -64,7 +65,8 @@ pub fn check_versions(driver: (i32, i32), toolkit: Option<(i32, i32)>) -> Result
     )))
 }
 
-/// Whether a GPU of this compute capability runs machine code of one of `archs`; without it the driver has to compile PTX.
+/// Whether a GPU of this compute capability runs machine code of one of `archs`; without it the driver has to compile
+/// PTX.
 fn has_code(capability: (i32, i32), archs: &[&str]) -> bool {
     archs.iter().any(|arch| {
         let digits = arch.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -1,5 +1,5 @@
-//! What a model has learnt: figures in millimetres on held-out volumes beside the trivial guess, and the report of a run. Not here: how the
-//! report looks.
+//! What a model has learnt: figures in millimetres on held-out volumes beside the trivial guess, and the report of a
+//! run. Not here: how the report looks.
 
 mod report;
 #[cfg(test)]

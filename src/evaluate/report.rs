@@ -151,7 +151,8 @@ fn draw_slices(
     }
 }
 
-/// Grey window of a volume: from its 1st to its 99.5th percentile, of every 31st voxel: enough for both, and a step that divides no usual row.
+/// Grey window of a volume: from its 1st to its 99.5th percentile, of every 31st voxel: enough for both, and a step
+/// that divides no usual row.
 fn window(volume: &Volume) -> [f32; 2] {
     let mut sample: Vec<f32> = volume.voxels.iter().step_by(31).copied().map(f16::to_f32).collect();
     sample.sort_unstable_by(f32::total_cmp);

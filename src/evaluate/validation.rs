@@ -18,8 +18,8 @@ struct Waiting {
     volume: Arc<Volume>,
 }
 
-/// Runs the forward pass on `draws` fixed sets of views of each of the volumes `indices`, and returns what the tasks' heads say: one entry
-/// per volume, in the order asked for.
+/// Runs the forward pass on `draws` fixed sets of views of each of the volumes `indices`, and returns what the tasks'
+/// heads say: one entry per volume, in the order asked for.
 ///
 /// The views depend on the split's seed alone, so every validation of every run of one data set sees the same.
 ///
@@ -69,7 +69,8 @@ impl<'a> Collector<'a> {
         Collector { views, cases: cases.collect(), batch, scratch }
     }
 
-    /// Runs the waiting samples as one batch; an incomplete batch is filled up with its last sample, which is not counted.
+    /// Runs the waiting samples as one batch; an incomplete batch is filled up with its last sample, which is not
+    /// counted.
     fn flush(&mut self, model: &mut Model, waiting: &mut Vec<Waiting>) -> Result<()> {
         self.batch.begin(0, self.views);
         for n in 0..self.views.batch {

@@ -1,4 +1,5 @@
-//! Files that a crash leaves as they were or whole. Here: replacing a file and adding records to one. Not here: what is in them.
+//! Files that a crash leaves as they were or whole. Here: replacing a file and adding records to one. Not here: what is
+//! in them.
 
 pub mod atomic;
 mod clock;

@@ -31,7 +31,8 @@ pub mod scalar {
 /// ```
 ///
 /// with `g` the gradient times the clipping factor. Inputs: scalars `[SCALARS]`, `[norm, factor]` as
-/// [`super::GradNorm`] writes them, gradient `[n]`. Writes parameters, `m`, `v`. If the norm is not finite nothing changes:
+/// [`super::GradNorm`] writes them, gradient `[n]`. Writes parameters, `m`, `v`. If the norm is not finite nothing
+/// changes:
 /// the step is skipped.
 ///
 /// Source: Loshchilov and Hutter 2019, arXiv 1711.05101.
@@ -159,7 +160,7 @@ impl CudaRule for AdamW {
             weight_decay: self.weight_decay as f32,
         };
         let average =
-            io.last.and_then(|ema| ema.writes[0]).map(|(span, _)| span).unwrap_or_default();
+            io.last.and_then(|ema| ema.writes[0]).map(|write| write.to).unwrap_or_default();
         let params = AdamWParams {
             scalars: io.read(0),
             norm: io.read(1),

@@ -1,8 +1,8 @@
 //! Average pool with stride equal to its window, no padding, incomplete windows dropped.
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
@@ -85,7 +85,7 @@ impl<T: Scalar> CpuRule<T> for AvgPool {
         let [wz, wy, wx] = self.window;
         let share = T::from_f64(1.0 / (wz * wy * wx) as f64);
         let dy = io.read(0);
-        let Some((dx, add)) = io.grad(0) else { return };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return };
         parallel::chunks(dx, w * c, |at, dx| {
             for (r, row) in dx.chunks_mut(w * c).enumerate() {
                 let r = at / (w * c) + r;
@@ -134,20 +134,20 @@ static KERNELS: [Kernel; 2] = [
 
 impl AvgPool {
     /// Launches `kernel`, which writes a tensor of the extents of the output, or of the input.
-    fn launch(&self, pass: Pass, io: &CudaIo<'_>, queue: &Queue, to: (DevPtr, bool)) -> Result<()> {
+    fn launch(&self, pass: Pass, io: &CudaIo<'_>, queue: &Queue, to: Write<DevPtr>) -> Result<()> {
         let Some(dims) = io.shapes[0].ndhwc() else { return Ok(()) };
         let [n, d, h, w, c] = dims;
         let [_, z, p, q, _] = self.output(dims);
         let extents = |e: [usize; 3]| e.map(|e| e as i32);
         let params = AvgPoolParams {
             from: io.read(0),
-            to: to.0,
+            to: to.to,
             instances: n as i64,
             input: extents([d, h, w]),
             output: extents([z, p, q]),
             window: extents(self.window),
             channels: c as i32,
-            add: to.1.into(),
+            add: to.add.into(),
             reserved: 0,
         };
         match pass {
@@ -163,7 +163,7 @@ impl CudaRule for AvgPool {
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        self.launch(Pass::Forward, io, queue, (io.write(0), false))
+        self.launch(Pass::Forward, io, queue, Write { to: io.write(0), add: false })
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {

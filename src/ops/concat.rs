@@ -2,7 +2,7 @@
 
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
-use crate::backend::{Io, MAX_OPERANDS};
+use crate::backend::{Io, MAX_OPERANDS, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
@@ -104,7 +104,7 @@ impl<T: Scalar> CpuRule<T> for Concat {
         let dy = io.read(0);
         let mut start = 0;
         for (i, &len) in rows[..io.shapes.len()].iter().enumerate() {
-            if let Some((dx, add)) = io.grad(i) {
+            if let Some(Write { to: dx, add }) = io.grad(i) {
                 parallel::chunks(dx, len, |at, dx| {
                     for (r, row) in dx.chunks_mut(len).enumerate() {
                         let from = (at / len + r) * total + start;
@@ -141,14 +141,14 @@ static KERNELS: [Kernel; 4] = [
 ];
 
 impl Concat {
-    /// Copies between `whole`, the output or its gradient, and the parts for which `part` gives an address and whether to add, in
-    /// one launch; in none, if there is nothing to copy.
+    /// Copies between `whole`, the output or its gradient, and the parts for which `part` gives an address and whether
+    /// to add, in one launch; in none, if there is nothing to copy.
     fn copy(
         &self,
         queue: &Queue,
         pass: Pass,
         (whole, shapes): (DevPtr, &[Shape]),
-        part: impl Fn(usize) -> Option<(DevPtr, bool)>,
+        part: impl Fn(usize) -> Option<Write<DevPtr>>,
     ) -> Result<()> {
         let (rows, total) = self.rows(shapes);
         let mut params = Params {
@@ -164,7 +164,7 @@ impl Concat {
         };
         let (mut start, mut copied) = (0, 0);
         for (i, &len) in rows[..shapes.len()].iter().enumerate() {
-            if let Some((ptr, add)) = part(i) {
+            if let Some(Write { to: ptr, add }) = part(i) {
                 let at = params.count as usize;
                 let is_new = pass == Pass::Forward || !params.part[..at].contains(&ptr);
                 assert!(is_new, "a value that is joined with itself has no gradient");
@@ -185,7 +185,8 @@ impl Concat {
         queue.launch(&KERNELS[first + pass as usize], piece_grid(copied), &params)
     }
 
-    /// Whether another operation may write input 0 straight into the output, and read the gradient of input 0 from the output's:
+    /// Whether another operation may write input 0 straight into the output, and read the gradient of input 0 from the
+    /// output's:
     /// two inputs that lie side by side in 16-byte pieces.
     pub(super) fn lends_first(&self, shapes: &[Shape]) -> bool {
         let in_pieces = shapes.iter().all(|shape| shape.channels().is_multiple_of(8));
@@ -203,8 +204,8 @@ impl CudaRule for Concat {
         &KERNELS
     }
 
-    /// The gradient of an upsampled value stays in the gradient of the concatenation: the backward pass of the transposed
-    /// convolution that follows reads it there.
+    /// The gradient of an upsampled value stays in the gradient of the concatenation: the backward pass of the
+    /// transposed convolution that follows reads it there.
     fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
         let (first, second) = (pair.first, pair.second);
         let backward = first.pass == Pass::Backward && second.pass == Pass::Backward;
@@ -212,7 +213,7 @@ impl CudaRule for Concat {
         if !(backward && follows && self.lends_first(first.shapes)) {
             return None;
         }
-        let (up, add) = first.writes[0]?;
+        let Write { to: up, add } = first.writes[0]?;
         let is_dy = second.reads.iter().position(|&value| value == up) == Some(2);
         let whole = !add && is_dy && (pair.sole_reader)(up);
         whole.then_some(Fusion { fused_scratch: 0, shares_operands: true, eliminated: Some(up) })
@@ -221,7 +222,7 @@ impl CudaRule for Concat {
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let skipped = usize::from(is_in_place(io.last));
         self.copy(queue, Pass::Forward, (io.write(0), io.shapes), |i| {
-            (i >= skipped).then(|| (io.read(i), false))
+            (i >= skipped).then(|| Write { to: io.read(i), add: false })
         })
     }
 

@@ -12,10 +12,9 @@ use self::select::Product;
 use self::wgrad::FilterOperands;
 use crate::backend::cpu::conv;
 use crate::backend::cuda::{Queue, Storage};
-use crate::backend::{ConvGeometry, ConvPass, Io};
+use crate::backend::{ConvGeometry, ConvPass, Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
-use crate::ops::fusion::conv_norm::NormPart;
 use crate::ops::fusion::{conv_gelu, conv_norm};
 use crate::ops::{
     CpuRule, CudaIo, CudaRule, Fusion, FusionCandidate, OpRule, Pass, Saved, activation, arity,
@@ -127,13 +126,13 @@ impl<T: Scalar> CpuRule<T> for Conv3d {
     fn backward(&self, io: &mut Io<'_, T>) {
         let (x, w, dy, g) = (io.read(0), io.read(1), io.read(2), self.bound(io.shapes));
         let work = io.workspace();
-        if let Some((dx, add)) = io.grad(0) {
+        if let Some(Write { to: dx, add }) = io.grad(0) {
             conv::dgrad(&g, dy, w, None, dx, add, work);
         }
-        if let Some((dw, add)) = io.grad(1) {
+        if let Some(Write { to: dw, add }) = io.grad(1) {
             conv::wgrad(&g, x, dy, dw, add, work);
         }
-        if let Some((db, add)) = io.grad(2) {
+        if let Some(Write { to: db, add }) = io.grad(2) {
             conv::bias_grad(dy, g.out_channels, db, add);
         }
     }
@@ -167,14 +166,14 @@ impl CudaRule for Conv3d {
             add: false,
             work: io.workspace(),
         };
-        let norm = NormPart::of(io, self, Pass::Forward);
+        let norm = conv_norm::norm_part(io, self, Pass::Forward);
         let extras = Extras { gelu: conv_gelu::output(io), norm, ..Extras::default() };
         launch::run(queue, &self.bound(io.shapes), Product::Fprop, &operands, &extras)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let (dy, work, g) = (io.read(2), io.workspace(), self.bound(io.shapes));
-        if let Some((dx, add)) = io.grad(0) {
+        if let Some(Write { to: dx, add }) = io.grad(0) {
             let operands = Operands {
                 input: dy,
                 filter: io.half_copy(1),
@@ -183,11 +182,11 @@ impl CudaRule for Conv3d {
                 add,
                 work,
             };
-            let norm = NormPart::of(io, self, Pass::Backward);
+            let norm = conv_norm::norm_part(io, self, Pass::Backward);
             let extras = Extras { norm, ..Extras::default() };
             launch::run(queue, &g, Product::Dgrad, &operands, &extras)?;
         }
-        if let Some((dw, add)) = io.grad(1) {
+        if let Some(Write { to: dw, add }) = io.grad(1) {
             let (x, x_stride) = (io.read(0), g.in_channels);
             wgrad::wgrad(queue, &g, &FilterOperands { x, x_stride, dy, dw, add, work })?;
         }

@@ -1,10 +1,11 @@
-//! Transposed 3D convolution: the adjoint of [`super::Conv3d`], here with stride equal to the filter (nnU-Net's upsampling).
+//! Transposed 3D convolution: the adjoint of [`super::Conv3d`], here with stride equal to the filter (nnU-Net's
+//! upsampling).
 
 use bytemuck::NoUninit;
 
 use crate::backend::cpu::conv;
 use crate::backend::cuda::{Queue, Storage, blocks};
-use crate::backend::{ConvGeometry, ConvPass, Io};
+use crate::backend::{ConvGeometry, ConvPass, Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::conv3d::launch::{Extras, Operands};
@@ -105,16 +106,16 @@ impl<T: Scalar> CpuRule<T> for ConvTranspose3d {
     fn backward(&self, io: &mut Io<'_, T>) {
         let (x, w, dy, g) = (io.read(0), io.read(1), io.read(2), self.bound(io.shapes));
         let work = io.workspace();
-        if let Some((dx, add)) = io.grad(0) {
+        if let Some(Write { to: dx, add }) = io.grad(0) {
             // No network gives the input of an upsampling a second reader, so this may allocate.
             let before = if add { dx.to_vec() } else { Vec::new() };
             conv::fprop(&g, dy, w, None, dx, work);
             dx.iter_mut().zip(before).for_each(|(dx, before)| *dx += before);
         }
-        if let Some((dw, add)) = io.grad(1) {
+        if let Some(Write { to: dw, add }) = io.grad(1) {
             conv::wgrad(&g, dy, x, dw, add, work);
         }
-        if let Some((db, add)) = io.grad(2) {
+        if let Some(Write { to: db, add }) = io.grad(2) {
             conv::bias_grad(dy, g.in_channels, db, add);
         }
     }
@@ -152,8 +153,8 @@ static KERNELS: [Kernel; 2 + kernels::KERNELS.len()] = {
     all
 };
 
-/// The forward pass as one product, of up to 512 input channels; channels are multiples of 8. `y_stride` channels lie between one
-/// voxel of the output and the next.
+/// The forward pass as one product, of up to 512 input channels; channels are multiples of 8. `y_stride` channels lie
+/// between one voxel of the output and the next.
 fn upsample(queue: &Queue, g: &ConvGeometry, o: &Operands, y_stride: usize) -> Result<()> {
     let (c, k) = (g.out_channels, g.in_channels);
     let (kernel, rows_per_block) = if c <= 128 { (&C128, 128) } else { (&C512, 64) };
@@ -198,7 +199,7 @@ impl CudaRule for ConvTranspose3d {
         if !(forward && pair.adjacent && concat.lends_first(second.shapes)) {
             return None;
         }
-        let (up, _) = first.writes[0]?;
+        let up = first.writes[0]?.to;
         let once = second.reads[0] == up && second.reads[1] != up && (pair.sole_reader)(up);
         once.then_some(Fusion { fused_scratch: 0, shares_operands: true, eliminated: Some(up) })
     }
@@ -216,7 +217,7 @@ impl CudaRule for ConvTranspose3d {
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let g = self.bound(io.shapes);
         let (output, y_stride) = match concatenated(io.next) {
-            Some((concat, channels)) => (concat.writes[0].map(|(span, _)| span.ptr), channels),
+            Some((concat, channels)) => (concat.writes[0].map(|write| write.to.ptr), channels),
             None => (Some(io.write(0)), g.in_channels),
         };
         let operands = Operands {
@@ -241,7 +242,7 @@ impl CudaRule for ConvTranspose3d {
             Some((concat, channels)) => (concat.reads[0].ptr, channels),
             None => (io.read(2), g.in_channels),
         };
-        if let Some((dx, add)) = io.grad(0) {
+        if let Some(Write { to: dx, add }) = io.grad(0) {
             let operands = Operands {
                 input: dy,
                 filter: io.half_copy(1),
@@ -253,7 +254,7 @@ impl CudaRule for ConvTranspose3d {
             let extras = Extras { input_stride: Some(stride), ..Extras::default() };
             launch::run(queue, &g, Product::Fprop, &operands, &extras)?;
         }
-        if let Some((dw, add)) = io.grad(1) {
+        if let Some(Write { to: dw, add }) = io.grad(1) {
             // The convolution's input is our output, and its output our input.
             let operands =
                 FilterOperands { x: dy, x_stride: stride, dy: io.read(0), dw, add, work };

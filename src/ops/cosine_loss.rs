@@ -2,8 +2,8 @@
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cuda::{Queue, Storage, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
@@ -98,7 +98,7 @@ impl<T: Scalar> CpuRule<T> for CosineLoss {
         let (x, dy) = (io.read(0), io.read(1)[0].to_f64());
         let c = io.shapes[0].channels();
         let (role, a, b) = self.halves(x.len());
-        let Some((dx, add)) = io.grad(0) else { return };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return };
         if !add {
             dx.fill(T::ZERO);
         }
@@ -202,7 +202,7 @@ impl CudaRule for CosineLoss {
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return Ok(()) };
         let channels = io.shapes[0].channels();
         let (role, ..) = self.halves(io.shapes[0].len());
         let voxels = role / channels;

@@ -1,5 +1,6 @@
 //! The operands of a call on a CUDA device.
 
+use crate::backend::Write;
 use crate::backend::cuda::DevSpan;
 use crate::driver::DevPtr;
 use crate::ops::Op;
@@ -13,7 +14,7 @@ pub struct CudaIo<'a> {
     /// What is read, in the operation's order.
     pub reads: &'a [DevSpan],
     /// What is written, in the operation's order, and whether to add to it.
-    pub writes: &'a [Option<(DevSpan, bool)>],
+    pub writes: &'a [Option<Write<DevSpan>>],
     /// Scratch of the size the operation asked for, with undefined content.
     pub work: DevPtr,
     /// A later call of whose work this call does a part.
@@ -32,7 +33,7 @@ pub struct FusedCall<'a> {
     /// What it reads.
     pub reads: &'a [DevSpan],
     /// What it writes.
-    pub writes: &'a [Option<(DevSpan, bool)>],
+    pub writes: &'a [Option<Write<DevSpan>>],
     /// Memory that the first call writes and the second reads.
     pub fused_scratch: DevPtr,
 }
@@ -58,7 +59,7 @@ impl CudaIo<'_> {
     /// # Panics
     /// If it is not bound.
     pub fn write(&self, i: usize) -> DevPtr {
-        let Some((span, _)) = self.writes[i] else {
+        let Some(Write { to: span, .. }) = self.writes[i] else {
             panic!("operand {i} is not bound for writing")
         };
         span.ptr
@@ -66,12 +67,12 @@ impl CudaIo<'_> {
 
     /// Address of the bf16 copy of the `i`-th value that is written, or none.
     pub fn write_half_copy(&self, i: usize) -> DevPtr {
-        self.writes[i].map_or(DevPtr::NULL, |(span, _)| span.half_copy)
+        self.writes[i].map_or(DevPtr::NULL, |write| write.to.half_copy)
     }
 
     /// Address of the gradient of input `i` and whether to add to it; `None` if nobody wants it.
-    pub fn grad(&self, i: usize) -> Option<(DevPtr, bool)> {
-        self.writes.get(i).copied().flatten().map(|(span, add)| (span.ptr, add))
+    pub fn grad(&self, i: usize) -> Option<Write<DevPtr>> {
+        self.writes.get(i).copied().flatten().map(|write| write.map(|span| span.ptr))
     }
 
     /// Scratch of the size the operation asked for.

@@ -12,8 +12,8 @@ use crate::ops::{
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// Inputs: scalars `[SCALARS]` (weight `w` at `scalar::EMA`), parameters `[n]`. Writes the average. `w = 1` copies exactly,
-/// `w = 0` leaves the average as it is.
+/// Inputs: scalars `[SCALARS]` (weight `w` at `scalar::EMA`), parameters `[n]`. Writes the average. `w = 1` copies
+/// exactly, `w = 0` leaves the average as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ema;
 
@@ -74,7 +74,7 @@ impl CudaRule for Ema {
         let follows = pair.adjacent && matches!(second.op, Op::AdamW(_));
         let same = || {
             first.reads[0] == second.reads[0]
-                && second.writes[0].is_some_and(|(param, _)| param == first.reads[1])
+                && second.writes[0].is_some_and(|param| param.to == first.reads[1])
         };
         (follows && same()).then(Fusion::default)
     }

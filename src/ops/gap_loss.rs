@@ -2,8 +2,8 @@
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cuda::{Queue, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
@@ -60,7 +60,7 @@ impl<T: Scalar> CpuRule<T> for GapAxisLoss {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0]);
-        let Some((dp, add)) = io.grad(0) else { return };
+        let Some(Write { to: dp, add }) = io.grad(0) else { return };
         let factor = dy * T::from_f64(2.0 / p.len() as f64);
         for ((dp, &p), &g) in dp.iter_mut().zip(p).zip(g) {
             put(dp, factor * (p - g), add);
@@ -107,7 +107,7 @@ impl<T: Scalar> CpuRule<T> for GapNormLoss {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0].to_f64());
-        let Some((dp, add)) = io.grad(0) else { return };
+        let Some(Write { to: dp, add }) = io.grad(0) else { return };
         let axes = io.shapes[0].channels();
         let factor = dy * 2.0 * axes as f64 / p.len() as f64;
         for ((dp, p), g) in dp.chunks_mut(axes).zip(p.chunks(axes)).zip(g.chunks(axes)) {
@@ -179,7 +179,7 @@ pub(super) fn loss_forward(kernel: &'static Kernel, io: &CudaIo<'_>, queue: &Que
 
 /// Launches the backward kernel of a loss whose terms are its elements.
 pub(super) fn loss_backward(kernel: &'static Kernel, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-    let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+    let Some(Write { to: dpred, add }) = io.grad(0) else { return Ok(()) };
     let elements = io.shapes[0].len();
     let params = LossBackwardParams {
         pred: io.read(0),
@@ -236,7 +236,7 @@ impl CudaRule for GapNormLoss {
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dpred, add }) = io.grad(0) else { return Ok(()) };
         let axes = io.shapes[0].channels();
         let pairs = io.shapes[0].len() / axes;
         let params = NormBackwardParams {

@@ -2,9 +2,9 @@
 
 use multiversion::multiversion;
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
@@ -50,7 +50,7 @@ impl<T: Scalar> CpuRule<T> for Gelu {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (x, dy) = (io.read(0), io.read(1));
-        let Some((dx, add)) = io.grad(0) else { return };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return };
         parallel::chunks(dx, 1, |at, dx| {
             let end = at + dx.len();
             backward(&x[at..end], &dy[at..end], dx, add);
@@ -119,7 +119,7 @@ impl CudaRule for Gelu {
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let len = io.shapes[0].len();
-        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return Ok(()) };
         let params = GeluGradParams {
             x: io.read(0),
             dy: io.read(1),

@@ -1,8 +1,8 @@
 //! Global average pool: the mean over all voxels of each channel.
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
@@ -55,7 +55,7 @@ impl<T: Scalar> CpuRule<T> for GlobalPool {
         let (channels, batch) = (io.shapes[0].channels(), io.shapes[0].dims()[0]);
         let per_sample = io.shapes[0].len() / batch;
         let share = T::from_f64(channels as f64 / per_sample as f64);
-        let Some((dx, add)) = io.grad(0) else { return };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return };
         for (dx, dy) in dx.chunks_mut(per_sample).zip(dy.chunks(channels)) {
             parallel::chunks(dx, channels, |_, dx| {
                 for voxel in dx.chunks_mut(channels) {
@@ -177,7 +177,7 @@ impl CudaRule for GlobalPool {
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let x = io.shapes[0];
         let (n, c) = (x.dims()[0], x.channels());
-        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return Ok(()) };
         let params = GlobalPoolGradParams {
             dy: io.read(0),
             dx,

@@ -1,8 +1,8 @@
 //! A name for a value whose backward pass measures the gradient that arrives there.
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::grad_norm::{sum_blocks, sum_of_squares};
@@ -48,13 +48,13 @@ impl<T: Scalar> CpuRule<T> for GradNormTap {
     fn backward(&self, io: &mut Io<'_, T>) {
         let dy = io.read(0);
         let (dx, norm) = (io.grad(0), io.grad(1));
-        if let Some((norm, _)) = norm {
+        if let Some(Write { to: norm, .. }) = norm {
             let square = match dx {
-                Some((dx, add)) => pass_on(dx, dy, add),
+                Some(Write { to: dx, add }) => pass_on(dx, dy, add),
                 None => parallel::sum(dy.len(), |range| sum_of_squares(&dy[range])),
             };
             norm[0] = T::from_f64(square.sqrt());
-        } else if let Some((dx, add)) = dx {
+        } else if let Some(Write { to: dx, add }) = dx {
             parallel::chunks(dx, 1, |at, dx| put_all(dx, &dy[at..at + dx.len()], add));
         }
     }
@@ -124,7 +124,7 @@ impl CudaRule for GradNormTap {
             GradNormTapParams { dy: io.read(0), dx, partial, len: len as i64, add, reserved: 0 };
         let grid = if norm.is_some() { [count as u32, 1, 1] } else { piece_grid(len) };
         queue.launch(&KERNELS[0], grid, &params)?;
-        let Some((norm, _)) = norm else { return Ok(()) };
+        let Some(Write { to: norm, .. }) = norm else { return Ok(()) };
         let params = GradNormTapFinishParams { partial, norm, count: count as i64 };
         queue.launch(&KERNELS[1], [1; 3], &params)
     }

@@ -1,8 +1,8 @@
 //! Leaky ReLU: `y = x` where `x > 0`, else `slope x`.
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Saved, arity, piece_grid, put};
@@ -58,7 +58,7 @@ impl<T: Scalar> CpuRule<T> for LeakyRelu {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (y, dy, slope) = (io.read(0), io.read(1), T::from_f64(self.slope));
-        let Some((dx, add)) = io.grad(0) else { return };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return };
         parallel::chunks(dx, 1, |at, dx| {
             let end = at + dx.len();
             for ((dx, &dy), &y) in dx.iter_mut().zip(&dy[at..end]).zip(&y[at..end]) {
@@ -108,7 +108,7 @@ impl CudaRule for LeakyRelu {
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let (y, dy, len) = (io.read(0), io.read(1), io.shapes[0].len());
-        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return Ok(()) };
         let (slope, add) = (self.slope as f32, add.into());
         let params = LeakyReluGradParams { y, dy, dx, len: len as i64, slope, add };
         queue.launch(&KERNELS[1], piece_grid(len), &params)

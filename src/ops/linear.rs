@@ -2,8 +2,8 @@
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cuda::{Queue, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
@@ -69,7 +69,7 @@ impl<T: Scalar> CpuRule<T> for Linear {
         let rows = dy.len() / out;
         let over_rows =
             |value: &dyn Fn(usize) -> T| (0..rows).fold(T::ZERO, |sum, m| sum + value(m));
-        if let Some((dx, add)) = io.grad(0) {
+        if let Some(Write { to: dx, add }) = io.grad(0) {
             for (i, dx) in dx.iter_mut().enumerate() {
                 let (m, k) = (i / width, i % width);
                 let sum =
@@ -77,13 +77,13 @@ impl<T: Scalar> CpuRule<T> for Linear {
                 put(dx, sum, add);
             }
         }
-        if let Some((dw, add)) = io.grad(1) {
+        if let Some(Write { to: dw, add }) = io.grad(1) {
             for (i, dw) in dw.iter_mut().enumerate() {
                 let (o, k) = (i / width, i % width);
                 put(dw, over_rows(&|m| dy[m * out + o] * x[m * width + k]), add);
             }
         }
-        if let Some((db, add)) = io.grad(2) {
+        if let Some(Write { to: db, add }) = io.grad(2) {
             for (o, db) in db.iter_mut().enumerate() {
                 put(db, over_rows(&|m| dy[m * out + o]), add);
             }
@@ -152,7 +152,7 @@ impl CudaRule for Linear {
         let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
         let rows = io.shapes[0].len() / width;
         let grads: [_; 3] = std::array::from_fn(|i| io.grad(i));
-        let [dx, dw, db] = grads.map(|g| g.map_or(DevPtr::NULL, |(ptr, _)| ptr));
+        let [dx, dw, db] = grads.map(|g| g.map_or(DevPtr::NULL, |grad| grad.to));
         let dx_blocks = if dx.is_null() { 0 } else { blocks(rows * width, THREADS) };
         let weights = !(dw.is_null() && db.is_null());
         let others = if weights { blocks(out * width + out, WARPS) } else { 0 };
@@ -167,7 +167,7 @@ impl CudaRule for Linear {
             width: width as i32,
             out: out as i32,
             dx_blocks: dx_blocks as i32,
-            add: grads.map(|g| i32::from(g.is_some_and(|(_, add)| add))),
+            add: grads.map(|g| i32::from(g.is_some_and(|g| g.add))),
         };
         queue.launch(&KERNELS[1], [dx_blocks + others, 1, 1], &params)
     }

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
@@ -16,10 +16,11 @@ use crate::ops::{
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// `sum m (p - t)^2 / sum m` over all elements, `m` the weight of the block that an element lies in, 0 or more; 0 if all are 0.
+/// `sum m (p - t)^2 / sum m` over all elements, `m` the weight of the block that an element lies in, 0 or more; 0 if
+/// all are 0.
 ///
-/// Inputs `pred` and `target` `[N, D, H, W, C]`, `mask [N, D / bz, H / by, W / bx]`. Outputs: the loss `[1]`, and the sum of
-/// weights `[1]`. Only `pred` has a gradient: `dp = dy 2 m (p - t) / sum m`.
+/// Inputs `pred` and `target` `[N, D, H, W, C]`, `mask [N, D / bz, H / by, W / bx]`. Outputs: the loss `[1]`, and the
+/// sum of weights `[1]`. Only `pred` has a gradient: `dp = dy 2 m (p - t) / sum m`.
 ///
 /// Source: He et al. 2022, arXiv 2111.06377 (masked autoencoders: the error counts where the input was hidden).
 #[derive(Clone, Debug, PartialEq)]
@@ -140,7 +141,7 @@ impl<T: Scalar> CpuRule<T> for MaskedMse {
     fn backward(&self, io: &mut Io<'_, T>) {
         let (p, t, mask) = (io.read(0), io.read(1), io.read(2));
         let (weight, dy) = (io.read(3)[0].to_f64(), io.read(4)[0].to_f64());
-        let Some((dp, add)) = io.grad(0) else { return };
+        let Some(Write { to: dp, add }) = io.grad(0) else { return };
         let factor = if weight > 0.0 { 2.0 * dy / weight } else { 0.0 };
         let blocks = self.blocks(io.shapes[0]);
         parallel::chunks(dp, 1, |first, dp| {
@@ -260,7 +261,7 @@ impl CudaRule for MaskedMse {
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dpred, add }) = io.grad(0) else { return Ok(()) };
         let elements = io.shapes[0].len();
         let params = MaskedMseBackwardParams {
             pred: io.read(0),

@@ -50,8 +50,8 @@ pub use route_loss::RouteLoss;
 pub use sub_view::SubView;
 pub use vector_loss::VectorLoss;
 
-use crate::backend::Io;
 use crate::backend::cuda::{Queue, Storage, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -112,9 +112,9 @@ pub trait OpRule {
         Storage::Full
     }
 
-    /// How far the inputs are from where a derivative jumps, in the argument of the function that has the kink: the smallest distance over
-    /// all elements, given the elements of each input and of the first output. Infinite without kinks. Gradient checks stay away
-    /// from there, and differences between f32 and f64 are expected close to it.
+    /// How far the inputs are from where a derivative jumps, in the argument of the function that has the kink: the
+    /// smallest distance over all elements, given the elements of each input and of the first output. Infinite without
+    /// kinks. Gradient checks stay away from there, and differences between f32 and f64 are expected close to it.
     fn kink_distance(&self, shapes: &[Shape], inputs: &[&[f64]], output: &[f64]) -> f64 {
         let _ = (shapes, inputs, output);
         f64::INFINITY
@@ -149,11 +149,11 @@ pub struct FusionCall<'a> {
     /// Numbers of the values it reads. Equal numbers: the same value.
     pub reads: &'a [u32],
     /// Numbers of the values it writes, and whether it adds to them.
-    pub writes: &'a [Option<(u32, bool)>],
+    pub writes: &'a [Option<Write<u32>>],
 }
 
-/// Two calls of which the first could do a part of the second's work, while its numbers are in registers: the second reads what the
-/// first writes, and nobody writes it in between; or the second follows the first at once.
+/// Two calls of which the first could do a part of the second's work, while its numbers are in registers: the second
+/// reads what the first writes, and nobody writes it in between; or the second follows the first at once.
 #[derive(Clone, Copy)]
 pub struct FusionCandidate<'a> {
     /// The call that runs first.
@@ -188,8 +188,8 @@ pub trait CudaRule {
         0
     }
 
-    /// Whether this operation, as the first of `pair`, does a part of the second's work, and what that needs. Both are then told of the
-    /// other by [`CudaIo::next`] and [`CudaIo::last`].
+    /// Whether this operation, as the first of `pair`, does a part of the second's work, and what that needs. Both are
+    /// then told of the other by [`CudaIo::next`] and [`CudaIo::last`].
     fn fuses(&self, pair: &FusionCandidate<'_>) -> Option<Fusion> {
         let _ = pair;
         None
@@ -275,7 +275,7 @@ fn piece_grid(len: usize) -> [u32; 3] {
 
 /// Address of the gradient of input `i` and whether to add to it; none, if nobody wants it.
 fn grad_or_null(io: &CudaIo<'_>, i: usize) -> (DevPtr, i32) {
-    io.grad(i).map_or((DevPtr::NULL, 0), |(grad, add)| (grad, add.into()))
+    io.grad(i).map_or((DevPtr::NULL, 0), |grad| (grad.to, grad.add.into()))
 }
 
 /// A shape error of `op`.

@@ -1,10 +1,11 @@
 //! Instance norm, with the residual sum and the leaky ReLU that follow it in the encoder.
 
 pub(in crate::ops) mod cuda;
+pub(in crate::ops) mod parts;
 
-use crate::backend::Io;
 use crate::backend::cpu::norm;
 use crate::backend::cuda::Storage;
+use crate::backend::{Io, Write};
 use crate::error::Result;
 use crate::ops::{CpuRule, OpRule, Pass, Saved, activation, arity, put, refuse};
 use crate::scalar::Scalar;
@@ -110,16 +111,17 @@ impl<T: Scalar> CpuRule<T> for InstanceNorm {
             };
             let sums = slice.sums(work);
             for (grad, which) in [(&mut dbeta, 0), (&mut dgamma, 1)] {
-                if let Some((grad, add)) = grad {
+                if let Some(Write { to: grad, add }) = grad {
                     for (k, g) in grad.iter_mut().enumerate() {
                         put(g, sums[2 * k + which], *add || n > 0);
                     }
                 }
             }
-            if let Some((dx, add)) = &mut dx {
-                let dres = dres.as_mut().map(|(d, add)| (&mut d[range.clone()], *add));
-                slice.input_gradient(sums, (&mut dx[range.clone()], *add), dres);
-            } else if let Some((d, add)) = &mut dres {
+            if let Some(Write { to: dx, add }) = &mut dx {
+                let dres =
+                    dres.as_mut().map(|d| Write { to: &mut d.to[range.clone()], add: d.add });
+                slice.input_gradient(sums, Write { to: &mut dx[range.clone()], add: *add }, dres);
+            } else if let Some(Write { to: d, add }) = &mut dres {
                 slice.residual_gradient(&mut d[range.clone()], *add);
             }
         }

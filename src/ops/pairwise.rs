@@ -2,8 +2,8 @@
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cuda::{Queue, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, arity, refuse};
@@ -67,7 +67,7 @@ impl<T: Scalar> CpuRule<T> for Pairwise {
     fn backward(&self, io: &mut Io<'_, T>) {
         let [views, batch, k] = *io.shapes[0].dims() else { return };
         let dy = io.read(0);
-        let Some((dx, add)) = io.grad(0) else { return };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return };
         if !add {
             dx.fill(T::ZERO);
         }
@@ -147,7 +147,7 @@ impl CudaRule for Pairwise {
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let Some((dx, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dx, add }) = io.grad(0) else { return Ok(()) };
         let places = (io.read(0), dx);
         self.launch((&KERNELS[1], queue), io.shapes[0], places, io.shapes[0].len(), add)
     }

@@ -1,8 +1,8 @@
 //! Sum of two values of one shape: `y = a + b`.
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{
@@ -56,7 +56,7 @@ impl<T: Scalar> CpuRule<T> for ResidualAdd {
     fn backward(&self, io: &mut Io<'_, T>) {
         let dy = io.read(0);
         for input in 0..2 {
-            if let Some((dx, add)) = io.grad(input) {
+            if let Some(Write { to: dx, add }) = io.grad(input) {
                 parallel::chunks(dx, 1, |at, dx| put_all(dx, &dy[at..at + dx.len()], add));
             }
         }

@@ -2,8 +2,8 @@
 
 use bytemuck::NoUninit;
 
-use crate::backend::Io;
 use crate::backend::cuda::Queue;
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::gap_loss::{LOSS_THREADS, SAVED};
@@ -106,7 +106,7 @@ impl<T: Scalar> CpuRule<T> for RouteLoss {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0].to_f64());
-        let Some((dp, add)) = io.grad(0) else { return };
+        let Some(Write { to: dp, add }) = io.grad(0) else { return };
         let (batch, views) = (io.shapes[0].dims()[0], io.shapes[0].dims()[1]);
         let factor = dy / (batch * routes(views) * 3) as f64;
         if !add {
@@ -178,7 +178,7 @@ impl CudaRule for RouteLoss {
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let Some((dpred, add)) = io.grad(0) else { return Ok(()) };
+        let Some(Write { to: dpred, add }) = io.grad(0) else { return Ok(()) };
         let (batch, views) = (io.shapes[0].dims()[0], io.shapes[0].dims()[1]);
         let params = BackwardParams {
             pred: io.read(0),

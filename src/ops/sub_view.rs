@@ -3,9 +3,9 @@
 use bytemuck::NoUninit;
 use rayon::prelude::*;
 
-use crate::backend::Io;
 use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, Storage, blocks};
+use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
 use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, arity, put_all, refuse};
@@ -169,7 +169,7 @@ impl<T: Scalar> CpuRule<T> for SubView {
         let channels = shapes[1].channels();
         let (len, row) = (self.size.iter().product::<usize>() * channels, self.size[2] * channels);
         for source in 1..shapes.len() {
-            let Some((dx, add)) = io.grad(source) else { continue };
+            let Some(Write { to: dx, add }) = io.grad(source) else { continue };
             let [_, d, h, w, c] = *shapes[source].dims() else { continue };
             parallel::chunks(dx, h * w * c, |at, dx| {
                 for (p, plane) in dx.chunks_mut(h * w * c).enumerate() {
@@ -288,7 +288,7 @@ impl CudaRule for SubView {
         let mut first = 0;
         for (source, rep) in io.shapes.iter().enumerate().skip(1) {
             let [images, d, h, w, _] = *rep.dims() else { continue };
-            if let Some((drep, add)) = io.grad(source) {
+            if let Some(Write { to: drep, add }) = io.grad(source) {
                 let shape = self.cuda_shape(io.shapes, [d, h, w]);
                 let params = CutAdjointParams {
                     boxes: io.read(0),

@@ -1,7 +1,7 @@
 //! Smooth L1 between predicted and true vectors of all ordered pairs.
 
-use crate::backend::Io;
 use crate::backend::cuda::Queue;
+use crate::backend::{Io, Write};
 use crate::driver::Kernel;
 use crate::error::Result;
 use crate::ops::gap_loss::{
@@ -12,7 +12,8 @@ use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, put};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// `mean h(d - g)` with `h(e) = e^2 / 2` where `|e| < 1`, else `|e| - 1/2`; `pred`, `target` `[N, V, V, 3]`, output `[1]`.
+/// `mean h(d - g)` with `h(e) = e^2 / 2` where `|e| < 1`, else `|e| - 1/2`; `pred`, `target` `[N, V, V, 3]`, output
+/// `[1]`.
 ///
 /// Source: arXiv 2509.05967, vector task, as its authors' program computes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +66,7 @@ impl<T: Scalar> CpuRule<T> for VectorLoss {
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (p, g, dy) = (io.read(0), io.read(1), io.read(2)[0].to_f64());
-        let Some((dp, add)) = io.grad(0) else { return };
+        let Some(Write { to: dp, add }) = io.grad(0) else { return };
         let factor = dy / p.len() as f64;
         for ((dp, &p), &g) in dp.iter_mut().zip(p).zip(g) {
             put(dp, T::from_f64(factor * smooth_l1_slope((p - g).to_f64())), add);

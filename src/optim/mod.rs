@@ -68,8 +68,8 @@ pub struct Update {
     pub norm: ValueId,
 }
 
-/// Records the global gradient norm, the averaging of `averaged` (with the weights before the update), and AdamW on every
-/// group.
+/// Records the global gradient norm, the averaging of `averaged` (with the weights before the update), and AdamW on
+/// every group.
 ///
 /// # Errors
 /// None in practice: all shapes come from [`ParamGroup::new`].

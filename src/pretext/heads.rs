@@ -63,8 +63,8 @@ pub(super) fn conv_gelu(
     tape.record(&format!("{name}.gelu"), Gelu, &[y])
 }
 
-/// The trunk of the gap and the vector head: three times convolution 3x3x3 of stride 2 to half the channels and GELU, then
-/// the mean over voxels.
+/// The trunk of the gap and the vector head: three times convolution 3x3x3 of stride 2 to half the channels and GELU,
+/// then the mean over voxels.
 #[derive(Clone, Debug)]
 pub struct Trunk {
     /// Name of the head, `gap_head` or `vec_head`.

@@ -1,5 +1,5 @@
-//! The pretext tasks: heads, losses, and what is observed of them. Not here: where views lie to each other (`views::geometry`), how a step
-//! and a page are put together.
+//! The pretext tasks: heads, losses, and what is observed of them. Not here: where views lie to each other
+//! (`views::geometry`), how a step and a page are put together.
 
 mod gap;
 mod heads;
@@ -49,8 +49,8 @@ pub fn terms() -> &'static [Term] {
     &TERMS
 }
 
-/// The tasks that a step records under these weights, with the weights of their terms: those that have one, and those that have one by
-/// default, which are then watched without being trained.
+/// The tasks that a step records under these weights, with the weights of their terms: those that have one, and those
+/// that have one by default, which are then watched without being trained.
 pub fn chosen_tasks(
     options: &TaskOptions,
     weight: impl Fn(&str) -> f64,

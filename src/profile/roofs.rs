@@ -86,7 +86,8 @@ static WGMMA: Kernel = Kernel::new::<MmaParams>("roofline_wgmma_bf16", 128);
 const MMA_FLOPS: f64 = 8.0 * 8.0 * 4096.0;
 /// FLOP of a turn of a block: 8 products m64n128k16.
 const WGMMA_FLOPS: f64 = 8.0 * 262_144.0;
-/// FLOP of a multiprocessor and clock with `wgmma`, bf16, compute capability 9.0: 989.4 TFLOP/s of 132 at 1.83 GHz in the data sheet of the H100.
+/// FLOP of a multiprocessor and clock with `wgmma`, bf16, compute capability 9.0: 989.4 TFLOP/s of 132 at 1.83 GHz in
+/// the data sheet of the H100.
 const WGMMA_PER_CLOCK: f64 = 4096.0;
 
 /// How much the measurements do.
@@ -123,8 +124,8 @@ pub fn measure_roofs(device: &Device, effort: Effort) -> Result<Roofs> {
     Ok(Roofs { bytes: 2.0 * bytes as f64 / copied, mma: flops / made, wgmma: None })
 }
 
-/// The roof of `wgmma`: measured, or stated where that fails; none on devices without. A fault leaves the device unusable, so nothing else is
-/// asked of it afterwards.
+/// The roof of `wgmma`: measured, or stated where that fails; none on devices without. A fault leaves the device
+/// unusable, so nothing else is asked of it afterwards.
 pub fn wgmma_roof(device: &Device, effort: Effort) -> Option<Wgmma> {
     if device.capability != (9, 0) {
         return None;

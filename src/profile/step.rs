@@ -1,4 +1,5 @@
-//! Where the time of a training step goes: per kernel on a GPU, per operation on the CPU, beside what the device can do at most.
+//! Where the time of a training step goes: per kernel on a GPU, per operation on the CPU, beside what the device can do
+//! at most.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -25,7 +26,8 @@ pub struct ProfileRow {
     pub name: String,
     /// Launches in a step.
     pub calls: f64,
-    /// Milliseconds in a step: on a GPU of launches repeated in a row, whose data stays in the cache if it fits. 0 if `lost`.
+    /// Milliseconds in a step: on a GPU of launches repeated in a row, whose data stays in the cache if it fits. 0 if
+    /// `lost`.
     pub ms: f64,
     /// The same with nothing in the cache before each launch, where that was measured.
     pub cold_ms: Option<f64>,
@@ -165,7 +167,8 @@ fn feed(model: &mut Model, config: &Config) -> Result<()> {
         target.fill(&samples, &mut values);
         step.write(*id, &values)?;
     }
-    // A small step of an optimiser that has run for a while: the weights stay near their start however many steps are measured.
+    // A small step of an optimiser that has run for a while: the weights stay near their start however many steps are
+    // measured.
     let mut scalars = [1e-4f32; SCALARS];
     (scalars[scalar::BIAS1], scalars[scalar::BIAS2]) = (1.0, 1.0);
     step.write(program.update.scalars, &scalars)
@@ -198,7 +201,7 @@ fn cpu_rows(tape: &Tape, step: &mut Step<f32>, steps: usize) -> Vec<ProfileRow> 
             let ms = begun.elapsed().as_secs_f64() * 1e3;
             let pass = if record.pass == Pass::Forward { "forward" } else { "backward" };
             let name = format!("{} {pass}", record.op.rule().name());
-            let written = record.writes.iter().flatten().map(|(id, _)| *id);
+            let written = record.writes.iter().flatten().map(|write| write.to);
             let operands = record.reads.iter().copied().chain(written);
             let row = rows.entry(name.clone()).or_default();
             row.name = name;
@@ -211,18 +214,20 @@ fn cpu_rows(tape: &Tape, step: &mut Step<f32>, steps: usize) -> Vec<ProfileRow> 
     per_step(rows, steps)
 }
 
-/// Milliseconds that the repeats of a launch last at least, launches in a row at most, runs of them: by estimate 3 to 6 ms for each launch of a step,
-/// captures included, so 3 s for 470 of them, and ten runs of the step for those that are longer.
+/// Milliseconds that the repeats of a launch last at least, launches in a row at most, runs of them: by estimate 3 to 6
+/// ms for each launch of a step, captures included, so 3 s for 470 of them, and ten runs of the step for those that are
+/// longer.
 const REPEATS: Repeats = Repeats { least_ms: 0.3, most: 256, samples: 3, flush: 0 };
 
-/// How launches are repeated on `device`: two caches full are overwritten before each that is to start cold. A driver that counts runs
-/// each once, so that its counts are those of a step.
+/// How launches are repeated on `device`: two caches full are overwritten before each that is to start cold. A driver
+/// that counts runs each once, so that its counts are those of a step.
 fn repeats(device: &Device, counts: bool) -> Result<Option<Repeats>> {
     let flush = 2 * device.properties()?.l2_len;
     Ok((!counts).then_some(Repeats { flush, ..REPEATS }))
 }
 
-/// One row per kernel, of one step in which each launch is timed. If a launch fails those behind it are missing, and noted.
+/// One row per kernel, of one step in which each launch is timed. If a launch fails those behind it are missing, and
+/// noted.
 fn cuda_rows(step: &mut CudaStep, notes: &mut Vec<String>) -> Result<Vec<ProfileRow>> {
     let all = 0..step.len();
     let before = counted(step);

@@ -2,7 +2,8 @@
 //!
 //! The system's versions differ between machines in the last bit. These are the same everywhere, can be repeated
 //! operation by operation in a kernel (without contraction to fused multiply-add), and the compiler turns loops
-//! over them into vector code (integer steps wrap by name, though they never do: a check would forbid that). Errors are stated per function, against `f64`.
+//! over them into vector code (integer steps wrap by name, though they never do: a check would forbid that). Errors are
+//! stated per function, against `f64`.
 
 /// Natural logarithm of a positive normal number; relative error below 3e-7, absolute below 1e-7 near 1.
 ///

@@ -91,7 +91,8 @@ pub(super) fn validations(tasks: &[&dyn Observable], all: &[Row]) -> String {
     figure("halves", &plots, caption)
 }
 
-/// An empty plot of half the page's width over the steps of validations, with what it measures and values that it must reach.
+/// An empty plot of half the page's width over the steps of validations, with what it measures and values that it must
+/// reach.
 pub fn validation_plot(heading: &str, measure: &str, reach: &[f64]) -> Plot {
     Plot::new(heading, ["training step", measure], HALF).tight().include(&[0.0], reach)
 }

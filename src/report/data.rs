@@ -83,14 +83,15 @@ pub struct CaseObservation {
 pub struct Draw {
     /// Centre of each view in voxels of the volume, (z, y, x).
     pub view_centres: Vec<[f64; 3]>,
-    /// Centre of view `j` minus centre of view `i`, millimetres, `[V][V]`; a pair of a view with itself counts in no figure.
+    /// Centre of view `j` minus centre of view `i`, millimetres, `[V][V]`; a pair of a view with itself counts in no
+    /// figure.
     pub gaps_mm: Vec<[f64; 3]>,
     /// Extent of the frame that the views lie in: the volume's, or a view's where that is larger.
     pub frame_mm: [f64; 3],
     /// The length that counts as 1 in the gap target, per axis.
     pub unit_mm: [f64; 3],
-    /// First voxel of the boxes of each pair of views inside the views that own them: adjacent in `i` and in `j`, distant
-    /// in `i` and in `j`; pairs `i < j` in order.
+    /// First voxel of the boxes of each pair of views inside the views that own them: adjacent in `i` and in `j`,
+    /// distant in `i` and in `j`; pairs `i < j` in order.
     pub boxes: Vec<[[usize; 3]; 4]>,
     /// What the tasks' heads say, by the name of the output.
     pub outputs: BTreeMap<&'static str, Vec<f64>>,
@@ -111,8 +112,8 @@ impl Draw {
         self.outputs.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Ordered pairs of different views with the true vector from the first to the second and the one that output `name`,
-    /// `[V][V][3]` in units of [`Draw::unit_mm`], predicts.
+    /// Ordered pairs of different views with the true vector from the first to the second and the one that output
+    /// `name`, `[V][V][3]` in units of [`Draw::unit_mm`], predicts.
     pub fn vectors(&self, name: &str) -> impl Iterator<Item = PairVector> {
         let (views, output) = (self.views(), self.output(name));
         let pairs = (0..views).flat_map(move |i| (0..views).map(move |j| (i, j)));

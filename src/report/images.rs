@@ -1,9 +1,8 @@
 //! Slices on the page: grey images with rectangles, and the positions of the views in their volumes.
 
 use crate::report::data::{CaseObservation, Draw, Mark, MarkKind, Plane, Slice};
-use crate::report::page::name;
 use crate::report::series::thin_evenly;
-use crate::report::text::{data_uri, escape};
+use crate::report::text::{data_uri, escape, name};
 
 /// Most volumes shown with the positions of their views.
 const MOST_MAPS: usize = 3;

@@ -5,6 +5,7 @@
 
 mod curves;
 mod data;
+mod frame;
 mod images;
 mod observable;
 mod page;
@@ -25,14 +26,14 @@ pub use images::{ImageBudget, image_row};
 pub use observable::{
     Figure, Guess, Measured, Observable, Summary, Term, collapse, in_words, summarise,
 };
-pub use page::{HALF, THIRD, figure, name};
+pub use page::{HALF, THIRD, figure};
 pub use plot::{Picture, Plot};
 pub use scale::Scale;
 pub use series::{Shape, thin_evenly};
 pub(crate) use slice::plane_axes;
 pub use slice::{Scene, Source, VoxelBox, cut_slice, volume_slices};
 pub use statistics::{angle_deg, mean, median, norm, r_squared};
-pub use text::{direction, escape, number, usable};
+pub use text::{direction, escape, name, number, usable};
 pub use verdict::against_guess;
 
 use std::fs;

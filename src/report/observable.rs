@@ -12,8 +12,8 @@ use crate::run::rows::Row;
 pub struct Term {
     /// Its key in `[tasks]` and its name in `metrics.jsonl`.
     pub name: &'static str,
-    /// Its weight unless the configuration says otherwise. A task whose terms all have 0 here is recorded only if one of
-    /// them is given a weight.
+    /// Its weight unless the configuration says otherwise. A task whose terms all have 0 here is recorded only if one
+    /// of them is given a weight.
     pub weight: f64,
     /// Heading of its curve.
     pub heading: &'static str,
@@ -109,8 +109,8 @@ pub trait Observable {
     fn figures(&self) -> &'static [Figure];
     /// The figures of `cases` taken together, every prediction with the same weight.
     fn measure(&self, cases: &[CaseObservation]) -> Measured;
-    /// Why it seems to have collapsed, in a sentence without capital and full stop; `None` if it does not. `trained`: it
-    /// has weight.
+    /// Why it seems to have collapsed, in a sentence without capital and full stop; `None` if it does not. `trained`:
+    /// it has weight.
     fn collapse(&self, figures: &Row, trained: bool) -> Option<String>;
     /// What its figures mean, HTML sentences for the verdict; empty without data.
     fn sentence(&self, figures: &Row) -> String;

@@ -4,7 +4,7 @@ use crate::report::data::{CaseObservation, FileSummary, ReportData, RunInfo};
 use crate::report::images::{ImageBudget, maps};
 use crate::report::observable::{Figure, Guess, Observable, summarise};
 use crate::report::plot::{MAX_DOTS, Picture, dropped_note};
-use crate::report::text::{duration, escape, grouped, number};
+use crate::report::text::{duration, escape, grouped, name, number};
 use crate::report::{curves, verdict};
 
 /// Size in pixels of a plot that shares its row with one other.
@@ -13,9 +13,8 @@ pub const HALF: [f64; 2] = [520.0, 270.0];
 pub const THIRD: [f64; 2] = [340.0, 235.0];
 
 const STYLE: &str = include_str!("style.css");
-/// Most rows of a table, most characters of a name and of the configuration: a page stays a page.
+/// Most rows of a table, most characters of the configuration: a page stays a page.
 const MOST_ROWS: usize = 200;
-const LONGEST_NAME: usize = 160;
 const LONGEST_CONFIG: usize = 100_000;
 
 /// The whole page.
@@ -84,15 +83,6 @@ pub fn figure(layout: &str, pictures: &[Picture], caption: &str) -> String {
         dropped_note(dropped)
     ));
     out
-}
-
-/// A file name for the page: escaped, and cut if it is very long.
-pub fn name(text: &str) -> String {
-    let mut short: String = text.chars().take(LONGEST_NAME).collect();
-    if short.len() < text.len() {
-        short.push('\u{2026}');
-    }
-    escape(&short)
 }
 
 /// Extents or spacings as `z x y x x`.

@@ -3,6 +3,7 @@
 //! Colours come from the classes `s1` to `s6`, `ink` and `truth` of the page's style sheet, so that the same
 //! picture serves light, dark and print.
 
+use crate::report::frame::Frame;
 use crate::report::scale::{Axis, Scale};
 use crate::report::series::{Series, Shape, thin_evenly, thin_line};
 use crate::report::text::{escape, number};
@@ -41,46 +42,6 @@ pub struct Picture {
     pub dropped: usize,
     /// Whether there were more dots than a scatter shows.
     pub thinned: bool,
-}
-
-/// Position of the plot area and the axes around it.
-pub(super) struct Frame {
-    /// Pixel column of the left edge.
-    pub(super) left: f64,
-    /// Pixel row of the upper edge.
-    pub(super) top: f64,
-    width: f64,
-    height: f64,
-    /// The horizontal axis.
-    pub(super) x: Axis,
-    y: Axis,
-}
-
-impl Frame {
-    /// Pixel column of a value.
-    pub(super) fn x(&self, value: f64) -> Option<f64> {
-        Some(self.left + self.width * self.x.share(value)?)
-    }
-
-    /// Pixel row of a value.
-    pub(super) fn y(&self, value: f64) -> Option<f64> {
-        Some(self.top + self.height * (1.0 - self.y.share(value)?))
-    }
-
-    /// Pixel position of a pair of values.
-    pub(super) fn point(&self, p: [f64; 2]) -> Option<[f64; 2]> {
-        Some([self.x(p[0])?, self.y(p[1])?])
-    }
-
-    /// Pixel row of the lower edge.
-    pub(super) fn bottom(&self) -> f64 {
-        self.top + self.height
-    }
-
-    /// Pixel column of the right edge.
-    pub(super) fn right(&self) -> f64 {
-        self.left + self.width
-    }
 }
 
 impl Plot {

@@ -1,6 +1,6 @@
 //! The marks of a plot: lines, dots, bars, arrows, and how too many points become fewer.
 
-use crate::report::plot::Frame;
+use crate::report::frame::Frame;
 
 /// What a series looks like; coordinates are values, not pixels.
 #[derive(Clone, Debug)]

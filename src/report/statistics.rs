@@ -39,8 +39,8 @@ pub fn norm(v: [f64; 3]) -> f64 {
     v.iter().map(|c| c * c).sum::<f64>().sqrt()
 }
 
-/// The angle in degrees between a vector and the one it should be: 90 if it has no direction, `None` if the true one has none or a number
-/// is not finite.
+/// The angle in degrees between a vector and the one it should be: 90 if it has no direction, `None` if the true one
+/// has none or a number is not finite.
 pub fn angle_deg(predicted: [f64; 3], truth: [f64; 3]) -> Option<f64> {
     let lengths = norm(predicted) * norm(truth);
     let dot: f64 = predicted.iter().zip(truth).map(|(x, y)| x * y).sum();

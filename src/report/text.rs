@@ -29,6 +29,18 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// Most characters of a file name.
+const LONGEST_NAME: usize = 160;
+
+/// A file name for the page: escaped, and cut if it is very long.
+pub fn name(text: &str) -> String {
+    let mut short: String = text.chars().take(LONGEST_NAME).collect();
+    if short.len() < text.len() {
+        short.push('\u{2026}');
+    }
+    escape(&short)
+}
+
 /// Whether a value can be shown at all: finite, and not so large that arithmetic on it overflows.
 pub fn usable(value: f64) -> bool {
     value.abs() < 1e30

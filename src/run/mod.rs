@@ -1,4 +1,5 @@
-//! The folder of a run and the files in it: who may write there, checkpoints, rows of figures. Not here: what is trained.
+//! The folder of a run and the files in it: who may write there, checkpoints, rows of figures. Not here: what is
+//! trained.
 
 pub mod checkpoint;
 pub mod folder;

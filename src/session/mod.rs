@@ -1,10 +1,12 @@
-//! What training, evaluation and profiling work with: the recorded step of the whole method, its memory on a device, the data of a run,
-//! and what is saved of them. Not here: the order in which a run does things.
+//! What training, evaluation and profiling work with: the recorded step of the whole method, its memory on a device,
+//! the data of a run, and what is saved of them. Not here: the order in which a run does things.
 
+mod data;
 mod model;
 mod program;
 pub(crate) mod state;
 
-pub(crate) use model::{Model, RunData, check_same, load, spacing_text, view_options};
+pub(crate) use data::{RunData, load, spacing_text, view_options};
+pub(crate) use model::Model;
 pub use model::{Target, program_options};
 pub use program::{Program, ProgramOptions, RecordedTask};

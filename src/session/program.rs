@@ -162,7 +162,8 @@ fn record_targets(tape: &mut Tape, options: &ProgramOptions) -> Vec<(Target, Val
     targets
 }
 
-/// Records the tasks, each reading the representation through a gradient-norm tap of its own, and keeps what is read from outside.
+/// Records the tasks, each reading the representation through a gradient-norm tap of its own, and keeps what is read
+/// from outside.
 fn record_tasks(
     tape: &mut Tape,
     options: &ProgramOptions,

@@ -1,7 +1,7 @@
 //! Between the memory of a step and files, under nnU-Net's names.
 //!
-//! Weights for others are in PyTorch's layout. Checkpoints hold filters as they lie in memory, `[K, T, R, S, C]`, so that
-//! saving copies nothing; their metadata say so.
+//! Weights for others are in PyTorch's layout. Checkpoints hold filters as they lie in memory, `[K, T, R, S, C]`, so
+//! that saving copies nothing; their metadata say so.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -114,8 +114,8 @@ pub(crate) fn save_weights(
     weights::save(path, metadata, &tensors.collect::<Result<Vec<_>>>()?)
 }
 
-/// Puts weights of an encoder-decoder, as [`save_weights`] or a checkpoint holds them, into the trained and the averaged
-/// encoder. Tensors of heads, moments and averages are passed over. Returns how many tensors were taken.
+/// Puts weights of an encoder-decoder, as [`save_weights`] or a checkpoint holds them, into the trained and the
+/// averaged encoder. Tensors of heads, moments and averages are passed over. Returns how many tensors were taken.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] if a tensor of the encoder is missing, of another shape, or not finite.

@@ -1,13 +1,14 @@
 //! Appends the backward records.
 
+use crate::backend::Write;
 use crate::ops::{GradNormTap, Op, Pass};
 use crate::shape::Shape;
 use crate::tape::{Record, Role, Tape, ValueId};
 
 impl Tape {
-    /// Appends records that compute the gradient of `sum_i seed_i loss_i` with respect to every value that requires one,
-    /// last record first. `losses` pairs each loss with the value, of its shape, that holds its weight. Returns the
-    /// gradient of each value in `wanted` (none: no loss depends on it).
+    /// Appends records that compute the gradient of `sum_i seed_i loss_i` with respect to every value that requires
+    /// one, last record first. `losses` pairs each loss with the value, of its shape, that holds its weight. Returns
+    /// the gradient of each value in `wanted` (none: no loss depends on it).
     ///
     /// The first record to write a gradient sets it, later ones add: nothing is cleared.
     pub fn backward(
@@ -31,7 +32,7 @@ impl Tape {
                 let wants = op.rule().differentiable(i) && self.values[input.index()].requires_grad;
                 writes.push(wants.then(|| self.gradient_of(input, &mut grads)));
             }
-            writes.extend(tap.map(|norm| Some((norm, false))));
+            writes.extend(tap.map(|norm| Some(Write { to: norm, add: false })));
             if writes.iter().all(Option::is_none) {
                 continue;
             }
@@ -47,14 +48,14 @@ impl Tape {
     }
 
     /// The gradient of `value`, made at its first use, and whether to add to it.
-    fn gradient_of(&mut self, value: ValueId, grads: &mut [Option<ValueId>]) -> (ValueId, bool) {
+    fn gradient_of(&mut self, value: ValueId, grads: &mut [Option<ValueId>]) -> Write<ValueId> {
         if let Some(grad) = grads[value.index()] {
-            return (grad, true);
+            return Write { to: grad, add: true };
         }
         let name = format!("d {}", self.values[value.index()].name);
         let shape = self.shape(value);
         let grad = self.value(name, shape, Role::Temporary);
         grads[value.index()] = Some(grad);
-        (grad, false)
+        Write { to: grad, add: false }
     }
 }

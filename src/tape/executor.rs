@@ -8,8 +8,8 @@ use crate::tape::{CudaStep, Plan, Step, ValueId};
 
 /// A planned tape with its memory, on the CPU or on a CUDA device.
 ///
-/// A step is submitted, and its results are collected later. The CPU computes it at once; a GPU works on it while the next one is
-/// prepared.
+/// A step is submitted, and its results are collected later. The CPU computes it at once; a GPU works on it while the
+/// next one is prepared.
 pub enum Executor {
     /// On the CPU.
     Cpu {

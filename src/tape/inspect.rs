@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::ops::Pass;
 use crate::tape::{Plan, Record, Role, Tape, ValueId};
 
-/// A table of all records with the shape, place and size of what each writes, and the memory plan in total. `element` is
-/// the size of a number in bytes.
+/// A table of all records with the shape, place and size of what each writes, and the memory plan in total. `element`
+/// is the size of a number in bytes.
 pub fn describe(tape: &Tape, plan: &Plan, element: usize) -> String {
     let mut text = String::new();
     let mib = |len: usize| (len * element) as f64 / (1 << 20) as f64;
@@ -17,7 +17,8 @@ pub fn describe(tape: &Tape, plan: &Plan, element: usize) -> String {
     );
     for (at, record) in tape.records().iter().enumerate() {
         let pass = if record.pass == Pass::Forward { "forward" } else { "backward" };
-        for (i, (id, add)) in record.writes.iter().flatten().enumerate() {
+        for (i, write) in record.writes.iter().flatten().enumerate() {
+            let (id, add) = (&write.to, &write.add);
             let value = tape.get(*id);
             let number = if i == 0 { at.to_string() } else { String::new() };
             let (pass, op) = if i == 0 { (pass, record.op.rule().name()) } else { ("", "") };

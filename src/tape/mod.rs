@@ -18,6 +18,7 @@ pub use inspect::describe;
 pub use plan::{Plan, Units};
 pub use step::Step;
 
+use crate::backend::Write;
 use crate::error::Result;
 use crate::ops::{Op, Pass};
 use crate::shape::Shape;
@@ -93,7 +94,7 @@ pub struct Record {
     /// Values read, in the operation's order.
     pub reads: Vec<ValueId>,
     /// Values written, in the operation's order, and whether to add to them.
-    pub writes: Vec<Option<(ValueId, bool)>>,
+    pub writes: Vec<Option<Write<ValueId>>>,
 }
 
 /// A list of records under construction.
@@ -163,8 +164,8 @@ impl Tape {
         self.values().filter(|(_, v)| matches!(v.role, Role::Param(_))).map(|(id, _)| id).collect()
     }
 
-    /// Lays `members`, in this order, one behind the other in one new value of the role given, each on a cache line. They
-    /// keep their handles and shapes.
+    /// Lays `members`, in this order, one behind the other in one new value of the role given, each on a cache line.
+    /// They keep their handles and shapes.
     ///
     /// # Panics
     /// If a member already shares another value's memory.
@@ -227,7 +228,7 @@ impl Tape {
             pass: Pass::Forward,
             shapes,
             reads: inputs.to_vec(),
-            writes: outputs.iter().map(|&o| Some((o, false))).collect(),
+            writes: outputs.iter().map(|&o| Some(Write { to: o, add: false })).collect(),
         });
         Ok(outputs)
     }
@@ -263,7 +264,7 @@ impl Tape {
             pass: Pass::Forward,
             shapes,
             reads: inputs.to_vec(),
-            writes: outputs.iter().map(|&o| Some((o, false))).collect(),
+            writes: outputs.iter().map(|&o| Some(Write { to: o, add: false })).collect(),
         });
         Ok(())
     }

@@ -21,8 +21,8 @@ pub struct Units<'a> {
     pub apart: bool,
 }
 
-/// Where every value lives. Everything is counted in the units it was planned in: elements on the CPU, where all have the
-/// same size, bytes on a device.
+/// Where every value lives. Everything is counted in the units it was planned in: elements on the CPU, where all have
+/// the same size, bytes on a device.
 #[derive(Clone, Debug)]
 pub struct Plan {
     spans: Vec<Span>,
@@ -140,7 +140,7 @@ fn lifetimes(tape: &Tape, len_of: &dyn Fn(ValueId) -> usize, units: &Units<'_>) 
         *slot = Some(slot.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
     };
     for (at, record) in tape.records.iter().enumerate() {
-        let written = record.writes.iter().flatten().map(|(id, _)| id);
+        let written = record.writes.iter().flatten().map(|write| &write.to);
         record.reads.iter().chain(written).for_each(|&id| use_at(id, at));
     }
     units.uses.iter().for_each(|&(id, at)| use_at(id, at));

@@ -1,6 +1,6 @@
 //! A planned tape with its memory: what runs.
 
-use crate::backend::{Memory, Span};
+use crate::backend::{Memory, Span, Write};
 use crate::ops::{Op, Pass};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -12,7 +12,7 @@ struct Call {
     pass: Pass,
     shapes: Vec<Shape>,
     reads: Vec<Span>,
-    writes: Vec<Option<(Span, bool)>>,
+    writes: Vec<Option<Write<Span>>>,
     workspace: Span,
 }
 
@@ -35,7 +35,7 @@ impl<T: Scalar> Step<T> {
                 pass: r.pass,
                 shapes: r.shapes.clone(),
                 reads: r.reads.iter().map(|&id| plan.span(id)).collect(),
-                writes: r.writes.iter().map(|w| w.map(|(id, add)| (plan.span(id), add))).collect(),
+                writes: r.writes.iter().map(|w| w.map(|w| w.map(|id| plan.span(id)))).collect(),
                 workspace: Span { len: r.op.rule().workspace(r.pass, &r.shapes), ..plan.workspace },
             })
             .collect();

@@ -1,9 +1,11 @@
 //! The training loop, and what is done with a run later. Not here: what a step computes, and what is written.
 
 mod observe;
+mod options;
 mod run;
 pub mod signals;
 mod trainer;
 
 pub use observe::{ObserveOptions, observe};
-pub use run::{RunOptions, run};
+pub use options::RunOptions;
+pub use run::run;

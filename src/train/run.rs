@@ -1,6 +1,6 @@
 //! A training run: data, initial state, then the loop of `trainer.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::config::Config;
 use crate::error::{Error, Result, escape};
@@ -10,28 +10,10 @@ use crate::run::Ui;
 use crate::run::checkpoint::Loaded;
 use crate::run::folder::{CHECKPOINTS, RunDir, prepare_run_dir};
 use crate::run::retention::latest_valid;
-use crate::session::{Model, RunData, Target, check_same, spacing_text, state};
+use crate::session::{Model, RunData, spacing_text, state};
+use crate::train::options::{KEY_FILES, RunOptions};
 use crate::train::signals::StopFlag;
 use crate::train::trainer::Trainer;
-
-/// What `train` takes beside the configuration.
-#[derive(Clone, Debug)]
-pub struct RunOptions {
-    /// Files, folders or lists of volumes.
-    pub data: Vec<PathBuf>,
-    /// The run folder.
-    pub out: PathBuf,
-    /// Go on from the newest valid checkpoint.
-    pub resume: bool,
-    /// Weights to start from.
-    pub init: Option<PathBuf>,
-    /// The command as typed, for the report.
-    pub command: String,
-    /// Where to compute.
-    pub target: Target,
-    /// On a device: a profiler records the steps after the first number, up to the second.
-    pub profile_steps: Option<(u64, u64)>,
-}
 
 /// Trains, and writes everything a run folder holds.
 ///
@@ -93,7 +75,8 @@ fn describe(config: &Config, data: &RunData, model: &Model, ui: &mut dyn Ui) {
     ));
 }
 
-/// Puts the initial state into the model: from a checkpoint, from weights, or as it is. Returns the number of finished steps.
+/// Puts the initial state into the model: from a checkpoint, from weights, or as it is. Returns the number of finished
+/// steps.
 fn begin(
     config: &Config,
     options: &RunOptions,
@@ -131,19 +114,24 @@ fn begin(
     Ok(done)
 }
 
-/// Names of the volumes, training ones first, as a checkpoint keeps them.
-pub(super) fn file_list(data: &RunData) -> String {
-    let names = |of: &[usize]| -> Vec<&str> {
-        of.iter().map(|&i| data.set.cases[i].name.as_str()).collect()
-    };
-    serde_json::json!({"train": names(&data.train), "validation": names(&data.validation)})
-        .to_string()
+/// Checks that a resumed run computes what the checkpoint's run computed.
+fn check_same(path: &Path, old: &str, config: &Config) -> Result<()> {
+    let differences = config.differences(old)?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "the run was started with other settings:\n  {}\n  \
+         resume with the run's own config.toml, or start a new run in another folder",
+        differences.join("\n  ")
+    );
+    Err(Error::checkpoint(path, why))
 }
 
-pub(super) const KEY_FILES: &str = "files";
-
 fn check_files(path: &Path, loaded: &Loaded, data: &RunData) -> Result<()> {
-    let (Some(old), new) = (loaded.metadata.get(KEY_FILES), file_list(data)) else { return Ok(()) };
+    let (Some(old), new) = (loaded.metadata.get(KEY_FILES), data.file_list()) else {
+        return Ok(());
+    };
     if *old == new {
         return Ok(());
     }

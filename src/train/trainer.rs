@@ -19,7 +19,7 @@ use crate::run::rows::{Row, RowWriter};
 use crate::run::tensorboard::EventWriter;
 use crate::run::{METRICS, Ui, VALIDATION};
 use crate::session::{Model, RunData, load, state, view_options};
-use crate::train::run::{KEY_FILES, RunOptions, file_list};
+use crate::train::options::{KEY_FILES, RunOptions};
 use crate::train::signals::StopFlag;
 use crate::views::{Batch, Prefetch, PrefetchOptions, ViewOptions, VolumeSource};
 
@@ -375,7 +375,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Saves a checkpoint and prunes old ones. A failure is a warning, until it is the last chance or the third in a row.
+    /// Saves a checkpoint and prunes old ones. A failure is a warning, until it is the last chance or the third in a
+    /// row.
     /// Returns whether it was saved.
     fn save(&mut self, is_last_chance: bool) -> Result<bool> {
         let folder = self.options.out.join(CHECKPOINTS);
@@ -383,7 +384,7 @@ impl<'a> Trainer<'a> {
         let metadata = BTreeMap::from([
             (KEY_STEP.to_string(), self.done.to_string()),
             (KEY_CONFIG.to_string(), self.config.to_toml()?),
-            (KEY_FILES.to_string(), file_list(self.data)),
+            (KEY_FILES.to_string(), self.data.file_list()),
             ("spatialssl".to_string(), env!("CARGO_PKG_VERSION").to_string()),
         ]);
         // After a power loss the rows up to the checkpoint must be there too.

@@ -1,4 +1,5 @@
-//! One batch: the views of its samples, in the layout the step reads, and the plans that the tasks' targets follow from.
+//! One batch: the views of its samples, in the layout the step reads, and the plans that the tasks' targets follow
+//! from.
 
 use std::sync::Arc;
 

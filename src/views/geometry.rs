@@ -38,8 +38,8 @@ pub enum OffsetRule {
 
 /// Whether the method can use views and sub-views of these sizes, in voxels, (z, y, x).
 ///
-/// Each must be even: with an odd view and an even sub-view a box can leave its view by half a voxel of rounding, and an odd sub-view
-/// loses one voxel. A sub-view must fit into its view.
+/// Each must be even: with an odd view and an even sub-view a box can leave its view by half a voxel of rounding, and
+/// an odd sub-view loses one voxel. A sub-view must fit into its view.
 pub fn sizes_fit(view: [usize; 3], sub_view: [usize; 3]) -> bool {
     let is_usable = |n: &usize| (2..=1 << 15).contains(n) && n.is_multiple_of(2);
     view.iter().chain(&sub_view).all(is_usable) && sub_view.iter().zip(&view).all(|(s, v)| s <= v)

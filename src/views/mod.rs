@@ -1,4 +1,5 @@
-//! Views of a volume: where they lie, what augmentation does to them, and batches of them, cut on the CPU or on a CUDA device. Not here:
+//! Views of a volume: where they lie, what augmentation does to them, and batches of them, cut on the CPU or on a CUDA
+//! device. Not here:
 //! what is asked about them.
 
 mod augment;

@@ -263,8 +263,8 @@ impl<T: Voxel> Source<'_, T> {
 }
 
 impl Places {
-    /// The block holds the neighbours of all places that `map` gives the box `start .. start + size`, without those that
-    /// only lie further outside: from one voxel before the volume to two behind it, everything is fill already.
+    /// The block holds the neighbours of all places that `map` gives the box `start .. start + size`, without those
+    /// that only lie further outside: from one voxel before the volume to two behind it, everything is fill already.
     fn new(map: &AffineMap, start: [usize; 3], size: [usize; 3], extent: [usize; 3]) -> Places {
         let mut block = [0; 3];
         let mut count = [0; 3];

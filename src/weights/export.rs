@@ -13,7 +13,8 @@ use crate::tape::Tape;
 use crate::weights::chosen::{config_of, pick};
 use crate::weights::tensors::{KEY_LAYOUT, LAYOUT, Tensor, is_of_run, save};
 
-/// Names and shapes of the encoder-decoder's tensors, in the order the network asks for them: recorded alone, without gradients.
+/// Names and shapes of the encoder-decoder's tensors, in the order the network asks for them: recorded alone, without
+/// gradients.
 fn encoder(config: &Config) -> Result<Vec<(String, Shape)>> {
     let network = config.model.encoder()?;
     let (mut tape, mut weights) = (Tape::default(), Weights::trained());

@@ -1,5 +1,5 @@
-//! Weights as named tensors, in the layout of other programs. Not here: checkpoints (`run/checkpoint`), and the memory of a step
-//! (`session/state.rs`).
+//! Weights as named tensors, in the layout of other programs. Not here: checkpoints (`run/checkpoint`), and the memory
+//! of a step (`session/state.rs`).
 
 mod chosen;
 mod export;

@@ -63,7 +63,8 @@ fn for_each_place(shape: Shape, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// Whether a tensor belongs to a run's state beside the encoder: moments, averages, heads of tasks, or of a segmentation.
+/// Whether a tensor belongs to a run's state beside the encoder: moments, averages, heads of tasks, or of a
+/// segmentation.
 pub(crate) fn is_of_run(name: &str) -> bool {
     let heads = all_tasks(&TaskOptions::default());
     let heads = heads.iter().map(|task| task.head());

@@ -1,8 +1,8 @@
 //! The emulated CUDA driver: loaded before the first call of the CUDA driver, it is the driver.
 //!
-//! With `SPATIALSSL_EMULATOR=none` it is not loaded: the same tests then run on the machine's own driver and GPU, and what only the
-//! emulated driver can do (orders, counters, reports) is left out. Such a run can be tried without a GPU: the folder of [`bare_folder`] in
-//! `LD_LIBRARY_PATH` holds a driver that has nothing a real one of CUDA 12.0 lacks.
+//! With `SPATIALSSL_EMULATOR=none` it is not loaded: the same tests then run on the machine's own driver and GPU, and
+//! what only the emulated driver can do (orders, counters, reports) is left out. Such a run can be tried without a GPU:
+//! the folder of [`bare_folder`] in `LD_LIBRARY_PATH` holds a driver that has nothing a real one of CUDA 12.0 lacks.
 #![allow(unsafe_code, reason = "a C library is loaded and called")]
 
 use std::ffi::{CString, c_char, c_int};
@@ -26,8 +26,8 @@ pub(crate) struct Emulator {
     library: Option<Library>,
 }
 
-/// Names the build that is loaded: `check` is the one that checks every memory access, `none` none, a path one of another folder,
-/// nothing the fast one.
+/// Names the build that is loaded: `check` is the one that checks every memory access, `none` none, a path one of
+/// another folder, nothing the fast one.
 pub(crate) const BUILD: &str = "SPATIALSSL_EMULATOR";
 
 /// The folder that holds it, for `LD_LIBRARY_PATH` of another process.
@@ -40,7 +40,8 @@ pub(crate) fn bare_folder() -> PathBuf {
     folder().join("bare")
 }
 
-/// Loads the emulated driver, unless the environment says otherwise. It must be called before anything asks for the CUDA driver.
+/// Loads the emulated driver, unless the environment says otherwise. It must be called before anything asks for the
+/// CUDA driver.
 pub(crate) fn emulator() -> &'static Emulator {
     static LOADED: OnceLock<Emulator> = OnceLock::new();
     let loaded = LOADED.get_or_init(|| {
@@ -190,7 +191,8 @@ impl Emulator {
         [32 * all[6], 32 * all[7]]
     }
 
-    /// `ldmatrix` of a kernel so far: phases, and the accesses of shared memory they took. More accesses are bank conflicts.
+    /// `ldmatrix` of a kernel so far: phases, and the accesses of shared memory they took. More accesses are bank
+    /// conflicts.
     pub(crate) fn banks(&self, kernel: &str) -> [u64; 2] {
         let Some(library) = &self.library else { return [0; 2] };
         let (name, mut all) = (CString::new(kernel).expect("a name without zeros"), [0u64; 2]);

@@ -83,8 +83,8 @@ impl<T: Scalar> Run<T> {
     }
 }
 
-/// The inputs of update `t`, counted from 0: views and targets of noise, boxes that fit, and the scalars of the update with learning
-/// rate `lr`. With `lr` 0 nothing is updated, nor averaged.
+/// The inputs of update `t`, counted from 0: views and targets of noise, boxes that fit, and the scalars of the update
+/// with learning rate `lr`. With `lr` 0 nothing is updated, nor averaged.
 pub(crate) fn inputs(
     options: &ProgramOptions,
     program: &Program,

@@ -5,12 +5,14 @@ use spatialssl::ops::{Conv3d, Pass};
 use crate::emulator::{alone, emulator, left_out};
 use crate::traffic::traffic_of;
 
-/// The smallest cache of a card with bf16 tensor cores and memory to train in: GeForce RTX 3060; bytes. An A100 has 40 MiB.
+/// The smallest cache of a card with bf16 tensor cores and memory to train in: GeForce RTX 3060; bytes. An A100 has 40
+/// MiB.
 const CACHE: u64 = 3 << 20;
 /// Blocks at work at once, about: one for each multiprocessor of a large card.
 const RUNNING: u32 = 132;
 
-/// Bytes moved by each pass over so many planes of 64 x 64, of the least, with an empty cache of so many bytes before each.
+/// Bytes moved by each pass over so many planes of 64 x 64, of the least, with an empty cache of so many bytes before
+/// each.
 fn moved(cache: u64, planes: usize, channels: usize) -> [f64; 3] {
     let op = Conv3d { stride: [1; 3], padding: [1; 3], bias: true, normed: true };
     let x = [1, planes, 64, 64, channels];

@@ -94,7 +94,8 @@ fn a_device_that_copies_right_runs_kernels() {
     assert_eq!(try_kernel(1).unwrap_err().exit_code(), 5);
 }
 
-/// The emulated driver lists every kernel that was compiled: each is known to an operation, with its argument and its threads.
+/// The emulated driver lists every kernel that was compiled: each is known to an operation, with its argument and its
+/// threads.
 #[test]
 fn every_compiled_kernel_belongs_to_an_operation() {
     if left_out("every_compiled_kernel_belongs_to_an_operation") {
@@ -121,8 +122,8 @@ fn every_compiled_kernel_belongs_to_an_operation() {
     assert_eq!(compiled, known.len(), "kernels compiled and known");
 }
 
-/// Static shared memory by ptxas, in docs/kernels/table.md, and what is asked for at launch, which begins at 1,024 bytes behind it: both fit
-/// on every GPU.
+/// Static shared memory by ptxas, in docs/kernels/table.md, and what is asked for at launch, which begins at 1,024
+/// bytes behind it: both fit on every GPU.
 #[test]
 fn shared_memory_of_every_kernel_fits() {
     let table = include_str!("../../docs/kernels/table.md");

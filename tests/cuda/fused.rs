@@ -74,7 +74,8 @@ fn the_update_makes_the_average_of_the_weights_before_it() {
         step.write(param, &weights).unwrap();
         step.write(v, &values(9).iter().map(|x| x * x).collect::<Vec<_>>()).unwrap();
     });
-    // Copied, left (even where a weight is infinite), moved; and a step that is skipped, in which the average still moves.
+    // Copied, left (even where a weight is infinite), moved; and a step that is skipped, in which the average still
+    // moves.
     for (t, (weight, size)) in
         [(1.0, 3.0), (0.0, 3.0), (0.25, 3.0), (0.25, f32::NAN)].into_iter().enumerate()
     {

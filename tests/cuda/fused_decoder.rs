@@ -1,5 +1,6 @@
-//! Fused calls of the decoder and the heads: a transposed convolution that works in the concatenation it writes to, and a GELU that
-//! the convolution before it makes; beside the same calls each on its own, bit for bit, and beside the CPU where that is exact.
+//! Fused calls of the decoder and the heads: a transposed convolution that works in the concatenation it writes to, and
+//! a GELU that the convolution before it makes; beside the same calls each on its own, bit for bit, and beside the CPU
+//! where that is exact.
 
 use spatialssl::config::GradientViews;
 use spatialssl::driver::{Device, counts};
@@ -53,7 +54,8 @@ impl Recorded {
         self.read.iter().for_each(|&id| self.tape.keep(id));
     }
 
-    /// What the `k`-th given value holds: -1, 0 and 1, three out of four of them 0, so that all sums are exact, also in bf16.
+    /// What the `k`-th given value holds: -1, 0 and 1, three out of four of them 0, so that all sums are exact, also in
+    /// bf16.
     fn whole(&self, k: usize) -> Vec<f32> {
         let value = |i: usize| {
             let mixed = (i + 1).wrapping_mul(2_654_435_761 + 97 * k).wrapping_mul(40_503) >> 11;
@@ -68,8 +70,8 @@ impl Recorded {
         (0..len).map(|i| ((i * 7919 + k * 104_729) % 2003) as f32 * 7e-4 - 0.7).collect()
     }
 
-    /// Runs the tape twice with and without fused calls, so that the second run finds what the first left, on the values that
-    /// `values` gives; fails where a bit differs. Returns the fused step.
+    /// Runs the tape twice with and without fused calls, so that the second run finds what the first left, on the
+    /// values that `values` gives; fails where a bit differs. Returns the fused step.
     fn same_bits(
         &self,
         name: &str,
@@ -395,8 +397,8 @@ fn a_convolution_makes_the_gelu_behind_it() {
     untrained.same_bits("untrained", 1, fractions);
 }
 
-/// Two steps of training; the bits of all that is kept, and the length of the plan. Fused or not, but for norms: their sums then run in
-/// another order.
+/// Two steps of training; the bits of all that is kept, and the length of the plan. Fused or not, but for norms: their
+/// sums then run in another order.
 fn train(options: &ProgramOptions, fused: bool) -> (Vec<u32>, usize, usize) {
     let program = Program::new(options).unwrap();
     let device = Device::open(0, false).unwrap();

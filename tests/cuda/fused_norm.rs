@@ -1,5 +1,5 @@
-//! Norms whose statistics, or whose sums of the backward pass, come from the convolution beside them: against the same calls each
-//! on its own, and against f64.
+//! Norms whose statistics, or whose sums of the backward pass, come from the convolution beside them: against the same
+//! calls each on its own, and against f64.
 
 use half::bf16;
 use spatialssl::driver::{Device, counts};
@@ -111,7 +111,7 @@ impl Chain {
         let wanted = residual.filter(|_| self.residual != Residual::Fixed);
         let dres = wanted.map(|_| {
             let backward = tape.records().iter().rev().find(|record| record.reads.contains(&stats));
-            backward.unwrap().writes[3].unwrap().0
+            backward.unwrap().writes[3].unwrap().to
         });
         let [dz, dy, dgamma, dbeta] = std::array::from_fn(|i| grads[i].unwrap());
         let kept = [z, y, stats, dz, dgamma, dbeta];
@@ -269,8 +269,8 @@ fn forward_agrees(name: &str, r: &Recorded, both: &Both) {
     let input = Input::new(r, both);
     let Input { z, y, items: [n, c], means, deviations, .. } = &input;
     assert!(*z == read(&both.alone, r.z), "{name}: the convolution's output");
-    // A merge rounds the mean once; there are planes, lanes, warps, rows of parts and their tree on the way, at most 40 of them. Of
-    // the squares and their merges, 100.
+    // A merge rounds the mean once; there are planes, lanes, warps, rows of parts and their tree on the way, at most 40
+    // of them. Of the squares and their merges, 100.
     let want = (0..2 * n * c).map(|i| match i % 2 {
         0 => means[i / 2],
         _ => deviations[i / 2].recip(),

@@ -1,7 +1,7 @@
 //! The pool of volumes: whatever comes and goes, and when, views have the CPU's bits, and the host does not wait.
 //!
-//! The emulated driver runs work only when something waits for it, in an order of the test's choice: ascending, copies beside the
-//! steps happen when a step waits for them and not before; descending, as soon as they may.
+//! The emulated driver runs work only when something waits for it, in an order of the test's choice: ascending, copies
+//! beside the steps happen when a step waits for them and not before; descending, as soon as they may.
 
 use std::sync::Arc;
 
@@ -189,8 +189,8 @@ fn volumes_come_and_go_and_views_keep_their_bits() {
     assert!(most_copied > 10, "{most_copied} copies: volumes hardly came and went");
 }
 
-/// With budget for the volumes of the step at hand and of those looked ahead to, only the first batch's are awaited, and the host
-/// waits for nothing but the results of steps.
+/// With budget for the volumes of the step at hand and of those looked ahead to, only the first batch's are awaited,
+/// and the host waits for nothing but the results of steps.
 #[test]
 fn with_a_look_ahead_no_step_waits_for_volumes() {
     let name = "with_a_look_ahead_no_step_waits_for_volumes";
@@ -315,8 +315,8 @@ fn train(options: &ProgramOptions, pool: Option<&PoolOptions>, graph: bool) -> T
     }
 }
 
-/// Captured with the step or launched one by one, from a pool where every step's volume displaces the last one's or from one
-/// that keeps all: the bits of a training whose views come from the CPU.
+/// Captured with the step or launched one by one, from a pool where every step's volume displaces the last one's or
+/// from one that keeps all: the bits of a training whose views come from the CPU.
 #[test]
 fn steps_that_cut_their_views_have_the_bits_of_steps_given_them() {
     let _alone = alone();
@@ -336,7 +336,8 @@ fn steps_that_cut_their_views_have_the_bits_of_steps_given_them() {
     emulator().set_order(Order::Ascending);
 }
 
-/// All volumes there, a step is: a copy of the plans, one of the inputs that come from the host, one graph, a copy of results.
+/// All volumes there, a step is: a copy of the plans, one of the inputs that come from the host, one graph, a copy of
+/// results.
 #[test]
 fn a_step_that_cuts_its_views_copies_no_views() {
     if left_out("a_step_that_cuts_its_views_copies_no_views") {

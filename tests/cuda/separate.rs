@@ -12,7 +12,8 @@ use crate::emulator::{alone, emulator, left_out};
 #[test]
 fn a_step_has_the_same_bits_with_values_apart() {
     let _alone = alone();
-    // Two eager steps and one that is captured. Few, since the emulated driver looks around every allocation after every launch.
+    // Two eager steps and one that is captured. Few, since the emulated driver looks around every allocation after
+    // every launch.
     let options = small(GradientViews::First);
     let [planned, apart] = [Arrangement::Planned, Arrangement::Separate]
         .map(|arrangement| train_arranged(&options, 3, true, arrangement));

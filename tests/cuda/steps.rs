@@ -164,9 +164,9 @@ fn training_follows_the_cpu() {
     let options = small(GradientViews::First);
     let device = train(&options, 20, true);
     let cpu = train_cpu::<f32>(&options, 20);
-    // The losses themselves come from representations rounded to bf16, which the fixtures' authors find to be off by up to
-    // 3e-2 (relative) in a whole encoder; losses of gaps and vectors are squares, twice that. The weights drift apart at most by
-    // the learning rate a step.
+    // The losses themselves come from representations rounded to bf16, which the fixtures' authors find to be off by up
+    // to 3e-2 (relative) in a whole encoder; losses of gaps and vectors are squares, twice that. The weights drift
+    // apart at most by the learning rate a step.
     for (t, (device, cpu)) in device.losses.iter().zip(&cpu).enumerate() {
         for (k, (d, c)) in device.iter().zip(cpu).enumerate() {
             let band = 0.06 * c.abs() + 0.02;

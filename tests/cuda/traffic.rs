@@ -1,4 +1,5 @@
-//! How much device memory a pass asks for, counted by the emulated driver, beside the least that any kernel has to move.
+//! How much device memory a pass asks for, counted by the emulated driver, beside the least that any kernel has to
+//! move.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -57,8 +58,9 @@ fn convolution_op() -> Conv3d {
     Conv3d { stride: [1; 3], padding: [1; 3], bias: true, normed: true }
 }
 
-/// A 3x3x3 convolution of one volume of 64^3, or of a part of it that is so many planes deep. Of the forward pass, the input gradient and the filter gradient with its sums: bytes
-/// asked for, and distinct bytes of each launch, over the least (input, output and filter once).
+/// A 3x3x3 convolution of one volume of 64^3, or of a part of it that is so many planes deep. Of the forward pass, the
+/// input gradient and the filter gradient with its sums: bytes asked for, and distinct bytes of each launch, over the
+/// least (input, output and filter once).
 fn convolution(channels: usize, planes: usize) -> [[f64; 2]; 3] {
     let x = [1, planes, 64, 64, channels];
     let of = |name: &str| emulator().distinct(name).iter().sum::<u64>();
@@ -99,8 +101,8 @@ fn each_pass_of_a_narrow_convolution_reads_its_operands_about_once() {
     for (pass, [asked, distinct]) in [("fwd", forward), ("dgrad", dgrad)] {
         assert!(asked <= 1.5 && distinct <= 1.01, "{pass}: {asked:.2}, distinct {distinct:.2}");
     }
-    // The blocks of the filter gradient leave sums behind, which are written and read once more: 0.42. They do not grow with the
-    // volume. Two tiles of 16 input channels halve them and read dy twice.
+    // The blocks of the filter gradient leave sums behind, which are written and read once more: 0.42. They do not grow
+    // with the volume. Two tiles of 16 input channels halve them and read dy twice.
     assert!(asked <= 2.15 && distinct <= 1.45, "wgrad: {asked:.2}, distinct {distinct:.2}");
 }
 
@@ -115,8 +117,8 @@ fn each_pass_of_a_wide_convolution_shares_what_its_blocks_read() {
     for (pass, [asked, distinct]) in [("fwd", forward), ("dgrad", dgrad)] {
         assert!(asked <= 3.1 && distinct <= 1.01, "{pass}: {asked:.2}, distinct {distinct:.2}");
     }
-    // Four tiles of 32 x 32 channels: both operands twice, and the sums of 128 blocks, which do not grow with the volume: 1.5 here, 0.7 at
-    // 64^3.
+    // Four tiles of 32 x 32 channels: both operands twice, and the sums of 128 blocks, which do not grow with the
+    // volume: 1.5 here, 0.7 at 64^3.
     assert!(asked <= 3.6 && distinct <= 1.45, "wgrad: {asked:.2}, distinct {distinct:.2}");
 }
 
@@ -155,15 +157,15 @@ fn a_norm_makes_the_passes_of_one_kernel_norms() {
         for (what, kernels, most) in [("forward", front, forward), ("backward", back, backward)] {
             let passes = moved(&kernels, &["norm"]) / activation;
             println!("norm, residual {residual}, {what}: {passes:.2} passes over the activation");
-            // 128 slices leave 8 bytes for each channel, which are written and read once, 0.4 % of a pass; and blocks read their
-            // coefficients.
+            // 128 slices leave 8 bytes for each channel, which are written and read once, 0.4 % of a pass; and blocks
+            // read their coefficients.
             assert!(passes <= most + 0.02, "{what}: {passes:.2} passes, at most {most}");
         }
     }
 }
 
-/// Two residual blocks of a stage and a convolution before and behind them. Their two inner norms are those of any block: the
-/// statistics of both, and the backward sums of both, come from convolutions.
+/// Two residual blocks of a stage and a convolution before and behind them. Their two inner norms are those of any
+/// block: the statistics of both, and the backward sums of both, come from convolutions.
 fn blocks(extent: usize, channels: usize) -> (Tape, usize) {
     let mut tape = Tape::default();
     let dims = [1, extent, extent, extent, channels];
@@ -225,8 +227,8 @@ fn norms_beside_convolutions_read_their_input_less_often() {
     let (mut fused, mut alone) = (open(true).unwrap(), open(false).unwrap());
     assert_eq!(fused.fusions().count(), 8, "{:?}", fused.fusions().collect::<Vec<_>>());
     let activation = (2 * extent.pow(3) * channels) as f64;
-    // 5 and 9 passes, and backward the norm's coefficients, which each warp of a convolution reads again for each plane: 0.5 of a
-    // pass in bytes asked for (0.4 at 64^3), of a few hundred different ones.
+    // 5 and 9 passes, and backward the norm's coefficients, which each warp of a convolution reads again for each
+    // plane: 0.5 of a pass in bytes asked for (0.4 at 64^3), of a few hundred different ones.
     for (what, range, most, before) in
         [("forward", 0..forward, 5.0, 7.0), ("backward", forward..tape.records().len(), 9.5, 12.0)]
     {

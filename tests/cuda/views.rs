@@ -1,9 +1,10 @@
 //! Views cut and augmented on the device against the CPU's, in f32, and their rounding to bf16.
 //!
-//! Where no statistic of a view is in play all bits agree. Contrast and gamma use a mean and a deviation of sums in another order,
-//! which after rounding to f32 (u = 2^-24) may be one unit, 2 u of the largest magnitude m, apart. Contrast passes that on at most 1.25
-//! times and rounds thrice: 16 u m. Gamma raises an error of e of the range to the power of the exponent, 0.7 or more, near the
-//! bottom of the range, twice if both are drawn; its own mean and scale add no more than contrast's.
+//! Where no statistic of a view is in play all bits agree. Contrast and gamma use a mean and a deviation of sums in
+//! another order, which after rounding to f32 (u = 2^-24) may be one unit, 2 u of the largest magnitude m, apart.
+//! Contrast passes that on at most 1.25 times and rounds thrice: 16 u m. Gamma raises an error of e of the range to the
+//! power of the exponent, 0.7 or more, near the bottom of the range, twice if both are drawn; its own mean and scale
+//! add no more than contrast's.
 
 use half::{bf16, f16};
 use spatialssl::backend::cuda::Queue;
@@ -108,8 +109,8 @@ fn exact(what: &str, options: &ViewOptions, augment: &AugmentOptions) {
     }
 }
 
-/// Fails where views differ by more than `units` of f32 rounding of the largest value explain, of which gamma makes that
-/// to the power of its least exponent, `gammas` times.
+/// Fails where views differ by more than `units` of f32 rounding of the largest value explain, of which gamma makes
+/// that to the power of its least exponent, `gammas` times.
 fn close(what: &str, options: &ViewOptions, augment: &AugmentOptions, gammas: i32) {
     let unit = 16.0 * 2.0f64.powi(-24);
     let relative = unit.powf(0.7f64.powi(gammas)) + unit;

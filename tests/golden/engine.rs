@@ -1,8 +1,9 @@
 //! What computes a fixture, and how close it must come: the CPU in f32, or a CUDA device in bf16.
 //!
-//! The tolerances of bf16 are those of the fixtures' authors: what PyTorch's own bf16 run misses, with room. Where rounding the inputs
-//! to bf16 alone, everything else in f32, already makes a larger error (an instance norm over data with mean 100, the direction of
-//! a predicted gap that is almost 0), four times that error is allowed: it is measured first.
+//! The tolerances of bf16 are those of the fixtures' authors: what PyTorch's own bf16 run misses, with room. Where
+//! rounding the inputs to bf16 alone, everything else in f32, already makes a larger error (an instance norm over data
+//! with mean 100, the direction of a predicted gap that is almost 0), four times that error is allowed: it is measured
+//! first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -155,8 +155,8 @@ fn loss(case: &Case, op: impl Into<Op>) {
     case.outputs["grad/pred"].check(&case.label, &ran.grads[0], gradient());
 }
 
-/// The length inside the gap task's loss `(|p| - |g|)^2`: against `g = 0` its root is `|p|`; against a `g` longer by 1/2
-/// its derivative is minus that of `|p|`.
+/// The length inside the gap task's loss `(|p| - |g|)^2`: against `g = 0` its root is `|p|`; against a `g` longer by
+/// 1/2 its derivative is minus that of `|p|`.
 fn vector_norm(case: &Case) {
     let (a, seed) = (&case.inputs["a"], &case.inputs["grad_output"]);
     let (mut lengths, mut slopes) = (Vec::new(), Vec::new());

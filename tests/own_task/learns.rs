@@ -25,8 +25,8 @@ fn views(options: &ProgramOptions) -> ViewOptions {
     }
 }
 
-/// A volume that is another at every place: along each axis waves that become shorter. Brightness alone would not do, for norms take
-/// it out.
+/// A volume that is another at every place: along each axis waves that become shorter. Brightness alone would not do,
+/// for norms take it out.
 fn volume() -> Volume {
     let extent = [40, 36, 44];
     let wave = |at: usize, rate: f32| ((at * at) as f32 * rate).sin();

@@ -1,4 +1,5 @@
-//! Tasks that are written outside of the library, as docs/adding-a-task.md shows: recorded, trained and observed like the paper's.
+//! Tasks that are written outside of the library, as docs/adding-a-task.md shows: recorded, trained and observed like
+//! the paper's.
 
 #[cfg(test)]
 mod learns;

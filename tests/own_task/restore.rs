@@ -1,5 +1,5 @@
-//! Task "restore", an example with a target per voxel: the intensities of view 0 from its dense representation, on the blocks that a
-//! chequerboard selects.
+//! Task "restore", an example with a target per voxel: the intensities of view 0 from its dense representation, on the
+//! blocks that a chequerboard selects.
 
 use spatialssl::Error;
 use spatialssl::error::Result;

@@ -1,9 +1,10 @@
 //! One case on both backends, and how far they may be apart.
 //!
-//! The reference is f64 on the numbers the device sees: activations and filters rounded to bf16. A sum of K terms in f32 is off by at
-//! most about `4 sqrt(K) u sum |terms|` (u = 2^-24), a bf16 store by half a unit in the last place, up to `2^-8` of the value. Where every
-//! term is a product of an element of each input, `sum |terms|` is the same operation on absolute values; elsewhere the largest
-//! magnitude of the whole array stands for it. Whole numbers are exact in any order: only the one rounding of the store is left.
+//! The reference is f64 on the numbers the device sees: activations and filters rounded to bf16. A sum of K terms in
+//! f32 is off by at most about `4 sqrt(K) u sum |terms|` (u = 2^-24), a bf16 store by half a unit in the last place, up
+//! to `2^-8` of the value. Where every term is a product of an element of each input, `sum |terms|` is the same
+//! operation on absolute values; elsewhere the largest magnitude of the whole array stands for it. Whole numbers are
+//! exact in any order: only the one rounding of the store is left.
 
 use std::io::Write;
 
@@ -40,7 +41,8 @@ struct Output {
     storage: Storage,
 }
 
-/// Operations whose results on whole numbers are whole or exact fractions: the device must give the rounded exact result.
+/// Operations whose results on whole numbers are whole or exact fractions: the device must give the rounded exact
+/// result.
 fn is_exact(case: &Case) -> bool {
     match &case.op {
         Op::AvgPool(op) => op.window.iter().product::<usize>().is_power_of_two(),
@@ -63,13 +65,14 @@ fn is_multilinear(op: &Op) -> bool {
     matches!(op, Op::Conv3d(_) | Op::ConvTranspose3d(_) | Op::Linear(_))
 }
 
-/// A norm with an activation: at whole numbers its pre-activation is often exactly 0, where the derivative jumps and either
-/// side is right.
+/// A norm with an activation: at whole numbers its pre-activation is often exactly 0, where the derivative jumps and
+/// either side is right.
 fn has_kink_at_whole_numbers(op: &Op) -> bool {
     matches!(op, Op::InstanceNorm(norm) if norm.slope.is_some())
 }
 
-/// Losses of differences: an error of u in a number of size m makes one of `m sqrt(loss)` u in the square of a difference.
+/// Losses of differences: an error of u in a number of size m makes one of `m sqrt(loss)` u in the square of a
+/// difference.
 fn is_loss(op: &Op) -> bool {
     matches!(
         op,
@@ -194,7 +197,8 @@ fn outputs(case: &Case, recorded: &Recorded) -> Vec<Output> {
     let mut all: Vec<Output> = Vec::new();
     let first = &recorded.tape.records().first();
     let written = first.map_or(&[][..], |r| &r.writes[..]);
-    for (i, &(id, _)) in written.iter().flatten().enumerate() {
+    for (i, write) in written.iter().flatten().enumerate() {
+        let id = write.to;
         let kept = recorded.outputs.contains(&id) || is_update(&case.op);
         if kept && !matches!(case.op, Op::GradNormTap(_)) {
             all.push(Output { what: format!("output {i}"), id, storage: rule.output_storage(i) });
@@ -214,8 +218,8 @@ fn terms(case: &Case) -> f64 {
     case.inputs.iter().map(|dims| dims.iter().product::<usize>()).max().unwrap_or(1) as f64
 }
 
-/// Whether a case is asked for: `SPATIALSSL_CASES` may hold beginnings of "<operation> <case>", separated by semicolons, for runs that
-/// have time for a few only (mutated PTX, compute-sanitizer). What is run is then said.
+/// Whether a case is asked for: `SPATIALSSL_CASES` may hold beginnings of "<operation> <case>", separated by
+/// semicolons, for runs that have time for a few only (mutated PTX, compute-sanitizer). What is run is then said.
 fn is_wanted(case: &Case) -> bool {
     let Some(wanted) = std::env::var_os("SPATIALSSL_CASES") else { return true };
     let name = format!("{} {}", case.op.rule().name(), case.name);
@@ -227,7 +231,8 @@ fn is_wanted(case: &Case) -> bool {
     found
 }
 
-/// Compares the backends on a case whose operation is recorded `times` times; gradients then add up. The device runs it in each of `orders`.
+/// Compares the backends on a case whose operation is recorded `times` times; gradients then add up. The device runs it
+/// in each of `orders`.
 pub(crate) fn check(case: &Case, numbers: Numbers, times: usize, orders: &[Order]) {
     if !is_wanted(case) {
         return;

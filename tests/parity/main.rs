@@ -1,5 +1,5 @@
-//! Every operation on the CUDA backend, here on the emulated driver, against the CPU backend in f64. With a GPU, built with nvcc,
-//! `SPATIALSSL_EMULATOR=none cargo test --test parity` runs it there.
+//! Every operation on the CUDA backend, here on the emulated driver, against the CPU backend in f64. With a GPU, built
+//! with nvcc, `SPATIALSSL_EMULATOR=none cargo test --test parity` runs it there.
 
 #[cfg(test)]
 #[path = "../common/mod.rs"]
@@ -54,8 +54,8 @@ fn products(case: &Case) -> usize {
     }
 }
 
-/// Every second of `all` from `first` on, on whole and on random numbers. The largest on whole numbers only, which show every wrong place and
-/// every sum that is not kept in f32: this runs in six builds.
+/// Every second of `all` from `first` on, on whole and on random numbers. The largest on whole numbers only, which show
+/// every wrong place and every sum that is not kept in f32: this runs in six builds.
 fn check_every_second(all: &[Case], first: usize) {
     for (i, case) in all.iter().enumerate().skip(first).step_by(2) {
         check(case, Numbers::Whole, 1, &[ORDERS[i % 3]]);
@@ -79,8 +79,9 @@ fn sizes_around_the_tiles_agree_odd() {
     }
 }
 
-/// Some of the above once more on the build of the emulated driver that checks every memory access of every kernel: races between
-/// threads and between blocks, accesses outside of allocations and shared arrays, reads of what nobody wrote.
+/// Some of the above once more on the build of the emulated driver that checks every memory access of every kernel:
+/// races between threads and between blocks, accesses outside of allocations and shared arrays, reads of what nobody
+/// wrote.
 fn check_every_access(name: &str, which: &[&str]) -> std::io::Result<()> {
     if emulator::left_out(name) || std::env::var_os(emulator::BUILD).is_some() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Operations that go over memory, at sizes that the case table does not have: norms cut into slices, sums of many blocks, rows
-//! that allow wide accesses and rows that do not.
+//! Operations that go over memory, at sizes that the case table does not have: norms cut into slices, sums of many
+//! blocks, rows that allow wide accesses and rows that do not.
 
 use half::bf16;
 use spatialssl::driver::Device;
@@ -20,8 +20,8 @@ fn case(name: &str, op: impl Into<Op>, inputs: Vec<Vec<usize>>) -> Case {
     Case { name: format!("{name} {:?}", inputs[0]), op: op.into(), inputs, real: false }
 }
 
-/// Norms: several slices to an instance, a last slice that is not full, tiles of less than all channels, and instances too many
-/// or too large for one launch.
+/// Norms: several slices to an instance, a last slice that is not full, tiles of less than all channels, and instances
+/// too many or too large for one launch.
 fn norms() -> Vec<Case> {
     let sizes = [
         [1, 24, 23, 19, 8],  // 3 slices, 10,488 voxels
@@ -125,7 +125,8 @@ fn a_tap_measures_the_gradient() {
         assert_eq!(step.read(grad).unwrap(), dy, "the gradient passes unchanged");
         let want = dy.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
         let got = f64::from(step.read(norm).unwrap()[0]);
-        // Squares and sums of eight in f32, the rest in f64: (1 + 8) u of the square, half of it of the root, one rounding.
+        // Squares and sums of eight in f32, the rest in f64: (1 + 8) u of the square, half of it of the root, one
+        // rounding.
         let bound = 6.0 / f64::from(1 << 24) * want;
         assert!((got - want).abs() <= bound, "norm of {len} of size {size:e}: {got}, not {want}");
     }

@@ -1,4 +1,5 @@
-//! Sizes at the edges of the device's tiles: extents 1, primes, one below, at and above a tile, odd volumes; channels 1 to 320.
+//! Sizes at the edges of the device's tiles: extents 1, primes, one below, at and above a tile, odd volumes; channels 1
+//! to 320.
 
 use spatialssl::ops::{Conv3d, ConvTranspose3d, InstanceNorm, Op};
 
@@ -67,8 +68,9 @@ pub(crate) fn convolutions() -> Vec<Case> {
         high.inputs[0][0] = 2;
         all.push(high);
     }
-    // Filter gradients whose blocks stream over several planes and from one column to the next, to a last run that is shorter: tiles
-    // of 16 x 16 channels in several blocks, of 32 x 32, 32 x 16 and 16 x 32 in one; columns and bands of full and odd heights.
+    // Filter gradients whose blocks stream over several planes and from one column to the next, to a last run that is
+    // shorter: tiles of 16 x 16 channels in several blocks, of 32 x 32, 32 x 16 and 16 x 32 in one; columns and bands
+    // of full and odd heights.
     all.push(conv([7, 15, 17], (96, 64), 3, 1, 1));
     all.push(conv([35, 17, 16], (32, 32), 3, 1, 1));
     all.push(conv([33, 33, 17], (16, 16), 3, 1, 1));
@@ -79,7 +81,8 @@ pub(crate) fn convolutions() -> Vec<Case> {
     // A sum cut into parts that are not equal; several boxes of the one-channel kernels.
     all.push(conv([3, 5, 4], (320, 320), 3, 1, 1));
     all.push(conv([9, 10, 17], (1, 24), 3, 1, 1));
-    // The last chunk of 32 channels is the first, the second, a later one; the last tile of 64 columns is not full, nor is the only one.
+    // The last chunk of 32 channels is the first, the second, a later one; the last tile of 64 columns is not full, nor
+    // is the only one.
     for (extent, c, k, t) in [
         ([3, 5, 4], 8, 16, 2),
         ([3, 5, 4], 40, 16, 2),

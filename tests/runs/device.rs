@@ -1,4 +1,5 @@
-//! The command line on a CUDA device, here the emulated one: it trains, stops, goes on with the same bits, and says what it runs on.
+//! The command line on a CUDA device, here the emulated one: it trains, stops, goes on with the same bits, and says
+//! what it runs on.
 
 use std::path::Path;
 use std::process::Command;

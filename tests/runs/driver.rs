@@ -1,4 +1,5 @@
-//! Which drivers run the device code, through the binary: the emulated driver says it is another one, and for versions of CUDA before
+//! Which drivers run the device code, through the binary: the emulated driver says it is another one, and for versions
+//! of CUDA before
 //! 13.0 has nothing that came after 12.0; the build says it comes of another toolkit.
 
 use std::process::{Command, Output};

@@ -32,7 +32,8 @@ fn said(mut command: Command) -> String {
     text
 }
 
-/// Views cut on the device, from volumes kept there, give the training that views cut on the CPU give; killed and resumed too.
+/// Views cut on the device, from volumes kept there, give the training that views cut on the CPU give; killed and
+/// resumed too.
 #[test]
 fn views_cut_on_the_device_train_with_the_bits_of_views_cut_on_the_cpu() {
     let dir = tempfile::tempdir().unwrap();

@@ -55,7 +55,7 @@ fn lives(run: &Run<f32>) -> Vec<Life> {
     let (tape, plan) = (&run.program.tape, run.step.plan());
     let mut all: BTreeMap<ValueId, Range<usize>> = BTreeMap::new();
     for (at, record) in tape.records().iter().enumerate() {
-        let written = record.writes.iter().flatten().map(|(id, _)| *id);
+        let written = record.writes.iter().flatten().map(|write| write.to);
         for id in record.reads.iter().copied().chain(written) {
             all.entry(owner(run, id)).or_insert(at..at + 1).end = at + 1;
         }
@@ -104,7 +104,7 @@ fn check_reads(run: &Run<f32>) {
     // From the start of each range to its end and its writer; ranges do not overlap.
     let mut memory: BTreeMap<usize, (usize, ValueId)> = BTreeMap::new();
     for record in tape.records() {
-        let added = record.writes.iter().flatten().filter(|(_, add)| *add).map(|(id, _)| *id);
+        let added = record.writes.iter().flatten().filter(|w| w.add).map(|w| w.to);
         for id in record.reads.iter().copied().chain(added) {
             let id = owner(run, id);
             if tape.get(id).role == Role::Temporary {
@@ -113,7 +113,7 @@ fn check_reads(run: &Run<f32>) {
                 assert!(holds, "{} reads {} overwritten", record.name, tape.get(id).name);
             }
         }
-        for (id, _) in record.writes.iter().flatten() {
+        for spatialssl::backend::Write { to: id, .. } in record.writes.iter().flatten() {
             let span = plan.span(*id);
             let place = span.offset..span.offset + span.len;
             memory.retain(|&start, (end, _)| !overlap(&(start..*end), &place));

@@ -6,6 +6,7 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use crate::backend::Write;
 use crate::backend::cpu::parallel;
 use crate::scalar::Scalar;
 
@@ -250,16 +251,18 @@ impl<T: Scalar> Slice<'_, T> {
     }
 
     /// `dx = gamma rstd (g - mean g - xhat mean (g xhat))`, and the residual's gradient `g` if it is wanted.
-    pub fn input_gradient(&self, sums: &[T], dx: (&mut [T], bool), dres: Option<(&mut [T], bool)>) {
+    pub fn input_gradient(&self, sums: &[T], dx: Write<&mut [T]>, dres: Option<Write<&mut [T]>>) {
         let channels = self.gamma.len();
-        let (dx, add) = dx;
+        let Write { to: dx, add } = dx;
         let body = |at: usize, dx: &mut [T]| input_gradient(self, sums, at, dx, add);
         match dres {
             None => parallel::chunks(dx, channels, body),
-            Some((dres, add_res)) => parallel::chunks2(dx, dres, channels, |at, dx, dres| {
-                input_gradient(self, sums, at, dx, add);
-                residual_gradient(self, at, dres, add_res);
-            }),
+            Some(Write { to: dres, add: add_res }) => {
+                parallel::chunks2(dx, dres, channels, |at, dx, dres| {
+                    input_gradient(self, sums, at, dx, add);
+                    residual_gradient(self, at, dres, add_res);
+                })
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! How long a launch takes on the device, whatever the host takes to queue it.
 //!
-//! A launch is captured so many times in a row that the graph lasts long enough, and the graph is timed between two events while the device
-//! is still busy with what was queued before: time of one launch = difference / number. What the launch wrote is put back
-//! afterwards as its first run left it, so the next one finds what it would have found, and sums that are added to do not grow.
+//! A launch is captured so many times in a row that the graph lasts long enough, and the graph is timed between two
+//! events while the device is still busy with what was queued before: time of one launch = difference / number. What
+//! the launch wrote is put back afterwards as its first run left it, so the next one finds what it would have found,
+//! and sums that are added to do not grow.
 
 use crate::driver::{DevPtr, Device, DeviceBuffer, Event, Launch};
 use crate::error::Result;
@@ -152,7 +153,8 @@ impl Meter {
         Ok(Time::of_one(samples, repeats, self.cold(device, rule, launch)?))
     }
 
-    /// The launch alone behind writes that displace its data from the cache, and keep the device busy while the host queues it.
+    /// The launch alone behind writes that displace its data from the cache, and keep the device busy while the host
+    /// queues it.
     fn cold(
         &mut self,
         device: &Device,
@@ -212,7 +214,8 @@ mod tests {
 
     const RULE: Repeats = Repeats { least_ms: 0.3, most: 256, samples: 3, flush: 0 };
 
-    /// The numbers of the graphs until one lasts long enough, for launches of `ms` and a graph that takes `fixed` besides.
+    /// The numbers of the graphs until one lasts long enough, for launches of `ms` and a graph that takes `fixed`
+    /// besides.
     fn numbers(ms: f64, fixed: f64) -> Vec<usize> {
         let mut all = vec![1];
         while let Some(more) = RULE.next(all[all.len() - 1], fixed + ms * all[all.len() - 1] as f64)
@@ -224,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_graph_lasts_long_enough_within_few_tries_and_bounds() {
-        // A long launch is timed alone, one of 2 us behind 6 us of the host's often enough, one of nothing at all as often as allowed.
+        // A long launch is timed alone, one of 2 us behind 6 us of the host's often enough, one of nothing at all as
+        // often as allowed.
         assert_eq!(numbers(0.5, 0.0), [1]);
         let short = numbers(0.002, 0.006);
         let last = short[short.len() - 1];

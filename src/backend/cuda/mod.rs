@@ -1,4 +1,5 @@
-//! The CUDA backend: how values are stored on the device, the queue calls launch into, and times of launches. Not here: what is launched.
+//! The CUDA backend: how values are stored on the device, the queue calls launch into, and times of launches. Not here:
+//! what is launched.
 
 mod meter;
 mod queue;

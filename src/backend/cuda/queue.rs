@@ -42,8 +42,9 @@ impl Queue {
         }
     }
 
-    /// While launches are timed: those that follow write what `written` lists, address and bytes, and whatever else is read only after
-    /// they wrote it themselves. Returns the number of launches timed so far; none while nobody measures.
+    /// While launches are timed: those that follow write what `written` lists, address and bytes, and whatever else is
+    /// read only after they wrote it themselves. Returns the number of launches timed so far; none while nobody
+    /// measures.
     pub fn begin_record(&self, written: impl FnOnce() -> Vec<(DevPtr, usize)>) -> Option<usize> {
         self.meter.borrow_mut().as_mut().map(|meter| {
             meter.written = written();
@@ -51,8 +52,8 @@ impl Queue {
         })
     }
 
-    /// States the work of the launches from number `first` on: additions and multiplications, and the bytes that have to be
-    /// moved at least, by the names of the kernels and the place among them.
+    /// States the work of the launches from number `first` on: additions and multiplications, and the bytes that have
+    /// to be moved at least, by the names of the kernels and the place among them.
     pub fn state_work(&self, first: usize, work: impl Fn(&[&str], usize) -> (u64, u64)) {
         if let Some(meter) = &mut *self.meter.borrow_mut() {
             let launches = &mut meter.timed[first..];

@@ -15,8 +15,8 @@ pub(super) struct Tile {
     pub(super) channels: usize,
 }
 
-/// `kShared` of `ZStream` in kernels/conv3d/zstream.cuh. What these functions say is compared with the kernels' own sizes at each launch on the
-/// emulated driver.
+/// `kShared` of `ZStream` in kernels/conv3d/zstream.cuh. What these functions say is compared with the kernels' own
+/// sizes at each launch on the emulated driver.
 const fn zstream(name: &'static str, reduction: usize, channels: usize) -> Tile {
     let shared = 27 * 2 * reduction * channels + 4 * 18 * 10 * 2 * reduction;
     let kernel = Kernel::new::<ZStreamParams>(name, 256).with_shared(shared as u32);

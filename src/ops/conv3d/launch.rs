@@ -1,4 +1,5 @@
-//! Launches of the convolution kernels: forward and input gradient here, the gradients of filter and bias in `wgrad.rs`.
+//! Launches of the convolution kernels: forward and input gradient here, the gradients of filter and bias in
+//! `wgrad.rs`.
 
 use crate::backend::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
@@ -11,7 +12,7 @@ use crate::ops::conv3d::params::{
 use crate::ops::conv3d::select::{
     Choice, DIRECT_BOX, Product, Roles, choose, is_implicit_gemm, item_tiles, rows, tiles, voxels,
 };
-use crate::ops::fusion::conv_norm::NormPart;
+use crate::ops::fusion::norm_part::NormPart;
 
 /// Where the operands of a product lie.
 #[derive(Clone, Copy)]

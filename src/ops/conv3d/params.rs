@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 
 use crate::driver::DevPtr;
-use crate::ops::fusion::conv_norm::NormPart;
+use crate::ops::fusion::norm_part::NormPart;
 
 /// A size as the kernels take it.
 ///

@@ -1,12 +1,13 @@
 //! Which kernel computes the forward pass or the input gradient of a convolution, and how its work is cut.
 //!
-//! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the table.
+//! All choices depend on sizes only, never on the device, so results do not either. docs/kernels/conv3d.md has the
+//! table.
 
 use crate::backend::ConvGeometry;
 use crate::ops::conv3d::kernels::{IGEMM, SPATIAL, Tile, ZSTREAM};
 
-/// Blocks a launch should have where its work can be cut at will: about the multiprocessors of a large card. A constant,
-/// because results must not depend on the card.
+/// Blocks a launch should have where its work can be cut at will: about the multiprocessors of a large card. A
+/// constant, because results must not depend on the card.
 pub(super) const TARGET_BLOCKS: usize = 128;
 
 /// Voxels of a block of the kernel for one input channel.
@@ -101,8 +102,8 @@ fn zstream_planes(g: &ConvGeometry, out: [usize; 3], tile: &Tile) -> usize {
     }
 }
 
-/// Which spatial tiles compute `roles`. A block reads the whole filter, so tiles of twice the planes halve what is asked for of it; where
-/// they are too few to fill a card, or hold more padding, the smaller ones are used.
+/// Which spatial tiles compute `roles`. A block reads the whole filter, so tiles of twice the planes halve what is
+/// asked for of it; where they are too few to fill a card, or hold more padding, the smaller ones are used.
 fn spatial_kind(g: &ConvGeometry, product: Product, roles: &Roles) -> usize {
     let (out, channels) = (roles.extent, roles.output);
     if channels <= 32 {
@@ -168,8 +169,8 @@ pub(in crate::ops) fn is_implicit_gemm(g: &ConvGeometry, product: Product) -> bo
     matches!(choose(g, product), Choice::Igemm(..))
 }
 
-/// Parts of a batch item of which the kernel can leave partial results for a norm, one for each of its blocks along the voxels;
-/// none if it cannot.
+/// Parts of a batch item of which the kernel can leave partial results for a norm, one for each of its blocks along the
+/// voxels; none if it cannot.
 pub(in crate::ops) fn parts(g: &ConvGeometry, product: Product) -> Option<usize> {
     let Roles { extent: out, classes, .. } = Roles::of(g, product);
     match choose(g, product) {

@@ -1,7 +1,8 @@
-//! Launches of the kernels of filter and bias gradients. Sums are split over blocks by size, into scratch, and added in order.
+//! Launches of the kernels of filter and bias gradients. Sums are split over blocks by size, into scratch, and added in
+//! order.
 
-use crate::backend::ConvGeometry;
 use crate::backend::cuda::{Queue, blocks};
+use crate::backend::{ConvGeometry, Write};
 use crate::driver::DevPtr;
 use crate::error::Result;
 use crate::ops::conv3d::kernels::{BIAS_BWD, DIRECT_WGRAD, IGEMM_WGRAD, SUM_SPLITS, ZSTREAM_WGRAD};
@@ -18,7 +19,8 @@ use crate::ops::conv3d::select::{
 pub(in crate::ops) struct FilterOperands {
     /// Input of the convolution.
     pub(in crate::ops) x: DevPtr,
-    /// Channels from one voxel of the input to the next, of which the first are read; only the implicit-GEMM kernel reads fewer than all.
+    /// Channels from one voxel of the input to the next, of which the first are read; only the implicit-GEMM kernel
+    /// reads fewer than all.
     pub(in crate::ops) x_stride: usize,
     /// Gradient of its output.
     pub(in crate::ops) dy: DevPtr,
@@ -89,8 +91,9 @@ impl Columns {
         self.planes.div_ceil(self.steps)
     }
 
-    /// What it costs, in about a tenth of the time of a byte at a terabyte a second: bytes of device memory if the cache keeps
-    /// what several blocks read (3.3 TB/s), bytes the blocks ask the cache for (5 TB/s), products (500 TFLOP/s).
+    /// What it costs, in about a tenth of the time of a byte at a terabyte a second: bytes of device memory if the
+    /// cache keeps what several blocks read (3.3 TB/s), bytes the blocks ask the cache for (5 TB/s), products (500
+    /// TFLOP/s).
     fn cost(&self, g: &ConvGeometry) -> usize {
         let ([_, height, width], [along_y, along_x]) = (g.input, self.across(g));
         let [k_tiles, c_tiles] = self.channel_tiles(g);
@@ -244,13 +247,13 @@ pub(in crate::ops) fn bias_workspace(rows: usize, channels: usize) -> usize {
     4 * rows.div_ceil(bias_rows(rows, channels)) * channels
 }
 
-/// Queues the gradient of the bias of `channels` channels, from `rows` voxels of `dy`, `dy_stride` channels apart: `db` and whether to
-/// add to it.
+/// Queues the gradient of the bias of `channels` channels, from `rows` voxels of `dy`, `dy_stride` channels apart: `db`
+/// and whether to add to it.
 pub(in crate::ops) fn bias_bwd(
     queue: &Queue,
     (dy, dy_stride): (DevPtr, usize),
     [rows, channels]: [usize; 2],
-    (db, add): (DevPtr, bool),
+    Write { to: db, add }: Write<DevPtr>,
     work: DevPtr,
 ) -> Result<()> {
     let each = bias_rows(rows, channels);

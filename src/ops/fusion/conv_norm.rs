@@ -1,85 +1,49 @@
-//! What a convolution does for the instance norm beside it: forward the partial statistics of its output, in the input gradient
-//! the partial sums of the norm whose output had that gradient. kernels/conv3d/epilogue.cuh, docs/kernels/norm.md.
+//! What a convolution does for the instance norm beside it: forward the partial statistics of its output, in the input
+//! gradient the partial sums of the norm whose output had that gradient. kernels/conv3d/epilogue.cuh,
+//! docs/kernels/norm.md.
 
-use bytemuck::NoUninit;
-
+use crate::backend::Write;
 use crate::backend::cuda::DevSpan;
 use crate::driver::DevPtr;
 use crate::ops::conv3d::select;
 use crate::ops::conv3d::select::Product;
-use crate::ops::norm::cuda::{Parts, is_small};
+use crate::ops::fusion::norm_part::NormPart;
+use crate::ops::norm::parts::{Parts, is_small};
 use crate::ops::{Conv3d, CudaIo, FusedCall, Fusion, FusionCandidate, Op, Pass};
 use crate::shape::Shape;
 
-/// `Conv3dNorm`: where a kernel leaves partial results of a norm, and what it reads for them.
-#[repr(C)]
-#[derive(Clone, Copy, NoUninit)]
-pub(in crate::ops) struct NormPart {
-    partial: DevPtr,
-    counts: DevPtr,
-    x: DevPtr,
-    y: DevPtr,
-    stats: DevPtr,
-    gamma: DevPtr,
-    beta: DevPtr,
-    g: DevPtr,
-    slope: f32,
-    unused: i32,
-}
-
-impl NormPart {
-    /// Of a call that does nothing for a norm.
-    pub(in crate::ops) const NONE: NormPart = NormPart {
-        partial: DevPtr::NULL,
-        counts: DevPtr::NULL,
-        x: DevPtr::NULL,
-        y: DevPtr::NULL,
-        stats: DevPtr::NULL,
-        gamma: DevPtr::NULL,
-        beta: DevPtr::NULL,
-        g: DevPtr::NULL,
-        slope: 1.0,
-        unused: 0,
+/// What the call `io`, a pass of a convolution, does for the norm after it.
+pub(in crate::ops) fn norm_part(io: &CudaIo<'_>, op: &Conv3d, pass: Pass) -> NormPart {
+    let Some(norm) = io.next else { return NormPart::NONE };
+    let Op::InstanceNorm(rule) = norm.op else { return NormPart::NONE };
+    let Some(parts) = parts_at(op, io.shapes, pass, norm.fused_scratch) else {
+        return NormPart::NONE;
     };
-
-    /// Of the call `io`, a pass of a convolution.
-    pub(in crate::ops) fn of(io: &CudaIo<'_>, op: &Conv3d, pass: Pass) -> NormPart {
-        let Some(norm) = io.next else { return NormPart::NONE };
-        let Op::InstanceNorm(rule) = norm.op else { return NormPart::NONE };
-        let Some(parts) = parts_at(op, io.shapes, pass, norm.fused_scratch) else {
-            return NormPart::NONE;
-        };
-        let Parts { partial, counts, .. } = parts;
-        if pass == Pass::Forward {
-            return NormPart { partial, counts, ..NormPart::NONE };
-        }
-        let from = rule.sources(norm.reads);
-        let g = if rule.is_gated() { gradient_place(norm.writes, from.dy) } else { DevPtr::NULL };
-        NormPart {
-            partial,
-            counts: DevPtr::NULL,
-            x: from.x,
-            y: from.y,
-            stats: from.stats,
-            gamma: from.gamma,
-            beta: from.beta,
-            g,
-            slope: from.slope,
-            unused: 0,
-        }
+    let Parts { partial, counts, .. } = parts;
+    if pass == Pass::Forward {
+        return NormPart { partial, counts, ..NormPart::NONE };
     }
-
-    /// Whether there is one.
-    pub(in crate::ops) fn is_some(&self) -> bool {
-        !self.partial.is_null()
+    let from = rule.sources(norm.reads);
+    let g = if rule.is_gated() { gradient_place(norm.writes, from.dy) } else { DevPtr::NULL };
+    NormPart {
+        partial,
+        counts: DevPtr::NULL,
+        x: from.x,
+        y: from.y,
+        stats: from.stats,
+        gamma: from.gamma,
+        beta: from.beta,
+        g,
+        slope: from.slope,
+        unused: 0,
     }
 }
 
-/// Where the gradient before the activation goes, of a norm that writes `writes` and whose output's gradient lies at `dy`: to the
-/// residual's gradient if that is just this, else to the place of `dy`, which only the norm reads.
-pub(in crate::ops) fn gradient_place(writes: &[Option<(DevSpan, bool)>], dy: DevPtr) -> DevPtr {
+/// Where the gradient before the activation goes, of a norm that writes `writes` and whose output's gradient lies at
+/// `dy`: to the residual's gradient if that is just this, else to the place of `dy`, which only the norm reads.
+pub(in crate::ops) fn gradient_place(writes: &[Option<Write<DevSpan>>], dy: DevPtr) -> DevPtr {
     match writes.get(3) {
-        Some(Some((dres, false))) => dres.ptr,
+        Some(Some(Write { to: dres, add: false })) => dres.ptr,
         _ => dy,
     }
 }
@@ -116,7 +80,7 @@ pub(in crate::ops) fn fuses(op: &Conv3d, pair: &FusionCandidate<'_>) -> Option<F
     }
     let fused_scratch = Parts::len(x, select::parts(&op.bound(conv.shapes), product(pass))?);
     let fusion = Fusion { fused_scratch, ..Fusion::default() };
-    let (value, add) = (*conv.writes.first()?)?;
+    let Write { to: value, add } = (*conv.writes.first()?)?;
     if pass == Pass::Forward {
         return (norm.reads[0] == value).then_some(fusion);
     }
@@ -126,9 +90,9 @@ pub(in crate::ops) fn fuses(op: &Conv3d, pair: &FusionCandidate<'_>) -> Option<F
     if !rule.is_gated() {
         return Some(fusion);
     }
-    // The gradient before the activation takes the place of the output's gradient, or that of the residual's gradient. Then the
-    // output's gradient is not even written; an old one, to which this is added, is still read.
-    let shares_operands = matches!(norm.writes.get(3), Some(Some((_, false))));
+    // The gradient before the activation takes the place of the output's gradient, or that of the residual's gradient.
+    // Then the output's gradient is not even written; an old one, to which this is added, is still read.
+    let shares_operands = matches!(norm.writes.get(3), Some(Some(Write { add: false, .. })));
     let eliminated = (shares_operands && !add).then_some(value);
     let alone = (pair.sole_reader)(value) && (pair.adjacent || !shares_operands);
     alone.then_some(Fusion { shares_operands, eliminated, ..fusion })

@@ -16,7 +16,8 @@ use crate::report::{
 use crate::run::rows::Row;
 use crate::tape::Tape;
 
-/// Below this standard deviation over views the features of the gap head count as constant; a trained head has about 0.5.
+/// Below this standard deviation over views the features of the gap head count as constant; a trained head has about
+/// 0.5.
 const COLLAPSE_FEATURE_STD: f64 = 1e-3;
 /// Below this share of the spread of true gaps the predicted ones count as constant.
 const COLLAPSE_SPREAD: f64 = 0.01;

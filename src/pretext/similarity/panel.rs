@@ -16,8 +16,8 @@ pub(super) fn panel(cases: &[CaseObservation], images: &mut ImageBudget) -> Stri
     cosines(&draws) + &boxes(&draws, images)
 }
 
-/// Axial slices of the two views of a pair, through the centres of their adjacent and of their distant boxes: adjacent in both
-/// views, then distant. `starts`: first voxels, as in [`Draw::boxes`].
+/// Axial slices of the two views of a pair, through the centres of their adjacent and of their distant boxes: adjacent
+/// in both views, then distant. `starts`: first voxels, as in [`Draw::boxes`].
 pub(super) fn cut(pair: &Pair, starts: &[[usize; 3]; 4], scene: &Scene<'_>) -> [Slice; 4] {
     std::array::from_fn(|at| {
         let owner = at % 2;

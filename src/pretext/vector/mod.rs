@@ -187,7 +187,8 @@ impl Observable for Vector {
     }
 }
 
-/// Mean length of the sum of predicted vectors along every route of a draw and back to its start; NaN without predictions.
+/// Mean length of the sum of predicted vectors along every route of a draw and back to its start; NaN without
+/// predictions.
 fn closure_mm(draw: &Draw) -> f64 {
     let views = draw.views();
     let mut vectors = vec![[f64::NAN; 3]; views * views];

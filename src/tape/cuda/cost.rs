@@ -1,9 +1,10 @@
 //! What the launches of a record have to do at least, for whoever measures: FLOP, and bytes of device memory.
 //!
-//! An operation launches one kernel, or several whose names say their part: `fwd`, `dgrad` and `wgrad` do the products of a
-//! convolution once each; `stats` only reads activations; `sum` and `finish` beside others add up scratch, which is no operand and
-//! counts as nothing.
+//! An operation launches one kernel, or several whose names say their part: `fwd`, `dgrad` and `wgrad` do the products
+//! of a convolution once each; `stats` only reads activations; `sum` and `finish` beside others add up scratch, which
+//! is no operand and counts as nothing.
 
+use crate::backend::Write;
 use crate::backend::cuda::Storage;
 use crate::ops::Pass;
 use crate::tape::{Record, Tape, ValueId};
@@ -28,8 +29,8 @@ impl Work {
             (Storage::Half, _) | (Storage::FullAndHalf, Some(_)) => 2 * len(id),
             _ => 4 * len(id),
         };
-        let written = |write: &Option<(ValueId, bool)>| {
-            write.map_or(0, |(id, add)| {
+        let written = |write: &Option<Write<ValueId>>| {
+            write.map_or(0, |Write { to: id, add }| {
                 let half_copy = if storage(id) == Storage::FullAndHalf { 2 } else { 0 };
                 let element = storage(id).element_len() as u64;
                 len(id) * (element * (1 + u64::from(add)) + half_copy)

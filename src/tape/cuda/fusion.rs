@@ -1,5 +1,6 @@
 //! Pairs of calls of which the first does a part of the second's work on a device: which there are on a tape.
 
+use crate::backend::Write;
 use crate::ops::{Fusion, FusionCall, FusionCandidate};
 use crate::tape::{Record, Role, Tape, ValueId};
 
@@ -14,7 +15,7 @@ pub(super) struct FusedPair {
 /// Numbers of the values a record reads and writes; names of one and the same memory count as one value.
 struct Operands {
     reads: Vec<u32>,
-    writes: Vec<Option<(u32, bool)>>,
+    writes: Vec<Option<Write<u32>>>,
 }
 
 impl Operands {
@@ -22,12 +23,12 @@ impl Operands {
         let number = |id: ValueId| whole(tape, id).number();
         Operands {
             reads: record.reads.iter().map(|&id| number(id)).collect(),
-            writes: record.writes.iter().map(|w| w.map(|(id, add)| (number(id), add))).collect(),
+            writes: record.writes.iter().map(|w| w.map(|w| w.map(number))).collect(),
         }
     }
 
     fn writes(&self, value: u32) -> bool {
-        self.writes.iter().flatten().any(|(id, _)| *id == value)
+        self.writes.iter().flatten().any(|write| write.to == value)
     }
 }
 
@@ -37,7 +38,8 @@ fn whole(tape: &Tape, id: ValueId) -> ValueId {
     if offset == 0 && tape.shape(root).len() == tape.shape(id).len() { root } else { id }
 }
 
-/// All pairs that the operations of `tape` agree to join. A record is the first of one pair at most, and the second of one.
+/// All pairs that the operations of `tape` agree to join. A record is the first of one pair at most, and the second of
+/// one.
 pub(super) fn pairs(tape: &Tape) -> Vec<FusedPair> {
     let operands: Vec<Operands> = tape.records.iter().map(|r| Operands::of(tape, r)).collect();
     let mut found: Vec<FusedPair> = Vec::new();
@@ -60,7 +62,7 @@ pub(super) fn pairs(tape: &Tape) -> Vec<FusedPair> {
 
 /// The next record that reads a value which `first` writes, if no other writes that value before.
 fn next_reader(operands: &[Operands], first: usize) -> Option<usize> {
-    let written: Vec<u32> = operands[first].writes.iter().flatten().map(|(id, _)| *id).collect();
+    let written: Vec<u32> = operands[first].writes.iter().flatten().map(|write| write.to).collect();
     for (at, record) in operands.iter().enumerate().skip(first + 1) {
         if written.iter().any(|value| record.reads.contains(value)) {
             return Some(at);
@@ -118,7 +120,7 @@ impl Needs {
             if fusion.shares_operands {
                 for (at, other) in [(first, second), (second, first)] {
                     let record = &tape.records[other];
-                    let written = record.writes.iter().flatten().map(|(id, _)| *id);
+                    let written = record.writes.iter().flatten().map(|write| write.to);
                     needs
                         .uses
                         .extend(record.reads.iter().copied().chain(written).map(|id| (id, at)));

@@ -1,5 +1,6 @@
 //! Where the values of a tape lie in the memory of a CUDA device, and its records with those places bound.
 
+use crate::backend::Write;
 use crate::backend::cuda::{DevSpan, Storage};
 use crate::driver::DevPtr;
 use crate::ops::{Op, Pass};
@@ -21,7 +22,7 @@ pub(super) struct Call {
     pub(super) pass: Pass,
     pub(super) shapes: Vec<Shape>,
     pub(super) reads: Vec<DevSpan>,
-    pub(super) writes: Vec<Option<(DevSpan, bool)>>,
+    pub(super) writes: Vec<Option<Write<DevSpan>>>,
     /// Address and bytes of everything it writes, copies of filters included.
     pub(super) written: Vec<(DevPtr, usize)>,
     pub(super) work: Work,
@@ -111,8 +112,8 @@ impl Layout {
                 pass: r.pass,
                 shapes: r.shapes.clone(),
                 reads: r.reads.iter().map(|&id| span(id)).collect(),
-                writes: r.writes.iter().map(|w| w.map(|(id, add)| (span(id), add))).collect(),
-                written: r.writes.iter().flatten().flat_map(|&(id, _)| written(id)).collect(),
+                writes: r.writes.iter().map(|w| w.map(|w| w.map(span))).collect(),
+                written: r.writes.iter().flatten().flat_map(|write| written(write.to)).collect(),
                 work: Work::new(tape, r, &self.storages),
                 next: None,
                 last: None,
@@ -124,5 +125,31 @@ impl Layout {
             calls[pair.second].last = Some((pair.first, fused_scratch));
         }
         calls
+    }
+}
+
+impl Layout {
+    /// What is allocated by itself: offsets and lengths.
+    pub(super) fn allocations(&self, tape: &Tape) -> Vec<(usize, usize)> {
+        match self.arrangement {
+            Arrangement::Planned => vec![(0, self.len)],
+            Arrangement::Separate => self.owned(tape),
+        }
+    }
+
+    /// Offset and length of everything that has memory of its own: values, what is handed on between calls, scratch,
+    /// copies.
+    fn owned(&self, tape: &Tape) -> Vec<(usize, usize)> {
+        let is_owner = |id: ValueId| tape.root(id).0 == id;
+        let values: Vec<ValueId> =
+            tape.values().map(|(id, _)| id).filter(|id| is_owner(*id)).collect();
+        let spans = values.iter().map(|id| self.plan.span(*id));
+        let shared = self.plan.fused_scratch.iter().copied().chain([self.plan.workspace]);
+        let copies = values.iter().filter_map(|id| {
+            let at = self.half_copy((*id, 0))?;
+            Some((at, 2 * tape.shape(*id).len()))
+        });
+        let all = spans.chain(shared).map(|span| (span.offset, span.len));
+        all.chain(copies).filter(|(_, len)| *len > 0).collect()
     }
 }

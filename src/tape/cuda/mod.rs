@@ -1,5 +1,5 @@
-//! A planned tape in the memory of a CUDA device: where values lie, which calls are fused, what runs. Not here: the plan itself, which is the
-//! CPU's as well.
+//! A planned tape in the memory of a CUDA device: where values lie, which calls are fused, what runs. Not here: the
+//! plan itself, which is the CPU's as well.
 
 mod cost;
 mod fusion;

@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use crate::driver::{DevPtr, Device, DeviceBuffer};
 use crate::error::Result;
-use crate::tape::cuda::layout::Layout;
-use crate::tape::{Tape, ValueId};
 
 /// How the values of a tape share allocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,12 +28,8 @@ pub(super) struct Piece<'a> {
 }
 
 impl Places {
-    /// Allocates what `layout` of `tape` needs.
-    pub(super) fn new(tape: &Tape, layout: &Layout, device: &Device) -> Result<Places> {
-        let mut spans = match layout.arrangement {
-            Arrangement::Planned => vec![(0, layout.len)],
-            Arrangement::Separate => layout.owned(tape),
-        };
+    /// Allocates `spans`, offsets in the layout and lengths.
+    pub(super) fn new(mut spans: Vec<(usize, usize)>, device: &Device) -> Result<Places> {
         spans.sort_unstable();
         let blocks = spans
             .into_iter()
@@ -73,22 +67,5 @@ impl Places {
                 offset: from - begin,
             })
         })
-    }
-}
-
-impl Layout {
-    /// Offset and length of everything that has memory of its own: values, what is handed on between calls, scratch, copies.
-    fn owned(&self, tape: &Tape) -> Vec<(usize, usize)> {
-        let is_owner = |id: ValueId| tape.root(id).0 == id;
-        let values: Vec<ValueId> =
-            tape.values().map(|(id, _)| id).filter(|id| is_owner(*id)).collect();
-        let spans = values.iter().map(|id| self.plan.span(*id));
-        let shared = self.plan.fused_scratch.iter().copied().chain([self.plan.workspace]);
-        let copies = values.iter().filter_map(|id| {
-            let at = self.half_copy((*id, 0))?;
-            Some((at, 2 * tape.shape(*id).len()))
-        });
-        let all = spans.chain(shared).map(|span| (span.offset, span.len));
-        all.chain(copies).filter(|(_, len)| *len > 0).collect()
     }
 }

@@ -1,9 +1,9 @@
 //! A planned tape in the memory of a CUDA device: what runs there.
 //!
-//! One allocation holds everything, or one each value (`places.rs`). A step is: one copy of all inputs from page-locked memory, the launches (after two eager steps
-//! captured into a graph and replayed), one copy of all results back. Inputs that are made on the device are made by launches
-//! at the head of the step, captured with the others, and not copied. Nothing is allocated or read back in between, and the host
-//! may prepare the next step while one runs.
+//! One allocation holds everything, or one each value (`places.rs`). A step is: one copy of all inputs from page-locked
+//! memory, the launches (after two eager steps captured into a graph and replayed), one copy of all results back.
+//! Inputs that are made on the device are made by launches at the head of the step, captured with the others, and not
+//! copied. Nothing is allocated or read back in between, and the host may prepare the next step while one runs.
 
 use std::ops::Range;
 
@@ -101,7 +101,7 @@ impl CudaStep {
 
     fn with(tape: &Tape, device: Device, use_graph: bool, layout: Layout) -> Result<CudaStep> {
         device.load(tape.records().iter().flat_map(|r| r.op.cuda().kernels()))?;
-        let places = Places::new(tape, &layout, &device)?;
+        let places = Places::new(layout.allocations(tape), &device)?;
         for range in [0..layout.plan.persistent_len, layout.plan.len..layout.len] {
             for piece in places.pieces(range) {
                 device.zero(piece.block, piece.offset, piece.bytes.len())?;
@@ -174,8 +174,8 @@ impl CudaStep {
         self.layout.storages[self.values[id.index()].1.index()]
     }
 
-    /// Sets a value. An input is copied to the device by the next step, and stays for later steps only if it was written while
-    /// none was in flight; anything else is copied at once.
+    /// Sets a value. An input is copied to the device by the next step, and stays for later steps only if it was
+    /// written while none was in flight; anything else is copied at once.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if a copy or something queued before fails.
@@ -278,8 +278,9 @@ impl CudaStep {
         }
     }
 
-    /// The same as [`CudaStep::submit`] with inputs that are made on the device by the launches that `make` queues, the same for every
-    /// step: they are captured with the records. What they read is in device memory, or on its way by what was queued before.
+    /// The same as [`CudaStep::submit`] with inputs that are made on the device by the launches that `make` queues, the
+    /// same for every step: they are captured with the records. What they read is in device memory, or on its way by
+    /// what was queued before.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses, or what `make` returns.
@@ -349,7 +350,8 @@ impl CudaStep {
         decode(&slot.results.bytes()[at..at + span.len], self.storage(id))
     }
 
-    /// Copies the inputs, all of them from the host, and runs the records of a range, one launch at a time, and waits: for validation and tests.
+    /// Copies the inputs, all of them from the host, and runs the records of a range, one launch at a time, and waits:
+    /// for validation and tests.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if something fails on the device.
@@ -388,7 +390,8 @@ impl CudaStep {
         self.graph.as_ref().map(|graph| graph.nodes)
     }
 
-    /// Everything that the launches of a call may write and someone may read later, what it does for the calls it is fused with included.
+    /// Everything that the launches of a call may write and someone may read later, what it does for the calls it is
+    /// fused with included.
     fn written(&self, call: &Call) -> Vec<(DevPtr, usize)> {
         let fused = [call.next, call.last].into_iter().flatten().map(|(at, _)| &self.calls[at]);
         [call].into_iter().chain(fused).flat_map(|call| call.written.iter().copied()).collect()
@@ -409,7 +412,8 @@ impl CudaStep {
         Ok(())
     }
 
-    /// Queues the records of a range, one launch at a time, and nothing else: neither copies nor waits. For measurements.
+    /// Queues the records of a range, one launch at a time, and nothing else: neither copies nor waits. For
+    /// measurements.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the driver refuses.

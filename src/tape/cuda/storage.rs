@@ -1,5 +1,6 @@
 //! How every value lies in device memory, from what the operations say of their operands.
 
+use crate::backend::Write;
 use crate::backend::cuda::Storage;
 use crate::ops::Pass;
 use crate::tape::{Record, Tape, ValueId};
@@ -44,7 +45,7 @@ fn operands(record: &Record, mut f: impl FnMut(ValueId, Storage)) {
                 f(id, rule.storage(i));
             }
             for (i, write) in record.writes.iter().enumerate() {
-                if let Some((id, _)) = write {
+                if let Some(Write { to: id, .. }) = write {
                     f(*id, rule.output_storage(i));
                 }
             }
@@ -58,7 +59,7 @@ fn operands(record: &Record, mut f: impl FnMut(ValueId, Storage)) {
                 f(id, storage);
             }
             for (i, write) in record.writes.iter().enumerate() {
-                if let Some((id, _)) = write {
+                if let Some(Write { to: id, .. }) = write {
                     f(*id, rule.storage(i).of_gradient());
                 }
             }

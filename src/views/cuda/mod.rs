@@ -1,4 +1,5 @@
-//! Training views cut on a CUDA device, from volumes that lie in its memory. Not here: the kernels, which are in `kernels/view.cu`.
+//! Training views cut on a CUDA device, from volumes that lie in its memory. Not here: the kernels, which are in
+//! `kernels/view.cu`.
 
 mod pipeline;
 mod pool;

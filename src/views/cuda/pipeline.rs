@@ -1,4 +1,5 @@
-//! Training views cut on the device: volumes stay in its memory while there is room, and are copied there ahead of need.
+//! Training views cut on the device: volumes stay in its memory while there is room, and are copied there ahead of
+//! need.
 
 use crate::backend::cuda::Queue;
 use crate::driver::{DevPtr, Device};
@@ -9,7 +10,8 @@ use crate::views::{Batch, Upcoming, ViewOptions};
 
 /// Share of the memory left by the program that volumes may take.
 const SHARE: f64 = 0.8;
-/// The page-locked ring: chunks long enough for the bus, enough of them that the host fills some while others are copied.
+/// The page-locked ring: chunks long enough for the bus, enough of them that the host fills some while others are
+/// copied.
 const CHUNK_LEN: usize = 4 << 20;
 const CHUNKS: usize = 8;
 
@@ -61,7 +63,8 @@ impl ViewMaker {
         (self.pool.copied(), self.pool.awaited())
     }
 
-    /// Takes the plans of a batch, whose step number is larger than any before, and lets the main stream wait for its volumes.
+    /// Takes the plans of a batch, whose step number is larger than any before, and lets the main stream wait for its
+    /// volumes.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.
@@ -90,8 +93,8 @@ impl ViewMaker {
         self.views.send(device)
     }
 
-    /// Queues the launches that make the views of the plans sent last, into `places`, so many views to each: the same launches for
-    /// every batch.
+    /// Queues the launches that make the views of the plans sent last, into `places`, so many views to each: the same
+    /// launches for every batch.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.

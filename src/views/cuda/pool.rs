@@ -1,18 +1,18 @@
 //! Training volumes in device memory, copied there ahead of need.
 //!
-//! One allocation, made before the first step, carved into places: nothing is allocated or freed later. A volume goes through
-//! these states:
+//! One allocation, made before the first step, carved into places: nothing is allocated or freed later. A volume goes
+//! through these states:
 //!
 //! ```text
 //!   absent --place--> loading --all chunks queued--> sent --a step needs it--> present
 //!   any of them --its place is required for another--> absent
 //! ```
 //!
-//! *loading*: the host copies voxels, chunk by chunk, into a ring of page-locked memory, from where the second stream copies them to
-//! the volume's place. *sent*: an event stands behind the last chunk. *present*: the main stream was told to wait for that event,
-//! so whatever is queued on it from then on sees the voxels. A place is given away behind an event recorded after the last step
-//! that reads it: the second stream waits for that event before it copies anything more. The host waits for the device only
-//! while it fills the ring for a volume that the step at hand needs.
+//! *loading*: the host copies voxels, chunk by chunk, into a ring of page-locked memory, from where the second stream
+//! copies them to the volume's place. *sent*: an event stands behind the last chunk. *present*: the main stream was
+//! told to wait for that event, so whatever is queued on it from then on sees the voxels. A place is given away behind
+//! an event recorded after the last step that reads it: the second stream waits for that event before it copies
+//! anything more. The host waits for the device only while it fills the ring for a volume that the step at hand needs.
 //!
 //! Which volumes are there depends on when batches were ready; what a step reads does not.
 
@@ -33,8 +33,8 @@ const EVENTS: usize = 4;
 /// How much memory a pool takes.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolOptions {
-    /// Bytes of device memory for volumes. The pool takes more if the largest volumes of one batch need more, and less if all
-    /// volumes fit into less.
+    /// Bytes of device memory for volumes. The pool takes more if the largest volumes of one batch need more, and less
+    /// if all volumes fit into less.
     pub budget: usize,
     /// Bytes of a chunk of the page-locked ring.
     pub chunk_len: usize,
@@ -136,8 +136,8 @@ impl VolumePool {
         self.awaited
     }
 
-    /// Lets what is queued on the main stream from now on see the volumes of `step`; returns where they lie. Those that are not on
-    /// their way yet are sent now. Others make room for them: first the least recently used, then those
+    /// Lets what is queued on the main stream from now on see the volumes of `step`; returns where they lie. Those that
+    /// are not on their way yet are sent now. Others make room for them: first the least recently used, then those
     /// that will be used last.
     ///
     /// # Errors
@@ -181,8 +181,8 @@ impl VolumePool {
         Ok(())
     }
 
-    /// Sends volumes of steps to come, in their order, as far as places and the ring go without waiting. Those of the steps to
-    /// come never make room for each other.
+    /// Sends volumes of steps to come, in their order, as far as places and the ring go without waiting. Those of the
+    /// steps to come never make room for each other.
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails.
@@ -223,8 +223,8 @@ impl VolumePool {
         Ok(true)
     }
 
-    /// Gives a volume a place, if it has none: behind it others lose theirs, least `rank` first, never those without one. Returns
-    /// whether it has one.
+    /// Gives a volume a place, if it has none: behind it others lose theirs, least `rank` first, never those without
+    /// one. Returns whether it has one.
     fn place(
         &mut self,
         device: &Device,
@@ -276,8 +276,8 @@ impl VolumePool {
         device.wait_for(Stream::Copies, event)
     }
 
-    /// Queues the chunks of a volume that are not queued yet; without `wait`, those the ring has room for. Returns whether all
-    /// are queued.
+    /// Queues the chunks of a volume that are not queued yet; without `wait`, those the ring has room for. Returns
+    /// whether all are queued.
     fn send(&mut self, device: &Device, number: usize, wait: bool) -> Result<bool> {
         let Some(held) = self.held.get_mut(&number) else { return Ok(false) };
         let State::Loading { volume, queued } = &mut held.state else { return Ok(true) };
@@ -321,8 +321,8 @@ impl Ring {
         Ok(Ring { chunks, next: 0 })
     }
 
-    /// Queues a copy of the first bytes, as many as a chunk holds, to `offset` in `to`; returns how many. If the chunk is still
-    /// in flight, waits for it or returns 0.
+    /// Queues a copy of the first bytes, as many as a chunk holds, to `offset` in `to`; returns how many. If the chunk
+    /// is still in flight, waits for it or returns 0.
     fn send(
         &mut self,
         device: &Device,

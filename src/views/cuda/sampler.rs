@@ -1,7 +1,7 @@
 //! Cutting and augmenting views on a CUDA device, from volumes that lie in its memory.
 //!
-//! Plans are drawn on the host as for the CPU ([`SamplePlan`]); kernels/view.cu carries them out. Views are the CPU's, bit for
-//! bit before their rounding to bf16, except that contrast and gamma use sums in another order.
+//! Plans are drawn on the host as for the CPU ([`SamplePlan`]); kernels/view.cu carries them out. Views are the CPU's,
+//! bit for bit before their rounding to bf16, except that contrast and gamma use sums in another order.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -128,8 +128,8 @@ impl DeviceViews {
         })
     }
 
-    /// Takes the plan of sample `n` of the next batch, of `batch` samples. The batch before the last sent must have been
-    /// made: wait for an event recorded behind it.
+    /// Takes the plan of sample `n` of the next batch, of `batch` samples. The batch before the last sent must have
+    /// been made: wait for an event recorded behind it.
     ///
     /// # Panics
     /// If the plan has another number of views, or was made for another volume.
@@ -217,8 +217,9 @@ impl DeviceViews {
         Ok(())
     }
 
-    /// Queues what makes all views by the plans sent last and writes them, bf16, `[view, z, y, x]`, to the places `outs`, so many
-    /// views to each, all of them in order: launches that are the same for every batch, and may be captured.
+    /// Queues what makes all views by the plans sent last and writes them, bf16, `[view, z, y, x]`, to the places
+    /// `outs`, so many views to each, all of them in order: launches that are the same for every batch, and may be
+    /// captured.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if a launch fails.

@@ -106,7 +106,7 @@ fn cut_by_planes<T: Scalar>(p: &Dense, run: &Run<'_, T>, y: &mut [T], workspace:
     });
 }
 
-/// The chunks of summed channels.
+/// The chunks of reduction channels.
 fn chunks(p: &Dense) -> impl Iterator<Item = [usize; 2]> + Clone + use<> {
     let (depth, step) = (p.depth, chunk_depth(p));
     (0..depth).step_by(step).map(move |c| [c, (c + step).min(depth)])

@@ -9,6 +9,7 @@
 //! not depend on the number of threads. Nothing is allocated once each thread has run every geometry.
 
 mod dense;
+mod job;
 mod narrow;
 mod pack;
 mod plan;

@@ -1,10 +1,10 @@
 //! wgrad for few input channels: tile rows are pairs of tap and input channel, vectors are output
 //! channels, and the sum runs along rows of `dy` as they lie in memory.
 
+use crate::backend::cpu::conv::job::Job;
 use crate::backend::cpu::conv::plan::{Axis, Dense, Grid, even};
 use crate::backend::cpu::conv::slab::{Ahead, Image, Scratch, fill};
 use crate::backend::cpu::conv::tile::{COLS, Init, ROWS, Rows, Tile};
-use crate::backend::cpu::conv::wgrad::Job;
 use crate::scalar::Scalar;
 
 /// Output voxels summed per visit of a tile.

@@ -1,6 +1,6 @@
 //! Filters rearranged into panels that a tile reads front to back.
 //!
-//! A panel holds, for [`nr`] output channels and a chunk of the summed channels, `[tap][channel][nr]`.
+//! A panel holds, for [`nr`] output channels and a chunk of the reduction channels, `[tap][channel][nr]`.
 
 use crate::backend::cpu::conv::plan::Dense;
 use crate::backend::cpu::conv::tile::COLS;
@@ -24,7 +24,7 @@ pub(super) fn chunk_depth(p: &Dense) -> usize {
     p.depth.div_ceil(chunks).next_multiple_of(16).min(p.depth)
 }
 
-/// Packs panel `index`, summed channels `part`, taps that meet data; the others are left as they are.
+/// Packs panel `index`, reduction channels `part`, taps that meet data; the others are left as they are.
 pub(super) fn pack<T: Scalar>(p: &Dense, w: &[T], index: usize, part: [usize; 2], out: &mut [T]) {
     let nr = nr(p);
     let cols = [index * nr, (index * nr + nr).min(p.width)];

@@ -6,6 +6,7 @@
 //! instead of input channels (`narrow.rs`), and the partial gradients are transposed when added.
 
 use crate::backend::ConvGeometry;
+use crate::backend::cpu::conv::job::Job;
 use crate::backend::cpu::conv::narrow;
 use crate::backend::cpu::conv::plan::{Axis, Dense, Region, even};
 use crate::backend::cpu::conv::slab::{
@@ -146,19 +147,6 @@ fn sum_transposed<T: Scalar>(partial: &[T], dw: &mut [T], width: usize, add: boo
             out.iter_mut().zip(column).for_each(|(value, &v)| *value += v);
         }
     });
-}
-
-/// Operands of one call.
-#[derive(Clone, Copy)]
-pub(super) struct Job<'a, T> {
-    pub(super) p: &'a Dense,
-    pub(super) isa: Isa,
-    /// As given, or blocked: `[channels / COLS][image][D, H, W][COLS]`, the last block of channels as
-    /// narrow as need be.
-    pub(super) x: &'a [T],
-    pub(super) dy: &'a [T],
-    pub(super) axes: &'a [Axis; 3],
-    pub(super) blocked: bool,
 }
 
 impl<T: Scalar> Job<'_, T> {

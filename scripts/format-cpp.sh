@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Formats device code and the emulated driver as .clang-format says; with --check, only says what is not.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=23.1.5 # another version may break lines elsewhere
+tool=.tools/clang-format-$version
+if [ ! -x "$tool/bin/clang-format" ]; then
+    python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$tool" "clang-format==$version"
+fi
+mapfile -t files < <(git ls-files '*.cu' '*.cuh' '*.h' '*.cpp')
+if [ "${1:-}" = --check ]; then
+    "$tool/bin/clang-format" --dry-run -Werror "${files[@]}"
+else
+    "$tool/bin/clang-format" -i "${files[@]}"
+fi
