@@ -1,18 +1,17 @@
 //! The whole training step: forward of all views, backward, update. In views per second. On cuda:0, if there is one, as
 //! training runs it, replayed from a graph, as `cuda/step/<network and views>/<views with gradients>`.
 
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 #[path = "gpu/mod.rs"]
 mod gpu;
-#[cfg(test)]
-#[path = "../tests/common/program.rs"]
-mod program;
-
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+use common::program::{Run, inputs, options};
 use gpu::{Clock, must};
-use program::{Run, inputs, options};
 use spatialssl::config::GradientViews;
 use spatialssl::driver::Device;
 use spatialssl::error::Result;

@@ -14,7 +14,7 @@
 #include "random/philox.cuh"
 
 constexpr int kViewThreads = 256;
-constexpr int kMaxRadius = 63;  // of a blur: 4 sigma, sigma at most 10
+constexpr int kMaxRadius = 40;  // of a blur: 4 sigma, sigma at most 10 (views/augment.rs)
 
 enum Change {
     kNoise = 1,

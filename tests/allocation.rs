@@ -4,15 +4,13 @@
 //! largest piece of work. Which thread gets which piece is chance, so here each thread runs a step alone first.
 
 #[cfg(test)]
+mod common;
+#[cfg(test)]
 #[path = "allocation/counting.rs"]
 mod counting;
-#[cfg(test)]
-#[path = "common/program.rs"]
-mod program;
-
 use std::sync::{Barrier, Mutex};
 
-use program::{Run, options};
+use common::program::{Run, options};
 use spatialssl::config::GradientViews;
 use spatialssl::session::ProgramOptions;
 

@@ -247,7 +247,7 @@ fn an_output_that_mixes_with_the_data_is_refused() {
     for (out, part) in [
         (folder, "is the data folder"),
         (inside.to_str().unwrap(), "is inside the data folder"),
-        ("/", "is the root folder"),
+        ("/", "is the root of the file system"),
         (&file, "is a file"),
     ] {
         let output = run(&["train", "--data", folder, "--out", out]);

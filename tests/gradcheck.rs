@@ -12,9 +12,6 @@ mod exact;
 #[path = "gradcheck/operations.rs"]
 mod operations;
 #[cfg(test)]
-#[path = "common/program.rs"]
-mod program;
-#[cfg(test)]
 #[path = "gradcheck/whole.rs"]
 mod whole;
 

@@ -1,13 +1,11 @@
 //! A training step as a whole: the same bits every time, a sound memory plan, updates that are skipped when they must.
 
 #[cfg(test)]
+mod common;
+#[cfg(test)]
 #[path = "step/plan.rs"]
 mod plan;
-#[cfg(test)]
-#[path = "common/program.rs"]
-mod program;
-
-use program::{Run, options};
+use common::program::{Run, options};
 use spatialssl::config::GradientViews;
 use spatialssl::session::ProgramOptions;
 

@@ -70,12 +70,9 @@ const UNSAFE: [(&str, &str); 10] = [
 const LONG: [(&str, usize, &str); 0] = [];
 
 /// Files that switch a lint off.
-const LINTS: [(&str, &str); 10] = [
-    ("tests/runs/main.rs", "shared test code, of which it uses a part"),
-    ("tests/golden/main.rs", "shared test code, of which it uses a part"),
-    ("tests/cuda/main.rs", "shared test code, of which it uses a part"),
+const LINTS: [(&str, &str); 7] = [
+    ("tests/common/mod.rs", "shared test code, of which every test uses a part"),
     ("tests/common/emulator.rs", "unsafe code"),
-    ("tests/parity/main.rs", "shared test code, of which it uses a part"),
     ("build.rs", "a build script talks to cargo by printing, and stops by panicking"),
     ("src/driver/mod.rs", "unsafe code"),
     ("src/ops/mod.rs", "variants made by a macro carry the documentation of their types"),

@@ -28,7 +28,7 @@ __device__ __forceinline__ float (&sums(float (&acc)[kAll][kN][4], int first))
     [kRows][kN][4] { return reinterpret_cast<float (&)[kRows][kN][4]>(acc[first]); }
 
 // Two neighbouring 16x8 fragments of the second operand, from rows of the column index n (k contiguous).
-// `address` comes from lane_rows_n.
+// `address`: of the row that this lane gives to ldmatrix, as LaneTile says.
 __device__ __forceinline__ void load_b_pair(uint32_t (&b0)[2], uint32_t (&b1)[2], uint32_t address, bool transpose) {
     uint32_t r[4];
     if (transpose) {

@@ -9,6 +9,7 @@ use crate::cli::device::GpuFlags;
 use crate::cli::output::{print_line, print_warning};
 use crate::config::{Config, Overrides};
 use crate::error::{Error, Result, escape};
+use crate::run::folder::check_place;
 use crate::session::Target;
 
 /// A checked training command, ready for the library.
@@ -80,7 +81,7 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
     }
     let flags = Overrides { device: args.device.clone(), steps: args.steps, seed: args.seed };
     let (mut config, warnings) = Config::load(args.config.as_deref(), &args.set, &flags)?;
-    check_out(&args.out, &args.data)?;
+    check_place(&args.out, &args.data)?;
     let gpu = GpuFlags {
         no_graph: args.no_graph,
         sync_each: args.sync_each,
@@ -116,51 +117,6 @@ fn cache_dir(environment: &Environment, out: &Path) -> Result<String> {
             ),
         )),
     }
-}
-
-/// Refuses an output folder that would mix with the data, or that cannot be one.
-fn check_out(out: &Path, data: &[PathBuf]) -> Result<()> {
-    let refuse = |why: String| {
-        let advice = "give a folder of its own, for example runs/first";
-        Err(Error::config("--out", format!("{} {why}\n  {advice}", escape(out))))
-    };
-    if out.is_file() {
-        return refuse("is a file".into());
-    }
-    let real = real_path(out);
-    if real.parent().is_none() {
-        return refuse("is the root folder".into());
-    }
-    for path in data.iter().filter(|path| path.is_dir()) {
-        let folder = real_path(path);
-        if real == folder {
-            return refuse("is the data folder".into());
-        }
-        if real.starts_with(&folder) {
-            return refuse(format!("is inside the data folder {}", escape(path)));
-        }
-    }
-    Ok(())
-}
-
-/// The path without links and dots, as far as it exists.
-fn real_path(path: &Path) -> PathBuf {
-    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut rest = Vec::new();
-    for base in full.ancestors() {
-        if let Ok(real) = base.canonicalize() {
-            return rest.iter().rev().fold(real, |path: PathBuf, name: &OsString| {
-                if name == ".." {
-                    path.parent().map(Path::to_path_buf).unwrap_or(path)
-                } else {
-                    path.join(name)
-                }
-            });
-        }
-        let name = base.components().next_back().map(|c| c.as_os_str().to_os_string());
-        rest.extend(name);
-    }
-    full
 }
 
 #[cfg(test)]
@@ -225,27 +181,5 @@ mod tests {
         let args = args("--data d --out r --set data.cache_dir=mine");
         let (job, ..) = prepare(&args, &environment("/c", "/h")).unwrap();
         assert_eq!(job.config.data.cache_dir, "mine");
-    }
-
-    #[test]
-    fn an_output_folder_that_mixes_with_the_data_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("scans");
-        std::fs::create_dir(&data).unwrap();
-        std::fs::write(dir.path().join("file"), "x").unwrap();
-        std::os::unix::fs::symlink(&data, dir.path().join("link")).unwrap();
-        let why = |out: &Path| match check_out(out, std::slice::from_ref(&data)) {
-            Err(Error::Config { key, why }) if key == "--out" => why,
-            other => panic!("{out:?}: {other:?}"),
-        };
-        assert!(why(&data).contains("is the data folder"));
-        assert!(why(&data.join("new").join("run")).contains("is inside the data folder"));
-        assert!(why(&dir.path().join("link")).contains("is the data folder"));
-        assert!(why(&dir.path().join("new/../scans/run")).contains("is inside"));
-        assert!(why(&dir.path().join("file")).contains("is a file"));
-        assert!(why(Path::new("/")).contains("root"));
-        for out in ["run", "scans2", "scans/../run"] {
-            assert!(check_out(&dir.path().join(out), std::slice::from_ref(&data)).is_ok(), "{out}");
-        }
     }
 }

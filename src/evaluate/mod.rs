@@ -7,4 +7,4 @@ mod sample;
 mod validation;
 
 pub(crate) use report::{About, trained, write_report};
-pub(crate) use validation::evaluate;
+pub(crate) use validation::{Validation, evaluate};

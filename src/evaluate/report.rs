@@ -6,7 +6,7 @@ use half::f16;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::evaluate::validation::evaluate;
+use crate::evaluate::validation::{Validation, evaluate};
 use crate::files::utc_now;
 use crate::image::Volume;
 use crate::report;
@@ -47,7 +47,7 @@ pub(crate) fn write_report(
 ) -> Result<(PathBuf, Row)> {
     let views = view_options(about.config, data.set.spacing_mm);
     let (draws, seed) = (about.config.run.validation_draws, about.config.data.split_seed);
-    let mut cases = evaluate(model, data, &views, (indices, draws, seed))?;
+    let mut cases = evaluate(model, data, &views, &Validation { indices, draws, seed })?;
     let tasks = model.program.observables();
     let row = summarise(&tasks, &cases, about.steps).row;
     for (case, &index) in cases.iter_mut().zip(indices).take(SHOWN) {

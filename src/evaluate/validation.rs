@@ -11,6 +11,17 @@ use crate::session::{Model, RunData, load};
 use crate::views::geometry::SUB_VIEWS;
 use crate::views::{Batch, BatchScratch, SamplePlan, ViewOptions};
 
+/// What is evaluated.
+#[derive(Clone, Copy)]
+pub(crate) struct Validation<'a> {
+    /// The volumes, by their place in the data set.
+    pub indices: &'a [usize],
+    /// Sets of views of each.
+    pub draws: usize,
+    /// Seed of the split, on which the views depend.
+    pub seed: u64,
+}
+
 /// A sample on its way through the forward pass.
 struct Waiting {
     case: usize,
@@ -29,8 +40,9 @@ pub(crate) fn evaluate(
     model: &mut Model,
     data: &RunData,
     views: &ViewOptions,
-    (indices, draws, seed): (&[usize], usize, u64),
+    what: &Validation<'_>,
 ) -> Result<Vec<CaseObservation>> {
+    let Validation { indices, draws, seed } = *what;
     let mut collector = Collector::new(data, views, indices);
     let mut waiting: Vec<Waiting> = Vec::with_capacity(views.batch);
     for (case, &index) in indices.iter().enumerate() {

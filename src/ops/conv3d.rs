@@ -9,7 +9,7 @@ pub(in crate::ops) mod wgrad;
 
 use self::launch::{Extras, Operands};
 use self::select::Product;
-use self::wgrad::FilterOperands;
+use self::wgrad::{BiasOperands, FilterOperands};
 use crate::backend::cpu::conv;
 use crate::backend::cuda::{Queue, Storage};
 use crate::backend::{ConvGeometry, ConvPass, Io, Write};
@@ -192,7 +192,8 @@ impl CudaRule for Conv3d {
         }
         if let Some(db) = io.grad(2) {
             let rows = g.output_len() / g.out_channels;
-            wgrad::bias_bwd(queue, (dy, g.out_channels), [rows, g.out_channels], db, work)?;
+            let (dy_stride, channels) = (g.out_channels, g.out_channels);
+            wgrad::bias_bwd(queue, &BiasOperands { dy, dy_stride, rows, channels }, db, work)?;
         }
         Ok(())
     }

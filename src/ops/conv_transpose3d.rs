@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::ops::conv3d::launch::{Extras, Operands};
 use crate::ops::conv3d::params::{int, ints};
 use crate::ops::conv3d::select::Product;
-use crate::ops::conv3d::wgrad::FilterOperands;
+use crate::ops::conv3d::wgrad::{BiasOperands, FilterOperands};
 use crate::ops::conv3d::{kernels, launch, select, wgrad};
 use crate::ops::{
     CpuRule, CudaIo, CudaRule, FusedCall, Fusion, FusionCandidate, Op, OpRule, Pass, Saved,
@@ -262,7 +262,8 @@ impl CudaRule for ConvTranspose3d {
         }
         if let Some(db) = io.grad(2) {
             let rows = g.input_len() / g.in_channels;
-            wgrad::bias_bwd(queue, (dy, stride), [rows, g.in_channels], db, work)?;
+            let (dy_stride, channels) = (stride, g.in_channels);
+            wgrad::bias_bwd(queue, &BiasOperands { dy, dy_stride, rows, channels }, db, work)?;
         }
         Ok(())
     }

@@ -103,18 +103,28 @@ impl Trunk {
     }
 }
 
-/// A linear layer; `init` is for the weight, the second for the bias if there is one.
+/// How a linear layer is initialised.
+#[derive(Clone, Copy)]
+pub(super) struct LinearInit {
+    /// Its weight.
+    pub(super) weight: Init,
+    /// Its bias, if there is one.
+    pub(super) bias: Option<Init>,
+}
+
+/// A linear layer.
 pub(super) fn linear(
     tape: &mut Tape,
     weights: &mut Weights,
     name: &str,
     x: ValueId,
-    (init, bias): (Init, Option<Init>),
+    inits: LinearInit,
 ) -> Result<ValueId> {
     let width = tape.shape(x).channels();
-    let mut inputs = vec![x, weights.get(tape, &format!("{name}.weight"), &[3, width], init)];
-    if let Some(init) = bias {
+    let mut inputs =
+        vec![x, weights.get(tape, &format!("{name}.weight"), &[3, width], inits.weight)];
+    if let Some(init) = inits.bias {
         inputs.push(weights.get(tape, &format!("{name}.bias"), &[3], init));
     }
-    tape.record(name, Linear { bias: bias.is_some() }, &inputs)
+    tape.record(name, Linear { bias: inits.bias.is_some() }, &inputs)
 }

@@ -114,8 +114,11 @@ pub fn prepare_run_dir(out: &Path, resume: bool, data: &[PathBuf]) -> Result<Run
     Ok(RunDir { lock, is_existing, removed_temps })
 }
 
-/// Refuses places where no run folder may be.
-fn check_place(out: &Path, data: &[PathBuf]) -> Result<()> {
+/// Refuses places where no run folder may be: nothing is written or created for it.
+///
+/// # Errors
+/// [`Error::Config`] for `--out`.
+pub(crate) fn check_place(out: &Path, data: &[PathBuf]) -> Result<()> {
     let refuse = |why: String| Err(Error::config("--out", format!("{} {why}", escape(out))));
     if out.as_os_str().is_empty() {
         return refuse("is empty\n  name a folder".into());
@@ -130,9 +133,9 @@ fn check_place(out: &Path, data: &[PathBuf]) -> Result<()> {
     for folder in data.iter().filter(|path| path.is_dir()) {
         let Ok(folder) = fs::canonicalize(folder) else { continue };
         if place.starts_with(&folder) {
+            let which = if place == folder { "is the" } else { "is inside the" };
             return refuse(format!(
-                "is the data folder {0}, or inside it\n  nothing is written among the data: \
-                 name a folder outside {0}",
+                "{which} data folder {0}\n  nothing is written among the data: name a folder outside {0}",
                 escape(&folder)
             ));
         }
@@ -271,6 +274,23 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
+    fn places_that_mix_with_the_data_are_refused_by_whatever_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("scans");
+        fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&data, dir.path().join("link")).unwrap();
+        let check = |out: &str| check_place(&dir.path().join(out), std::slice::from_ref(&data));
+        for out in ["scans", "scans/new/run", "link", "new/../scans/run"] {
+            let why = check(out).unwrap_err().to_string();
+            assert!(why.contains("the data folder") && why.contains("--out"), "{out}: {why}");
+        }
+        for out in ["run", "scans2", "scans/../run"] {
+            assert!(check(out).is_ok(), "{out}");
+        }
+    }
+
+    #[test]
     fn unfit_places_are_refused_as_usage() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
@@ -284,9 +304,9 @@ mod tests {
             (PathBuf::from("/"), "root"),
             (PathBuf::from("/absent/../.."), "root"),
             (data.join("a.nii"), "is a file"),
-            (data.clone(), "data folder"),
-            (data.join("new/run"), "inside it"),
-            (dir.path().join("absent/../data/run"), "inside it"),
+            (data.clone(), "is the data folder"),
+            (data.join("new/run"), "is inside the data folder"),
+            (dir.path().join("absent/../data/run"), "is inside"),
             (foreign.clone(), "thesis.doc"),
             (PathBuf::new(), "is empty"),
         ];
@@ -309,7 +329,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&data, &link).unwrap();
         let error = prepare_run_dir(&link.join("run"), false, &[data]).unwrap_err();
-        assert!(error.to_string().contains("inside it"), "{error}");
+        assert!(error.to_string().contains("is inside"), "{error}");
     }
 
     #[test]

@@ -113,23 +113,22 @@ impl Model {
         self.program.tape.params().iter().map(|&p| self.program.tape.shape(p).len() as u64).sum()
     }
 
-    /// Writes a batch into the inputs; of a batch without views, the plans.
+    /// Writes a batch into the inputs; of a batch whose views are cut on the device, the plans.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device fails.
     pub(crate) fn feed(&mut self, batch: &Batch) -> Result<()> {
-        let mut rest = &batch.views[..];
-        if rest.is_empty() {
-            let (Executor::Cuda(step), Some(maker)) = (&self.step, &mut self.maker) else {
-                panic!("a batch without views is for a device that cuts them")
-            };
-            maker.plan(&step.queue().device, batch)?;
-        } else {
+        if let Some(mut rest) = batch.voxels() {
             for &id in &self.program.images {
                 let (first, others) = rest.split_at(self.program.tape.shape(id).len());
                 self.step.write(id, first)?;
                 rest = others;
             }
+        } else {
+            let (Executor::Cuda(step), Some(maker)) = (&self.step, &mut self.maker) else {
+                panic!("a batch without voxels is for a device that cuts its views")
+            };
+            maker.plan(&step.queue().device, batch)?;
         }
         for (target, id) in &self.program.targets {
             target.fill(&batch.samples, &mut self.target_values);

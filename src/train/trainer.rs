@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::dataset::OnBadFile;
 use crate::error::{Error, Result, escape};
-use crate::evaluate::{About, evaluate, trained, write_report};
+use crate::evaluate::{About, Validation, evaluate, trained, write_report};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
 use crate::report::{collapse, in_words, summarise};
@@ -359,8 +359,8 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let (draws, seed) = (self.config.run.validation_draws, self.config.data.split_seed);
-        let which = (&self.data.validation[..], draws, seed);
-        let cases = evaluate(&mut self.model, self.data, &self.views, which)?;
+        let what = Validation { indices: &self.data.validation, draws, seed };
+        let cases = evaluate(&mut self.model, self.data, &self.views, &what)?;
         let tasks = self.model.program.observables();
         let summary = summarise(&tasks, &cases, self.done);
         self.files.validation(&summary.row, self.ui);

@@ -23,6 +23,9 @@ pub enum Axis {
     X,
 }
 
+/// Widest blur, in voxels: a device kernel holds the weights of four times as many (`kMaxRadius` of kernels/view.cu).
+pub(crate) const MAX_BLUR_SIGMA: f32 = 10.0;
+
 /// Section `[augment]` of the configuration: probabilities `*_p` and ranges `[low, high]` of each change.
 ///
 /// Source: nnU-Net v2, its default trainer's transforms. Differs: no mirroring by default, since left and right are
@@ -151,7 +154,7 @@ impl AugmentOptions {
             ("rotation_deg", self.rotation_deg, [-180.0, 180.0]),
             ("scaling", self.scaling, [0.1, 10.0]),
             ("noise_std", self.noise_std, [0.0, 100.0]),
-            ("blur_sigma", self.blur_sigma, [0.0, 10.0]),
+            ("blur_sigma", self.blur_sigma, [0.0, MAX_BLUR_SIGMA]),
             ("brightness", self.brightness, [0.0, 100.0]),
             ("contrast", self.contrast, [0.0, 100.0]),
             ("low_resolution", self.low_resolution, [0.05, 1.0]),

@@ -97,6 +97,11 @@ impl Batch {
         Ok(())
     }
 
+    /// The voxels of all views, `[V][N][Sz][Sy][Sx]`; none if they are cut elsewhere.
+    pub fn voxels(&self) -> Option<&[f32]> {
+        self.volumes.is_empty().then_some(&self.views)
+    }
+
     /// Voxels of view `v` of sample `n`, x fastest.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use spatialssl::ops::{Conv3d, Pass};
 
-use crate::emulator::{alone, emulator, left_out};
+use crate::common::emulator::{alone, emulator, left_out};
 use crate::traffic::traffic_of;
 
 /// The smallest cache of a card with bf16 tensor cores and memory to train in: GeForce RTX 3060; bytes. An A100 has 40

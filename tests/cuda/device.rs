@@ -3,7 +3,7 @@
 use spatialssl::driver::{Device, Kernel, count, driver_version, names, try_kernel};
 
 use crate::common::cases::cases;
-use crate::emulator::{alone, emulator, left_out};
+use crate::common::emulator::{alone, emulator, left_out};
 
 #[test]
 fn the_emulated_device_is_found() {

@@ -5,7 +5,7 @@ use spatialssl::driver::Device;
 use spatialssl::ops::{AdamW, Conv3d, Ema, SCALARS, scalar};
 use spatialssl::tape::{CudaStep, Tape, ValueId};
 
-use crate::emulator::alone;
+use crate::common::emulator::alone;
 
 /// A tape run with and without fused calls.
 pub(crate) struct Both {

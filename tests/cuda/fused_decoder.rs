@@ -9,9 +9,9 @@ use spatialssl::ops::{Axis, Concat, Conv3d, ConvTranspose3d, Gelu, LeakyRelu, Op
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{CudaStep, Init, Step, Tape, ValueId};
 
-use crate::emulator::{Order, alone, emulator, left_out};
+use crate::common::emulator::{Order, alone, emulator, left_out};
+use crate::common::program::{inputs, options};
 use crate::fused::Both;
-use crate::program::{inputs, options};
 
 /// A tape, what is written to it and what is read of it.
 #[derive(Default)]

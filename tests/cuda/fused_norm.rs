@@ -7,7 +7,7 @@ use spatialssl::ops::{Conv3d, InstanceNorm, LeakyRelu};
 use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
 
 use crate::common::bound::normals;
-use crate::emulator::{alone, emulator};
+use crate::common::emulator::{alone, emulator};
 use crate::fused::Both;
 
 /// Rounding to f32, and to bf16.

@@ -2,21 +2,10 @@
 //! `SPATIALSSL_EMULATOR=none cargo test --test cuda` runs it there.
 
 #[cfg(test)]
-#[path = "../common/mod.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
-mod common;
-#[cfg(test)]
-#[path = "../common/emulator.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
-mod emulator;
-
-#[cfg(test)]
-#[path = "../common/program.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
-mod program;
-
-#[cfg(test)]
 mod cache;
+#[cfg(test)]
+#[path = "../common/mod.rs"]
+mod common;
 #[cfg(test)]
 mod device;
 #[cfg(test)]

@@ -18,8 +18,8 @@ use spatialssl::views::{
 
 use super::steps::{narrow, open, small};
 use super::views::{each_exact, options, volume};
-use crate::emulator::{Order, alone, emulator, left_out};
-use crate::program::inputs;
+use crate::common::emulator::{Order, alone, emulator, left_out};
+use crate::common::program::inputs;
 
 /// A ring that holds all that is in flight, and one that a volume does not fit into.
 const LARGE_RING: PoolOptions = PoolOptions { budget: usize::MAX, chunk_len: 1 << 16, chunks: 8 };

@@ -9,8 +9,8 @@ use spatialssl::profile::{Effort, measure_roofs, profile, wgmma_roof};
 use spatialssl::session::{Program, Target};
 use spatialssl::tape::{Arrangement, CudaStep};
 
-use crate::emulator::{alone, emulator, left_out};
-use crate::program::inputs;
+use crate::common::emulator::{alone, emulator, left_out};
+use crate::common::program::inputs;
 use crate::steps::{narrow, open, small};
 
 /// Bits of everything kept and of the losses after one step from the initial values, and its launches, timed or not.

@@ -7,7 +7,7 @@ use spatialssl::ops::LeakyRelu;
 use spatialssl::tape::{Arrangement, CudaStep, Tape};
 
 use super::steps::{small, train_arranged};
-use crate::emulator::{alone, emulator, left_out};
+use crate::common::emulator::{alone, emulator, left_out};
 
 #[test]
 fn a_step_has_the_same_bits_with_values_apart() {

@@ -10,8 +10,8 @@ use spatialssl::scalar::Scalar;
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Arrangement, CudaStep, Step};
 
-use crate::emulator::{Order, alone, emulator, left_out};
-use crate::program::{inputs, options};
+use crate::common::emulator::{Order, alone, emulator, left_out};
+use crate::common::program::{inputs, options};
 
 /// Small, for the emulated driver: channels of both convolution paths, sizes of which none is a tile's.
 pub(super) fn small(gradient_views: GradientViews) -> ProgramOptions {

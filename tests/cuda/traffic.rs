@@ -10,7 +10,7 @@ use spatialssl::tape::{CudaStep, Init, Tape};
 
 use crate::common::bound::Recorded;
 use crate::common::cases::Case;
-use crate::emulator::{alone, emulator, left_out};
+use crate::common::emulator::{alone, emulator, left_out};
 
 /// Runs forward and backward of an operation once; what each kernel read and wrote.
 fn traffic(op: impl Into<Op>, inputs: &[&[usize]]) -> Vec<(&'static str, Counts)> {

@@ -16,7 +16,7 @@ use spatialssl::views::{
     AugmentOptions, Axis, Batch, BatchScratch, DeviceViews, DeviceVolume, SamplePlan, ViewOptions,
 };
 
-use crate::emulator::{Order, alone, emulator};
+use crate::common::emulator::{Order, alone, emulator};
 
 pub(super) fn options(size: [usize; 3]) -> ViewOptions {
     ViewOptions {

@@ -12,7 +12,7 @@ use half::bf16;
 use spatialssl::driver::Device;
 use spatialssl::tape::{CudaStep, Executor, Step, Tape, ValueId};
 
-use crate::emulator::emulator;
+use crate::common::emulator::emulator;
 
 /// How fixtures are computed.
 #[derive(Clone, Copy, PartialEq, Eq)]

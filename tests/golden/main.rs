@@ -9,10 +9,6 @@ mod common;
 #[cfg(test)]
 mod each;
 #[cfg(test)]
-#[path = "../common/emulator.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
-mod emulator;
-#[cfg(test)]
 mod encoder;
 #[cfg(test)]
 mod engine;
@@ -58,6 +54,16 @@ fn tasks_match() {
 #[test]
 fn encoders_match() {
     each("encoder", |_, case| encoder::check(case));
+}
+
+#[test]
+fn encoders_match_in_f64() {
+    each("encoder", |_, case| encoder::check_exactly(case));
+}
+
+#[test]
+fn a_pre_activation_that_changes_sides_is_told_from_a_fault() {
+    each("encoder", |_, case| encoder::check_a_kink(case));
 }
 
 #[test]

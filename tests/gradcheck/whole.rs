@@ -4,7 +4,7 @@ use spatialssl::config::GradientViews;
 use spatialssl::pretext::{TaskOptions, VectorHead};
 
 use crate::common::bound::normals;
-use crate::program::{Run, options, weighted_tasks};
+use crate::common::program::{Run, options, weighted_tasks};
 
 /// Step of the differences for a direction whose elements are about 1: small, for the network has a kink in each of
 /// some 1e5 activations; rounding of the loss then costs 1e-8 of the derivative.

@@ -10,7 +10,7 @@ use spatialssl::session::ProgramOptions;
 use spatialssl::views::geometry::OffsetRule;
 use spatialssl::views::{Batch, BatchScratch, SamplePlan, ViewOptions};
 
-use crate::program::{Run, options};
+use crate::common::program::{Run, options};
 
 const COUNT: usize = 2;
 

@@ -2,12 +2,12 @@
 //! the paper's.
 
 #[cfg(test)]
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(test)]
 mod learns;
 #[cfg(test)]
 mod place;
-#[cfg(test)]
-#[path = "../common/program.rs"]
-mod program;
 #[cfg(test)]
 mod restore;
 

@@ -17,7 +17,7 @@ use spatialssl::tape::{Arrangement, CudaStep, Step, ValueId};
 
 use crate::common::bound::{Recorded, data, is_update, normals};
 use crate::common::cases::Case;
-use crate::emulator::{Order, emulator};
+use crate::common::emulator::{Order, emulator};
 
 /// What the inputs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

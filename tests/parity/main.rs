@@ -3,13 +3,7 @@
 
 #[cfg(test)]
 #[path = "../common/mod.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod common;
-#[cfg(test)]
-#[path = "../common/emulator.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
-mod emulator;
-
 #[cfg(test)]
 mod compare;
 #[cfg(test)]
@@ -18,8 +12,8 @@ mod memory_bound;
 mod sizes;
 
 use common::cases::{Case, cases};
+use common::emulator::Order;
 use compare::{Numbers, check};
-use emulator::Order;
 
 const ORDERS: [Order; 3] = [Order::Ascending, Order::Descending, Order::Random(7)];
 
@@ -83,11 +77,11 @@ fn sizes_around_the_tiles_agree_odd() {
 /// races between threads and between blocks, accesses outside of allocations and shared arrays, reads of what nobody
 /// wrote.
 fn check_every_access(name: &str, which: &[&str]) -> std::io::Result<()> {
-    if emulator::left_out(name) || std::env::var_os(emulator::BUILD).is_some() {
+    if common::emulator::left_out(name) || std::env::var_os(common::emulator::BUILD).is_some() {
         return Ok(());
     }
     let mut again = std::process::Command::new(std::env::current_exe()?);
-    let output = again.env(emulator::BUILD, "check").args(which).output()?;
+    let output = again.env(common::emulator::BUILD, "check").args(which).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(!said.contains(" 0 passed"), "no test of {which:?} ran");

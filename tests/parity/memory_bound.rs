@@ -13,8 +13,8 @@ use spatialssl::tape::{CudaStep, Init, Tape, ValueId};
 use crate::ORDERS;
 use crate::common::bound::normals;
 use crate::common::cases::Case;
+use crate::common::emulator::emulator;
 use crate::compare::{Numbers, check};
-use crate::emulator::emulator;
 
 fn case(name: &str, op: impl Into<Op>, inputs: Vec<Vec<usize>>) -> Case {
     Case { name: format!("{name} {:?}", inputs[0]), op: op.into(), inputs, real: false }

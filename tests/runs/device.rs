@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::emulator::folder;
+use crate::common::emulator::folder;
 use crate::tiny_run::{command, finish, rows, signal, steps, volumes, wait_for};
 
 const STEPS: [&str; 2] = ["--steps", "6"];

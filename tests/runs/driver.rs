@@ -4,7 +4,7 @@
 
 use std::process::{Command, Output};
 
-use crate::emulator::{bare_folder, folder};
+use crate::common::emulator::{bare_folder, folder};
 use crate::tiny_run::{command, finish, steps, volumes};
 
 const DRIVERS: [&str; 4] = ["12.2", "12.4", "12.8", "13.0"];

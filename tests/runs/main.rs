@@ -1,13 +1,12 @@
 //! Training runs of seconds through the binary: nothing lost, weights that leave and come back.
 
 #[cfg(test)]
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(test)]
 mod device;
 #[cfg(test)]
 mod driver;
-#[cfg(test)]
-#[path = "../common/emulator.rs"]
-#[allow(dead_code, reason = "shared with other tests, which use other parts")]
-mod emulator;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::emulator::folder;
+use crate::common::emulator::folder;
 use crate::tiny_run::{command, rows, signal, steps, volumes, wait_for};
 
 /// Six steps on the device, of changes that are the CPU's bit for bit: all but contrast and gamma. No validation: the

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use spatialssl::tape::{Role, ValueId};
 
-use crate::program::Run;
+use crate::common::program::Run;
 
 /// Where a value lives and between which records it must survive.
 struct Life {

@@ -221,18 +221,25 @@ pub(in crate::ops) fn wgrad(queue: &Queue, g: &ConvGeometry, o: &FilterOperands)
             )?;
         }
     }
-    sum_splits(queue, o.work, o.dw, filter_len(g), (filter_splits(choice), o.add))
+    let sum = Write { to: o.dw, add: o.add };
+    sum_splits(queue, o.work, filter_splits(choice), filter_len(g), sum)
 }
 
+/// Adds `splits` parts of `len` elements each.
 fn sum_splits(
     queue: &Queue,
     part: DevPtr,
-    out: DevPtr,
+    splits: usize,
     len: usize,
-    (splits, add): (usize, bool),
+    sum: Write<DevPtr>,
 ) -> Result<()> {
-    let params =
-        SumSplitsParams { part, out, len: len as i64, splits: int(splits), add: add.into() };
+    let params = SumSplitsParams {
+        part,
+        out: sum.to,
+        len: len as i64,
+        splits: int(splits),
+        add: sum.add.into(),
+    };
     queue.launch(&SUM_SPLITS, [blocks(len, 256), 1, 1], &params)
 }
 
@@ -247,15 +254,27 @@ pub(in crate::ops) fn bias_workspace(rows: usize, channels: usize) -> usize {
     4 * rows.div_ceil(bias_rows(rows, channels)) * channels
 }
 
-/// Queues the gradient of the bias of `channels` channels, from `rows` voxels of `dy`, `dy_stride` channels apart: `db`
-/// and whether to add to it.
+/// What a gradient of a bias is summed from.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct BiasOperands {
+    /// Gradient of the output.
+    pub(in crate::ops) dy: DevPtr,
+    /// Channels from one of its voxels to the next, of which the first are read.
+    pub(in crate::ops) dy_stride: usize,
+    /// Voxels.
+    pub(in crate::ops) rows: usize,
+    /// Channels of the bias.
+    pub(in crate::ops) channels: usize,
+}
+
+/// Queues the gradient of a bias.
 pub(in crate::ops) fn bias_bwd(
     queue: &Queue,
-    (dy, dy_stride): (DevPtr, usize),
-    [rows, channels]: [usize; 2],
-    Write { to: db, add }: Write<DevPtr>,
+    o: &BiasOperands,
+    db: Write<DevPtr>,
     work: DevPtr,
 ) -> Result<()> {
+    let BiasOperands { dy, dy_stride, rows, channels } = *o;
     let each = bias_rows(rows, channels);
     let splits = rows.div_ceil(each);
     let params = BiasGradParams {
@@ -268,7 +287,7 @@ pub(in crate::ops) fn bias_bwd(
         unused: 0,
     };
     queue.launch(&BIAS_BWD, [blocks(channels, 64), blocks(splits, 1), 1], &params)?;
-    sum_splits(queue, work, db, channels, (splits, add))
+    sum_splits(queue, work, splits, channels, db)
 }
 
 #[cfg(test)]

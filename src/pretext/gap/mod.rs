@@ -5,7 +5,7 @@ mod panel;
 use crate::error::Result;
 use crate::model::Weights;
 use crate::ops::{GapAxisLoss, GapNormLoss, Pairwise, PairwiseKind};
-use crate::pretext::heads::{Trunk, linear, uniform};
+use crate::pretext::heads::{LinearInit, Trunk, linear, uniform};
 use crate::pretext::task::{
     Inputs, Output, Recorded, Samples, Target, Task, ViewSizes, gap_target,
 };
@@ -84,8 +84,8 @@ impl Task for Gap {
             &[features],
         )?;
         let init = uniform(tape.shape(pairs).channels());
-        let bias = (!self.antisymmetric).then_some(init);
-        let prediction = linear(tape, weights, "gap_head.proj_axis", pairs, (init, bias))?;
+        let inits = LinearInit { weight: init, bias: (!self.antisymmetric).then_some(init) };
+        let prediction = linear(tape, weights, "gap_head.proj_axis", pairs, inits)?;
         let axis = tape.record("loss.gap_axis", GapAxisLoss, &[prediction, target])?;
         let norm = tape.record("loss.gap_norm", GapNormLoss, &[prediction, target])?;
         Ok(Recorded {

@@ -5,7 +5,7 @@ mod panel;
 use crate::error::Result;
 use crate::model::Weights;
 use crate::ops::{Pairwise, PairwiseKind, RouteLoss, VectorLoss};
-use crate::pretext::heads::{Trunk, linear, uniform};
+use crate::pretext::heads::{LinearInit, Trunk, linear, uniform};
 use crate::pretext::task::{
     Inputs, Output, Recorded, Samples, Target, Task, ViewSizes, gap_target,
 };
@@ -86,7 +86,7 @@ impl Task for Vector {
         let prediction = match self.head {
             VectorHead::Absolute => {
                 // The authors initialise this weight with ones.
-                let inits = (Init::Constant(1.0), Some(init));
+                let inits = LinearInit { weight: Init::Constant(1.0), bias: Some(init) };
                 let places = linear(tape, weights, "vec_head.proj_abs_loc", features, inits)?;
                 tape.record(
                     "vec_head.pairs",
@@ -101,7 +101,8 @@ impl Task for Vector {
                     &[features],
                 )?;
                 let init = uniform(tape.shape(pairs).channels());
-                linear(tape, weights, "vec_head.proj_pair", pairs, (init, Some(init)))?
+                let inits = LinearInit { weight: init, bias: Some(init) };
+                linear(tape, weights, "vec_head.proj_pair", pairs, inits)?
             }
         };
         let vector = tape.record("loss.vector", VectorLoss, &[prediction, target])?;

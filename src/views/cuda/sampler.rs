@@ -9,6 +9,7 @@ use crate::backend::cuda::{Queue, blocks};
 use crate::driver::{DevPtr, Device, DeviceBuffer, Kernel, Pinned};
 use crate::error::Result;
 use crate::random::philox::Purpose;
+use crate::views::augment::MAX_BLUR_SIGMA;
 use crate::views::{SamplePlan, Sampling};
 
 /// Threads per block.
@@ -18,8 +19,6 @@ const PART_VOXELS: usize = 4 * THREADS as usize;
 const MAX_PARTS: usize = 64;
 /// Bytes of the measurement of a part.
 const RANGE_LEN: usize = 5 * 8;
-/// Widest blur the kernels hold the weights of, in standard deviations.
-const MAX_SIGMA: f32 = 15.0;
 
 /// `ViewPlan` of kernels/view.cu.
 #[repr(C)]
@@ -180,7 +179,11 @@ impl DeviceViews {
         (one.key, one.address) = plan.key.view(v, Purpose::NoiseField).address();
         one.noise_std = i.noise_std.unwrap_or(0.0);
         one.blur_sigma = i.blur_sigma.unwrap_or([0.0; 3]);
-        assert!(one.blur_sigma.iter().all(|&s| s <= MAX_SIGMA), "a blur of {:?}", one.blur_sigma);
+        assert!(
+            one.blur_sigma.iter().all(|&s| s <= MAX_BLUR_SIGMA),
+            "a blur of {:?}",
+            one.blur_sigma
+        );
         one.brightness = i.brightness.unwrap_or(1.0);
         one.contrast = i.contrast.unwrap_or(1.0);
         one.low = self.size.map(|n| i.low_extent(n) as i32);
