@@ -72,7 +72,7 @@ fn convolution(channels: usize, planes: usize) -> [[f64; 2]; 3] {
     emulator().track(false);
     let activation = (2 * x.iter().product::<usize>()) as f64;
     let filter = (27 * channels * channels) as f64;
-    [(&["fwd"][..], 2.0), (&["dgrad"], 2.0), (&["wgrad", "sum_splits"], 4.0)].map(
+    [(&["fprop"][..], 2.0), (&["dgrad"], 2.0), (&["wgrad", "sum_splits"], 4.0)].map(
         |(parts, filter_bytes)| {
             let least = 2.0 * activation + filter_bytes * filter;
             let distinct: u64 = kernels
@@ -98,7 +98,7 @@ fn each_pass_of_a_narrow_convolution_reads_its_operands_about_once() {
     }
     let _alone = alone();
     let [forward, dgrad, [asked, distinct]] = convolution(32, 64);
-    for (pass, [asked, distinct]) in [("fwd", forward), ("dgrad", dgrad)] {
+    for (pass, [asked, distinct]) in [("fprop", forward), ("dgrad", dgrad)] {
         assert!(asked <= 1.5 && distinct <= 1.01, "{pass}: {asked:.2}, distinct {distinct:.2}");
     }
     // The blocks of the filter gradient leave sums behind, which are written and read once more: 0.42. They do not grow
@@ -114,7 +114,7 @@ fn each_pass_of_a_wide_convolution_shares_what_its_blocks_read() {
     let _alone = alone();
     let [forward, dgrad, [asked, distinct]] = convolution(64, 32);
     // Every block reads the whole filter, 1.7 of the least, from the cache.
-    for (pass, [asked, distinct]) in [("fwd", forward), ("dgrad", dgrad)] {
+    for (pass, [asked, distinct]) in [("fprop", forward), ("dgrad", dgrad)] {
         assert!(asked <= 3.1 && distinct <= 1.01, "{pass}: {asked:.2}, distinct {distinct:.2}");
     }
     // Four tiles of 32 x 32 channels: both operands twice, and the sums of 128 blocks, which do not grow with the
@@ -153,7 +153,7 @@ fn a_norm_makes_the_passes_of_one_kernel_norms() {
         let inputs: [&[usize]; 4] = [&x, &[32], &[32], &x];
         let all = traffic(op, &inputs[..if residual { 4 } else { 3 }]);
         let (back, front): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(name, _)| name.contains("grad"));
+            all.into_iter().partition(|(name, _)| name.contains("_bwd"));
         for (what, kernels, most) in [("forward", front, forward), ("backward", back, backward)] {
             let passes = moved(&kernels, &["norm"]) / activation;
             println!("norm, residual {residual}, {what}: {passes:.2} passes over the activation");
@@ -202,7 +202,7 @@ fn norms_and_products(step: &mut CudaStep, range: Range<usize>) -> [f64; 2] {
         let chosen = names.iter().filter(|name| part.iter().any(|p| name.contains(p)));
         chosen.map(|name| counts(name).unwrap()).map(|c| c.read + c.written).sum()
     };
-    let both = || [bytes(&["norm_"]), bytes(&["_fwd", "dgrad"])];
+    let both = || [bytes(&["norm_"]), bytes(&["_fprop", "dgrad"])];
     let before = both();
     step.run_range(range).unwrap();
     std::array::from_fn(|i| (both()[i] - before[i]) as f64)
