@@ -93,11 +93,15 @@ Run Decoder::convert_to_whole(const Type& from, const Type& to, int mode) {
     CASE(float, 32, s32, 's', 32)
     CASE(float, 32, u32, 'u', 32)
     CASE(float, 32, s64, 's', 64)
-    CASE(float, 32, u64, 'u', 64) CASE(double, 64, s32, 's', 32) CASE(double, 64, u32, 'u', 32)
-        CASE(double, 64, s64, 's', 64) CASE(double, 64, u64, 'u', 64) CASE(float, 32, s16, 's', 16)
-            CASE(float, 32, u16, 'u', 16)
+    CASE(float, 32, u64, 'u', 64)
+    CASE(double, 64, s32, 's', 32)
+    CASE(double, 64, u32, 'u', 32)
+    CASE(double, 64, s64, 's', 64)
+    CASE(double, 64, u64, 'u', 64)
+    CASE(float, 32, s16, 's', 16)
+    CASE(float, 32, u16, 'u', 16)
 #undef CASE
-                return nullptr;
+    return nullptr;
 }
 
 Run Decoder::convert_from_whole(const Type& from, const Type& to) {
@@ -107,9 +111,13 @@ Run Decoder::convert_from_whole(const Type& from, const Type& to) {
     CASE(s32, 's', 32)
     CASE(u32, 'u', 32)
     CASE(s64, 's', 64)
-    CASE(u64, 'u', 64) CASE(s16, 's', 16) CASE(u16, 'u', 16) CASE(u8, 'u', 8) CASE(s8, 's', 8)
+    CASE(u64, 'u', 64)
+    CASE(s16, 's', 16)
+    CASE(u16, 'u', 16)
+    CASE(u8, 'u', 8)
+    CASE(s8, 's', 8)
 #undef CASE
-        return nullptr;
+    return nullptr;
 }
 
 }  // namespace ptx

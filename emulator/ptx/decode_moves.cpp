@@ -94,9 +94,11 @@ void Decoder::move_vector(const Type& t) {
     CASE(64, 32, u64, u32)
     CASE(64, 16, u64, u16)
     CASE(32, 16, u32, u16)
-    CASE(32, 8, u32, u8) CASE(16, 8, u16, u8) CASE(64, 8, u64, u8)
+    CASE(32, 8, u32, u8)
+    CASE(16, 8, u16, u8)
+    CASE(64, 8, u64, u8)
 #undef CASE
-        emit(i);
+    emit(i);
 }
 
 void Decoder::convert_address() {  // to.space: generic to space; space: the other way

@@ -23,11 +23,17 @@ Run convert_bits(u32 from, u32 to, bool sign) {
     CASE(8, 16, u8, s8, u16)
     CASE(8, 32, u8, s8, u32)
     CASE(8, 64, u8, s8, u64)
-    CASE(16, 8, u16, s16, u8) CASE(16, 32, u16, s16, u32) CASE(16, 64, u16, s16, u64) CASE(32, 8, u32, s32, u8)
-        CASE(32, 16, u32, s32, u16) CASE(32, 64, u32, s32, u64) CASE(64, 8, u64, s64, u8) CASE(64, 16, u64, s64, u16)
-            CASE(64, 32, u64, s64, u32)
+    CASE(16, 8, u16, s16, u8)
+    CASE(16, 32, u16, s16, u32)
+    CASE(16, 64, u16, s16, u64)
+    CASE(32, 8, u32, s32, u8)
+    CASE(32, 16, u32, s32, u16)
+    CASE(32, 64, u32, s32, u64)
+    CASE(64, 8, u64, s64, u8)
+    CASE(64, 16, u64, s64, u16)
+    CASE(64, 32, u64, s64, u32)
 #undef CASE
-                throw std::runtime_error("no conversion");
+    throw std::runtime_error("no conversion");
 }
 
 void Decoder::run() {

@@ -62,7 +62,8 @@ fn warnings(data: &ReportData) -> String {
     data.run.warnings.iter().map(|w| format!("<p>Note: {}</p>", escape(w))).collect()
 }
 
-/// `gain`: the share of a guess's error that is avoided.
+/// `gain`: the share of a guess's error that is avoided. Where words change is ours: below 0.05 a guess on other views
+/// would do as well; 0.3 and 0.7 part what is left into thirds.
 fn state(gain: Option<f64>, collapsed: bool) -> &'static str {
     match gain {
         _ if collapsed => "The representation seems to have collapsed",

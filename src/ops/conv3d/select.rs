@@ -112,6 +112,8 @@ fn spatial_kind(g: &ConvGeometry, product: Product, roles: &Roles) -> usize {
     let [low, high] = [2, 3].map(|kind| &SPATIAL[product as usize][kind]);
     let padded = |tile: &Tile| tiles(out, tile.voxels) * voxels(tile.voxels);
     let blocks = g.batch * tiles(out, high.voxels) * channels.div_ceil(high.channels);
+    // Ours, from the bytes of docs/kernels/conv3d.md, not from times: three quarters of the target is 96 blocks, enough
+    // for one wave on most of a card; an eighth more padding costs less than the filter read twice as often.
     let pays = blocks >= TARGET_BLOCKS * 3 / 4 && 8 * padded(high) <= 9 * padded(low);
     if pays { 3 } else { 2 }
 }
