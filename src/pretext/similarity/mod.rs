@@ -216,7 +216,7 @@ impl Observable for Similarity {
         [hits, cosines].map(|plot| plot.draw()).into()
     }
 
-    /// Of every pair four axial slices, as [`panel::slices_of`] finds them.
+    /// Of every pair four axial slices, as the panel finds them.
     fn pictures(&self, draw: &Draw, scene: &Scene<'_>) -> Vec<Slice> {
         pairs(draw).flat_map(|pair| panel::cut(&pair, &draw.boxes[pair.number], scene)).collect()
     }

@@ -16,7 +16,7 @@ const CHUNK_LEN: usize = 4 << 20;
 const CHUNKS: usize = 8;
 
 /// Cuts the views of batches of plans and volumes. For each batch: [`ViewMaker::plan`], [`ViewMaker::send`],
-/// [`ViewMaker::launch`], and, when the step that reads the views is queued, [`ViewMaker::mark`].
+/// [`ViewMaker::launch`], and, when the step that reads the views is queued, [`ViewMaker::record_use`].
 pub struct ViewMaker {
     views: DeviceViews,
     pool: VolumePool,
