@@ -15,7 +15,7 @@ pub use similarity::Similarity;
 pub use task::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
 pub use vector::{Vector, VectorHead};
 
-use crate::report::{Observable, Term};
+use crate::report::Term;
 
 /// Variants of the tasks' heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +65,4 @@ pub fn chosen_tasks(
             weights.iter().copied().chain(by_default).any(|w| w != 0.0)
         })
         .collect()
-}
-
-/// The half of each task that a person sees.
-pub fn observables(tasks: &[Arc<dyn Task>]) -> Vec<&dyn Observable> {
-    tasks.iter().map(|task| task.as_ref() as &dyn Observable).collect()
 }

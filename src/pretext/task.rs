@@ -8,7 +8,7 @@ use crate::model::Weights;
 use crate::pretext::heads::Views;
 use crate::report::Observable;
 use crate::tape::{Tape, ValueId};
-use crate::views::{SamplePlan, ViewOptions};
+use crate::views::SamplePlan;
 
 /// Appends the values of a sample.
 type Values = dyn Fn(&SamplePlan, &mut Vec<f32>) + Send + Sync;
@@ -125,11 +125,6 @@ pub struct ViewSizes {
 }
 
 impl ViewSizes {
-    /// Of how views are cut.
-    pub fn of(views: &ViewOptions) -> ViewSizes {
-        ViewSizes { count: views.count, size: views.size, sub_size: views.sub_size }
-    }
-
     /// Unordered pairs of views, P.
     pub fn pairs(&self) -> usize {
         self.count * self.count.saturating_sub(1) / 2

@@ -61,7 +61,9 @@ pub(super) fn losses(tasks: &[&dyn Observable], steps: &[Row]) -> String {
         .include(&[0.0], &[0.0]);
     rate.add("s3", Shape::Line(of("lr")));
     let first = [raw_and_smooth("Total loss", "weighted sum", HALF, "s1", of("loss")), rate.draw()];
-    let terms = tasks.iter().flat_map(|task| task.terms().iter().map(|term| (term, task.colour())));
+    let terms = tasks
+        .iter()
+        .flat_map(|task| task.terms().iter().map(|term| (term, task.description().colour)));
     let each: Vec<Picture> = terms
         .map(|(term, class)| {
             raw_and_smooth(term.heading, term.measure, THIRD, class, of(term.name))
@@ -119,7 +121,7 @@ pub(super) fn gradients(tasks: &[&dyn Observable], steps: &[Row]) -> String {
     let dashes = ["", " dash", " dash2"].iter().cycle();
     for ((task, raw), dash) in tasks.iter().zip(curves).zip(dashes) {
         let mean = smooth(&raw);
-        let class = format!("{}{dash}", task.colour());
+        let class = format!("{}{dash}", task.description().colour);
         let line = Shape::Line(if mean.is_empty() { raw } else { mean });
         plot.add_labelled(&class, task.name(), line);
     }

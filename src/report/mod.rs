@@ -24,7 +24,7 @@ pub use data::{
 };
 pub use images::{ImageBudget, image_row};
 pub use observable::{
-    Figure, Guess, Measured, Observable, Summary, Term, collapse, in_words, summarise,
+    Description, Figure, Guess, Measured, Observable, Summary, Term, collapse, in_words, summarise,
 };
 pub use page::{HALF, THIRD, figure};
 pub use plot::{Picture, Plot};

@@ -84,6 +84,21 @@ impl Figure {
     }
 }
 
+/// What a task is called, and what it declares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Description {
+    /// Its name: of its gradient norm (`grad_<name>` in `metrics.jsonl`), of its section of the page.
+    pub name: &'static str,
+    /// Heading of its section.
+    pub heading: &'static str,
+    /// Class of the style sheet, `s1` to `s6`, that colours its curves.
+    pub colour: &'static str,
+    /// Its loss terms, in the order in which its head records them.
+    pub terms: &'static [Term],
+    /// Its figures on held-out volumes.
+    pub figures: &'static [Figure],
+}
+
 /// A task's figures of some volumes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
@@ -97,16 +112,20 @@ pub struct Measured {
 
 /// The half of a pretext task that a person sees. The other half, `pretext::Task`, is what a step computes.
 pub trait Observable {
-    /// Its name: of its gradient norm (`grad_<name>` in `metrics.jsonl`), of its section of the page.
-    fn name(&self) -> &'static str;
-    /// Heading of its section.
-    fn heading(&self) -> &'static str;
-    /// Class of the style sheet, `s1` to `s6`, that colours its curves.
-    fn colour(&self) -> &'static str;
-    /// Its loss terms, in the order in which its head records them.
-    fn terms(&self) -> &'static [Term];
+    /// What it is called, and what it declares.
+    fn description(&self) -> &'static Description;
+    /// Its name.
+    fn name(&self) -> &'static str {
+        self.description().name
+    }
+    /// Its loss terms.
+    fn terms(&self) -> &'static [Term] {
+        self.description().terms
+    }
     /// Its figures on held-out volumes.
-    fn figures(&self) -> &'static [Figure];
+    fn figures(&self) -> &'static [Figure] {
+        self.description().figures
+    }
     /// The figures of `cases` taken together, every prediction with the same weight.
     fn measure(&self, cases: &[CaseObservation]) -> Measured;
     /// Why it seems to have collapsed, in a sentence without capital and full stop; `None` if it does not. `trained`:

@@ -27,7 +27,11 @@ pub(super) fn page(data: &ReportData, tasks: &[&dyn Observable]) -> String {
         ("validation", "Validation during training", curves::validations(tasks, &data.validations)),
     ];
     for task in tasks {
-        sections.push((task.name(), task.heading(), task.panel(&data.cases, &mut images)));
+        sections.push((
+            task.name(),
+            task.description().heading,
+            task.panel(&data.cases, &mut images),
+        ));
     }
     sections.extend([
         ("views", "Where the views lie", maps(&data.cases, &mut images)),

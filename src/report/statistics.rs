@@ -1,6 +1,19 @@
 //! Means, agreement and angles of what was observed; values that are not finite count nowhere.
 
+use crate::report::data::PairVector;
 use crate::report::text::usable;
+
+impl PairVector {
+    /// Whether truth and prediction can be counted.
+    pub fn is_usable(&self) -> bool {
+        self.truth_mm.iter().chain(&self.predicted_mm).all(|&v| usable(v))
+    }
+
+    /// Absolute error on each axis.
+    pub fn errors_mm(&self) -> [f64; 3] {
+        std::array::from_fn(|a| (self.predicted_mm[a] - self.truth_mm[a]).abs())
+    }
+}
 
 /// Mean of the finite values; NaN if there are none.
 pub fn mean(values: impl Iterator<Item = f64>) -> f64 {

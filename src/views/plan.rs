@@ -44,11 +44,6 @@ impl ViewOptions {
     pub fn view_len(&self) -> usize {
         self.size.iter().product()
     }
-
-    /// Unordered pairs of views, P.
-    pub fn pairs(&self) -> usize {
-        self.count * (self.count.saturating_sub(1)) / 2
-    }
 }
 
 /// Everything about one sample but its voxels. Places are voxels of the augmented frame unless said otherwise.

@@ -111,7 +111,7 @@ pub(crate) fn check(task: Arc<dyn Task>, figure: &str, steps: u32) {
     }
     println!("{figure} after 1 and {steps} steps: {figures:?}");
     assert!(figures[1] < 0.6 * figures[0], "{figure} after 1 and {steps} steps: {figures:?}");
-    assert!(page.contains(task.heading()) && page.contains("<svg"), "{page}");
+    assert!(page.contains(task.description().heading) && page.contains("<svg"), "{page}");
     for figure in task.figures().iter().filter(|f| !f.label.is_empty()) {
         assert!(page.contains(figure.label), "{}: {page}", figure.label);
     }

@@ -5,8 +5,8 @@ use spatialssl::model::Weights;
 use spatialssl::ops::{Linear, Pairwise, PairwiseKind, VectorLoss};
 use spatialssl::pretext::{Inputs, Output, Recorded, Samples, Target, Task, Trunk, ViewSizes};
 use spatialssl::report::{
-    CaseObservation, Figure, Guess, HALF, ImageBudget, Measured, Observable, Picture, Plot, Shape,
-    Term, figure, mean, points, usable, validation_plot,
+    CaseObservation, Description, Figure, Guess, HALF, ImageBudget, Measured, Observable, Picture,
+    Plot, Shape, Term, figure, mean, points, usable, validation_plot,
 };
 use spatialssl::run::rows::Row;
 use spatialssl::tape::{Init, Tape};
@@ -26,6 +26,14 @@ const FIGURES: [Figure; 2] = [
     // The same of the guess "in the middle of the volume".
     Figure::hidden("place_baseline_mm"),
 ];
+
+const DESCRIPTION: Description = Description {
+    name: "place",
+    heading: "Where in the volume",
+    colour: "s5",
+    terms: &TERMS,
+    figures: &FIGURES,
+};
 
 /// Where the middle between two views lies, from the middle of the volume, in halves of its extent: `[V, V, 3]`.
 #[derive(Clone, Debug)]
@@ -90,24 +98,8 @@ fn places(cases: &[CaseObservation]) -> Vec<[f64; 2]> {
 }
 
 impl Observable for Place {
-    fn name(&self) -> &'static str {
-        "place"
-    }
-
-    fn heading(&self) -> &'static str {
-        "Where in the volume"
-    }
-
-    fn colour(&self) -> &'static str {
-        "s5"
-    }
-
-    fn terms(&self) -> &'static [Term] {
-        &TERMS
-    }
-
-    fn figures(&self) -> &'static [Figure] {
-        &FIGURES
+    fn description(&self) -> &'static Description {
+        &DESCRIPTION
     }
 
     fn measure(&self, cases: &[CaseObservation]) -> Measured {

@@ -7,8 +7,8 @@ use spatialssl::model::Weights;
 use spatialssl::ops::{Conv3d, MaskedMse};
 use spatialssl::pretext::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
 use spatialssl::report::{
-    CaseObservation, Figure, Guess, HALF, ImageBudget, Measured, Observable, Picture, Plot, Shape,
-    Term, figure, mean, points, usable, validation_plot,
+    CaseObservation, Description, Figure, Guess, HALF, ImageBudget, Measured, Observable, Picture,
+    Plot, Shape, Term, figure, mean, points, usable, validation_plot,
 };
 use spatialssl::run::rows::Row;
 use spatialssl::tape::{Init, Tape};
@@ -32,6 +32,14 @@ const FIGURES: [Figure; 1] = [Figure {
     guess: Guess::Fixed(1.0),
     ..Figure::hidden("restore_missed")
 }];
+
+const DESCRIPTION: Description = Description {
+    name: "restore",
+    heading: "Intensities from the representation",
+    colour: "s6",
+    terms: &TERMS,
+    figures: &FIGURES,
+};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -89,24 +97,8 @@ fn voxels(cases: &[CaseObservation]) -> Vec<[f64; 2]> {
 }
 
 impl Observable for Restore {
-    fn name(&self) -> &'static str {
-        "restore"
-    }
-
-    fn heading(&self) -> &'static str {
-        "Intensities from the representation"
-    }
-
-    fn colour(&self) -> &'static str {
-        "s6"
-    }
-
-    fn terms(&self) -> &'static [Term] {
-        &TERMS
-    }
-
-    fn figures(&self) -> &'static [Figure] {
-        &FIGURES
+    fn description(&self) -> &'static Description {
+        &DESCRIPTION
     }
 
     fn measure(&self, cases: &[CaseObservation]) -> Measured {

@@ -10,8 +10,9 @@ use crate::pretext::task::{
     Inputs, Output, Recorded, Samples, Target, Task, ViewSizes, gap_target,
 };
 use crate::report::{
-    CaseObservation, Figure, Guess, ImageBudget, Measured, Observable, PairVector, Picture, Shape,
-    Term, against_guess, mean, norm, number, points, r_squared, usable, validation_plot,
+    CaseObservation, Description, Figure, Guess, ImageBudget, Measured, Observable, PairVector,
+    Picture, Shape, Term, against_guess, mean, norm, number, points, r_squared, usable,
+    validation_plot,
 };
 use crate::run::rows::Row;
 use crate::tape::Tape;
@@ -58,6 +59,14 @@ const FIGURES: [Figure; 6] = [
     Figure::hidden("gap_true_spread_mm"),
 ];
 
+const DESCRIPTION: Description = Description {
+    name: "gap",
+    heading: "How far apart: the gap head",
+    colour: "s1",
+    terms: &TERMS,
+    figures: &FIGURES,
+};
+
 /// The gap head: `P[i][j] = W (h_i - h_j) + b`.
 #[derive(Clone, Debug)]
 pub struct Gap {
@@ -103,34 +112,12 @@ impl Task for Gap {
 }
 
 impl Observable for Gap {
-    fn name(&self) -> &'static str {
-        "gap"
-    }
-
-    fn heading(&self) -> &'static str {
-        "How far apart: the gap head"
-    }
-
-    fn colour(&self) -> &'static str {
-        "s1"
-    }
-
-    fn terms(&self) -> &'static [Term] {
-        &TERMS
-    }
-
-    fn figures(&self) -> &'static [Figure] {
-        &FIGURES
+    fn description(&self) -> &'static Description {
+        &DESCRIPTION
     }
 
     fn measure(&self, cases: &[CaseObservation]) -> Measured {
         let pairs = pairs(cases);
-        let per_axis = |of: &dyn Fn(&PairVector) -> [f64; 3]| {
-            mean(pairs.iter().flat_map(|p| {
-                let (value, truth) = (of(p), p.truth_mm);
-                (0..3).map(move |a| (value[a] - truth[a]).abs())
-            }))
-        };
         let (predicted, truth): (Vec<f64>, Vec<f64>) =
             pairs.iter().flat_map(|p| (0..3).map(|a| (p.predicted_mm[a], p.truth_mm[a]))).unzip();
         let spread = |of: &dyn Fn(&PairVector) -> [f64; 3]| {
@@ -138,15 +125,15 @@ impl Observable for Gap {
         };
         Measured {
             values: vec![
-                per_axis(&|p| p.predicted_mm),
-                per_axis(&|_| [0.0; 3]),
+                mean(pairs.iter().flat_map(PairVector::errors_mm)),
+                mean(pairs.iter().flat_map(|p| p.truth_mm.map(f64::abs))),
                 r_squared(&predicted, &truth),
                 feature_std(cases),
                 spread(&|p| p.predicted_mm),
                 spread(&|p| p.truth_mm),
             ],
             counted: pairs.len(),
-            broken: pairs.iter().filter(|p| !is_finite(p)).count(),
+            broken: pairs.iter().filter(|p| !p.is_usable()).count(),
         }
     }
 
@@ -204,10 +191,6 @@ impl Observable for Gap {
 /// Every ordered pair of different views.
 fn pairs(cases: &[CaseObservation]) -> Vec<PairVector> {
     cases.iter().flat_map(|case| &case.draws).flat_map(|draw| draw.vectors(PREDICTION)).collect()
-}
-
-fn is_finite(pair: &PairVector) -> bool {
-    pair.truth_mm.iter().chain(&pair.predicted_mm).all(|&v| usable(v))
 }
 
 /// Standard deviation of each feature over all views, mean over features; NaN without views.

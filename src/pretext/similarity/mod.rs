@@ -8,8 +8,8 @@ use crate::ops::{CosineLoss, SubView};
 use crate::pretext::heads::conv_gelu;
 use crate::pretext::task::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
 use crate::report::{
-    CaseObservation, Draw, Figure, Guess, ImageBudget, Measured, Observable, Picture, Scene, Shape,
-    Slice, Term, mean, number, points, usable, validation_plot,
+    CaseObservation, Description, Draw, Figure, Guess, ImageBudget, Measured, Observable, Picture,
+    Scene, Shape, Slice, Term, mean, number, points, usable, validation_plot,
 };
 use crate::run::rows::Row;
 use crate::tape::Tape;
@@ -59,6 +59,14 @@ const FIGURES: [Figure; 3] = [
     },
     Figure { label: "similarity, cosine of distant boxes", ..Figure::hidden("distant_cosine") },
 ];
+
+const DESCRIPTION: Description = Description {
+    name: "similarity",
+    heading: "Near sides alike, far sides unlike",
+    colour: "s2",
+    terms: &TERMS,
+    figures: &FIGURES,
+};
 
 /// The similarity task.
 #[derive(Clone, Debug)]
@@ -143,24 +151,8 @@ fn pairs(draw: &Draw) -> impl Iterator<Item = Pair> {
 }
 
 impl Observable for Similarity {
-    fn name(&self) -> &'static str {
-        "similarity"
-    }
-
-    fn heading(&self) -> &'static str {
-        "Near sides alike, far sides unlike"
-    }
-
-    fn colour(&self) -> &'static str {
-        "s2"
-    }
-
-    fn terms(&self) -> &'static [Term] {
-        &TERMS
-    }
-
-    fn figures(&self) -> &'static [Figure] {
-        &FIGURES
+    fn description(&self) -> &'static Description {
+        &DESCRIPTION
     }
 
     fn measure(&self, cases: &[CaseObservation]) -> Measured {

@@ -10,8 +10,9 @@ use crate::pretext::task::{
     Inputs, Output, Recorded, Samples, Target, Task, ViewSizes, gap_target,
 };
 use crate::report::{
-    CaseObservation, Draw, Figure, Guess, ImageBudget, Measured, Observable, PairVector, Picture,
-    Shape, Term, angle_deg, mean, norm, number, points, usable, validation_plot,
+    CaseObservation, Description, Draw, Figure, Guess, ImageBudget, Measured, Observable,
+    PairVector, Picture, Shape, Term, angle_deg, mean, norm, number, points, usable,
+    validation_plot,
 };
 use crate::run::rows::Row;
 use crate::tape::{Init, Tape};
@@ -51,6 +52,14 @@ const FIGURES: [Figure; 3] = [
         ..Figure::hidden("route_closure_mm")
     },
 ];
+
+const DESCRIPTION: Description = Description {
+    name: "vector",
+    heading: "Which way: the vector head",
+    colour: "s4",
+    terms: &TERMS,
+    figures: &FIGURES,
+};
 
 /// How the vector of a pair is predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -119,40 +128,21 @@ impl Task for Vector {
 }
 
 impl Observable for Vector {
-    fn name(&self) -> &'static str {
-        "vector"
-    }
-
-    fn heading(&self) -> &'static str {
-        "Which way: the vector head"
-    }
-
-    fn colour(&self) -> &'static str {
-        "s4"
-    }
-
-    fn terms(&self) -> &'static [Term] {
-        &TERMS
-    }
-
-    fn figures(&self) -> &'static [Figure] {
-        &FIGURES
+    fn description(&self) -> &'static Description {
+        &DESCRIPTION
     }
 
     fn measure(&self, cases: &[CaseObservation]) -> Measured {
         let draws = || cases.iter().flat_map(|case| &case.draws);
         let pairs: Vec<PairVector> = draws().flat_map(|draw| draw.vectors(PREDICTION)).collect();
-        let errors =
-            pairs.iter().flat_map(|p| (0..3).map(|a| (p.predicted_mm[a] - p.truth_mm[a]).abs()));
-        let finite = |p: &&PairVector| p.truth_mm.iter().chain(&p.predicted_mm).all(|&v| usable(v));
         Measured {
             values: vec![
                 mean(pairs.iter().filter_map(|p| angle_deg(p.predicted_mm, p.truth_mm))),
-                mean(errors),
+                mean(pairs.iter().flat_map(PairVector::errors_mm)),
                 mean(draws().map(closure_mm)),
             ],
             counted: pairs.len(),
-            broken: pairs.len() - pairs.iter().filter(finite).count(),
+            broken: pairs.iter().filter(|p| !p.is_usable()).count(),
         }
     }
 
