@@ -24,6 +24,19 @@ pub struct Stage {
     pub stride: [usize; 3],
 }
 
+/// What a filter sees: its extents and its stride, (z, y, x).
+#[derive(Clone, Copy)]
+struct Window {
+    kernel: [usize; 3],
+    stride: [usize; 3],
+}
+
+impl Stage {
+    fn window(&self, stride: [usize; 3]) -> Window {
+        Window { kernel: self.kernel, stride }
+    }
+}
+
 /// A residual-encoder U-Net.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResEncUNet {
@@ -75,7 +88,7 @@ impl ResEncUNet {
             "encoder.stem.convs.0",
             x,
             self.stem_channels,
-            (self.stages[0].kernel, [1; 3]),
+            self.stages[0].window([1; 3]),
             tail,
         )?;
         let mut skips = Vec::new();
@@ -110,7 +123,7 @@ impl ResEncUNet {
             )?;
             for c in 0..self.decoder_convs {
                 let name = format!("decoder.stages.{d}.convs.{c}");
-                x = net.unit(&name, x, stage.features, (stage.kernel, [1; 3]), tail)?;
+                x = net.unit(&name, x, stage.features, stage.window([1; 3]), tail)?;
             }
         }
         Ok(x)
@@ -123,15 +136,16 @@ struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// Convolution and instance norm, then what `tail` adds. `shape` is the filter's extent and its stride.
+    /// Convolution and instance norm, then what `tail` adds. `window` is what the filter sees.
     fn unit(
         &mut self,
         name: &str,
         x: ValueId,
         features: usize,
-        (kernel, stride): ([usize; 3], [usize; 3]),
+        window: Window,
         tail: Tail,
     ) -> Result<ValueId> {
+        let Window { kernel, stride } = window;
         let channels = self.tape.shape(x).channels();
         let fan_in = channels * kernel.iter().product::<usize>();
         let dims = [features, kernel[0], kernel[1], kernel[2], channels];
@@ -162,7 +176,7 @@ impl Recorder<'_> {
     ) -> Result<ValueId> {
         let plain = Tail { bias, slope: Some(SLOPE), residual: None, gamma: 1.0 };
         let y =
-            self.unit(&format!("{name}.conv1"), x, stage.features, (stage.kernel, stride), plain)?;
+            self.unit(&format!("{name}.conv1"), x, stage.features, stage.window(stride), plain)?;
         let mut skip = x;
         let strided = stride != [1; 3];
         if strided {
@@ -171,10 +185,11 @@ impl Recorder<'_> {
         if self.tape.shape(x).channels() != stage.features {
             let tail = Tail { bias: false, slope: None, ..plain };
             let name = format!("{name}.skip.{}", usize::from(strided));
-            skip = self.unit(&name, skip, stage.features, ([1; 3], [1; 3]), tail)?;
+            let point = Window { kernel: [1; 3], stride: [1; 3] };
+            skip = self.unit(&name, skip, stage.features, point, tail)?;
         }
         let last = Tail { residual: Some(skip), gamma: 0.0, ..plain };
-        self.unit(&format!("{name}.conv2"), y, stage.features, (stage.kernel, [1; 3]), last)
+        self.unit(&format!("{name}.conv2"), y, stage.features, stage.window([1; 3]), last)
     }
 
     fn upsample(

@@ -147,7 +147,8 @@ impl Concat {
         &self,
         queue: &Queue,
         pass: Pass,
-        (whole, shapes): (DevPtr, &[Shape]),
+        whole: DevPtr,
+        shapes: &[Shape],
         part: impl Fn(usize) -> Option<Write<DevPtr>>,
     ) -> Result<()> {
         let (rows, total) = self.rows(shapes);
@@ -221,14 +222,14 @@ impl CudaRule for Concat {
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let skipped = usize::from(is_in_place(io.last));
-        self.copy(queue, Pass::Forward, (io.write(0), io.shapes), |i| {
+        self.copy(queue, Pass::Forward, io.write(0), io.shapes, |i| {
             (i >= skipped).then(|| Write { to: io.read(i), add: false })
         })
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let skipped = usize::from(is_in_place(io.next));
-        self.copy(queue, Pass::Backward, (io.read(0), io.shapes), |i| {
+        self.copy(queue, Pass::Backward, io.read(0), io.shapes, |i| {
             if i >= skipped { io.grad(i) } else { None }
         })
     }

@@ -108,30 +108,22 @@ static KERNELS: [Kernel; 2] = [
 ];
 
 impl Pairwise {
-    /// Launches `kernel`, one thread for each of `elements` of `to`.
-    fn launch(
-        &self,
-        (kernel, queue): (&'static Kernel, &Queue),
-        x: Shape,
-        (from, to): (DevPtr, DevPtr),
-        elements: usize,
-        add: bool,
-    ) -> Result<()> {
+    /// What the kernel of either pass gets: `elements` are those of `to`, for inputs of shape `x`.
+    fn params(&self, x: Shape, from: DevPtr, to: Write<DevPtr>, elements: usize) -> Params {
         let [views, batch, width] = *x.dims() else {
             panic!("pairwise was recorded with shapes that fit")
         };
-        let params = Params {
+        Params {
             from,
-            to,
+            to: to.to,
             elements: elements as i64,
             views: views as i32,
             batch: batch as i32,
             width: width as i32,
             concat: i32::from(self.kind == PairwiseKind::Concat),
-            add: i32::from(add),
+            add: i32::from(to.add),
             reserved: 0,
-        };
-        queue.launch(kernel, [blocks(elements, THREADS), 1, 1], &params)
+        }
     }
 }
 
@@ -142,13 +134,15 @@ impl CudaRule for Pairwise {
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
         let elements = self.infer(io.shapes)?[0].len();
-        let places = (io.read(0), io.write(0));
-        self.launch((&KERNELS[0], queue), io.shapes[0], places, elements, false)
+        let to = Write { to: io.write(0), add: false };
+        let params = self.params(io.shapes[0], io.read(0), to, elements);
+        queue.launch(&KERNELS[0], [blocks(elements, THREADS), 1, 1], &params)
     }
 
     fn cuda_backward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let Some(Write { to: dx, add }) = io.grad(0) else { return Ok(()) };
-        let places = (io.read(0), dx);
-        self.launch((&KERNELS[1], queue), io.shapes[0], places, io.shapes[0].len(), add)
+        let Some(to) = io.grad(0) else { return Ok(()) };
+        let elements = io.shapes[0].len();
+        let params = self.params(io.shapes[0], io.read(0), to, elements);
+        queue.launch(&KERNELS[1], [blocks(elements, THREADS), 1, 1], &params)
     }
 }

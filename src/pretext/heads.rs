@@ -45,13 +45,14 @@ pub(super) fn uniform(fan_in: usize) -> Init {
     Init::Uniform { bound: 1.0 / (fan_in as f64).sqrt() }
 }
 
-/// A convolution with bias, then GELU.
+/// A convolution of stride 2 with bias, to `features` channels by filters of `kernel` voxels a side, then GELU.
 pub(super) fn conv_gelu(
     tape: &mut Tape,
     weights: &mut Weights,
     name: &str,
     x: ValueId,
-    (features, kernel): (usize, usize),
+    features: usize,
+    kernel: usize,
 ) -> Result<ValueId> {
     let channels = tape.shape(x).channels();
     let init = uniform(channels * kernel.pow(3));
@@ -83,13 +84,8 @@ impl Trunk {
         for &value in &views.values {
             let mut x = value;
             for k in 1..=3 {
-                x = conv_gelu(
-                    tape,
-                    weights,
-                    &format!("{}.proj_{k}", self.name),
-                    x,
-                    (channels >> k, 3),
-                )?;
+                let name = format!("{}.proj_{k}", self.name);
+                x = conv_gelu(tape, weights, &name, x, channels >> k, 3)?;
             }
             parts.push(tape.record(&format!("{}.pool", self.name), GlobalPool, &[x])?);
         }

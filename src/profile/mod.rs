@@ -3,5 +3,5 @@
 mod roofs;
 mod step;
 
-pub use roofs::{Effort, Roof, Roofs, Wgmma, measure_roofs, wgmma_roof};
+pub use roofs::{Effort, Least, Roof, Roofs, Wgmma, measure_roofs, wgmma_roof};
 pub use step::{Profile, ProfileRow, Share, profile};

@@ -45,21 +45,34 @@ impl Roof {
     }
 }
 
+/// The time that a bound leaves at least.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Least {
+    /// The bound.
+    pub roof: Roof,
+    /// Milliseconds.
+    pub ms: f64,
+}
+
 impl Roofs {
     /// The nearer of memory and `mma.sync` for so much work, and the milliseconds it takes at least.
-    pub fn nearer(&self, flops: f64, bytes: f64) -> (Roof, f64) {
+    pub fn nearer(&self, flops: f64, bytes: f64) -> Least {
         self.nearest(Roof::Mma, flops / self.mma, bytes)
     }
 
     /// The nearer of memory and `wgmma`, on devices that have it.
-    pub fn nearer_by_wgmma(&self, flops: f64, bytes: f64) -> Option<(Roof, f64)> {
+    pub fn nearer_by_wgmma(&self, flops: f64, bytes: f64) -> Option<Least> {
         let wgmma = self.wgmma.as_ref()?;
         Some(self.nearest(Roof::Wgmma, flops / wgmma.flops, bytes))
     }
 
-    fn nearest(&self, roof: Roof, seconds: f64, bytes: f64) -> (Roof, f64) {
+    fn nearest(&self, roof: Roof, seconds: f64, bytes: f64) -> Least {
         let memory = bytes / self.bytes;
-        if memory > seconds { (Roof::Memory, memory * 1e3) } else { (roof, seconds * 1e3) }
+        if memory > seconds {
+            Least { roof: Roof::Memory, ms: memory * 1e3 }
+        } else {
+            Least { roof, ms: seconds * 1e3 }
+        }
     }
 }
 
@@ -207,9 +220,9 @@ mod tests {
         let wgmma = Some(Wgmma { flops: 1000e12, stated: None });
         let roofs = Roofs { bytes: 1e12, mma: 500e12, wgmma };
         // 1 TFLOP takes 2 ms by mma.sync and 1 ms by wgmma; 1.5 GB take 1.5 ms.
-        assert_eq!(roofs.nearer(1e12, 1.5e9), (Roof::Mma, 2.0));
-        assert_eq!(roofs.nearer_by_wgmma(1e12, 1.5e9), Some((Roof::Memory, 1.5)));
-        assert_eq!(roofs.nearer_by_wgmma(2e12, 1.5e9), Some((Roof::Wgmma, 2.0)));
+        assert_eq!(roofs.nearer(1e12, 1.5e9), Least { roof: Roof::Mma, ms: 2.0 });
+        assert_eq!(roofs.nearer_by_wgmma(1e12, 1.5e9), Some(Least { roof: Roof::Memory, ms: 1.5 }));
+        assert_eq!(roofs.nearer_by_wgmma(2e12, 1.5e9), Some(Least { roof: Roof::Wgmma, ms: 2.0 }));
         assert_eq!(Roofs { wgmma: None, ..roofs }.nearer_by_wgmma(1e12, 1.0), None);
     }
 

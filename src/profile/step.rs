@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::image::Volume;
 use crate::model::initial_value;
 use crate::ops::{Pass, SCALARS, scalar};
-use crate::profile::roofs::{Effort, Roof, Roofs, measure_roofs, wgmma_roof};
+use crate::profile::roofs::{Effort, Least, Roof, Roofs, measure_roofs, wgmma_roof};
 use crate::session::{Model, Target, view_options};
 use crate::tape::{CudaStep, Executor, Init, Step, Tape};
 use crate::views::SamplePlan;
@@ -85,10 +85,10 @@ impl ProfileRow {
     }
 
     /// What comes from the cache says nothing about memory: there the cold time counts, where there is one.
-    fn share_of(&self, (roof, least_ms): (Roof, f64)) -> Option<Share> {
-        let cold = self.cold_ms.filter(|_| roof == Roof::Memory);
+    fn share_of(&self, least: Least) -> Option<Share> {
+        let cold = self.cold_ms.filter(|_| least.roof == Roof::Memory);
         let ms = cold.unwrap_or(self.ms);
-        (least_ms > 0.0 && ms > 0.0).then(|| Share { roof, part: least_ms / ms })
+        (least.ms > 0.0 && ms > 0.0).then(|| Share { roof: least.roof, part: least.ms / ms })
     }
 }
 

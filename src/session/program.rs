@@ -89,7 +89,7 @@ impl Program {
             (Weights::trained(), Weights::averaged(), Weights::trained());
         let (images, dense) = record_views(&mut tape, options, &mut encoder, &mut average)?;
         let targets = record_targets(&mut tape, options);
-        let mut tasks = record_tasks(&mut tape, options, &mut heads, (&images, &dense), &targets)?;
+        let mut tasks = record_tasks(&mut tape, options, &mut heads, &images, &dense, &targets)?;
         for recorded in &mut tasks {
             let terms = recorded.task.terms().iter();
             let inputs = terms.map(|term| tape.input(format!("weight.{}", term.name), &[1]));
@@ -168,7 +168,8 @@ fn record_tasks(
     tape: &mut Tape,
     options: &ProgramOptions,
     weights: &mut Weights,
-    (images, dense): (&[ValueId], &Views),
+    images: &[ValueId],
+    dense: &Views,
     targets: &[(Target, ValueId)],
 ) -> Result<Vec<RecordedTask>> {
     let sizes = options.view_sizes();

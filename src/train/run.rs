@@ -28,7 +28,7 @@ pub fn run(config: &Config, options: &RunOptions, ui: &mut dyn Ui) -> Result<()>
     describe(&config, &data, &model, ui);
     let done = begin(&config, options, &data, &mut model, ui)?;
     write_config(&config, &options.out)?;
-    let trainer = Trainer::new(&config, options, &data, (model, done), ui)?;
+    let trainer = Trainer::new(&config, options, &data, model, done, ui)?;
     trainer.train(&stop)
 }
 

@@ -103,7 +103,8 @@ impl<'a> Trainer<'a> {
         config: &'a Config,
         options: &'a RunOptions,
         data: &'a RunData,
-        (model, done): (Model, u64),
+        model: Model,
+        done: u64,
         ui: &'a mut dyn Ui,
     ) -> Result<Self> {
         Ok(Trainer {

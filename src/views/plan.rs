@@ -84,7 +84,7 @@ impl SamplePlan {
     ) -> SamplePlan {
         let intensity = (0..views.count).map(|v| augment.draw_intensity(key, v)).collect();
         let pose = augment.draw_pose(key);
-        SamplePlan::new(key, Purpose::Start, volume, scan, views, (pose, intensity))
+        SamplePlan::new(key, Purpose::Start, volume, scan, views, pose, intensity)
     }
 
     /// The plan of validation sample `draw` of a volume: no augmentation, the same views in every run of this seed.
@@ -103,7 +103,8 @@ impl SamplePlan {
             volume,
             scan,
             views,
-            (Pose::IDENTITY, intensity),
+            Pose::IDENTITY,
+            intensity,
         )
     }
 
@@ -113,7 +114,8 @@ impl SamplePlan {
         volume: usize,
         scan: &Volume,
         views: &ViewOptions,
-        (pose, intensity): (Pose, Vec<Intensity>),
+        pose: Pose,
+        intensity: Vec<Intensity>,
     ) -> SamplePlan {
         let geometry = Geometry::new(scan.extent, scan.spacing_mm, views.size, pose);
         let mut stream = key.shared(purpose);

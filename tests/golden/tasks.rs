@@ -36,18 +36,18 @@ fn starts(boxes: &Tensor) -> Vec<f64> {
 struct Recorded {
     tape: Tape,
     weights: Weights,
-    nir: ValueId,
+    dense: ValueId,
     gap: ValueId,
     boxes: Option<ValueId>,
     losses: BTreeMap<&'static str, ValueId>,
 }
 
 fn record(case: &Case) -> Recorded {
-    let nir = &case.inputs["nir"];
-    let (n, v, c) = (nir.shape[0], nir.shape[1], nir.shape[2]);
+    let dense = &case.inputs["nir"];
+    let (n, v, c) = (dense.shape[0], dense.shape[1], dense.shape[2]);
     let mut tape = Tape::default();
     let mut weights = Weights::trained();
-    let dims = [v * n, nir.shape[3], nir.shape[4], nir.shape[5], c];
+    let dims = [v * n, dense.shape[3], dense.shape[4], dense.shape[5], c];
     let id = tape.param("nir", &dims, spatialssl::tape::Init::Constant(0.0));
     let views = Views { count: v, values: vec![id] };
     let gap = tape.input("gap", &[n, v, v, 3]);
@@ -55,7 +55,7 @@ fn record(case: &Case) -> Recorded {
     let mut losses = BTreeMap::new();
     let mut boxes = None;
     let sub_size = if has("sim_head") { case.triple("sub_view_size") } else { [0; 3] };
-    let size = std::array::from_fn(|a| nir.shape[3 + a]);
+    let size = std::array::from_fn(|a| dense.shape[3 + a]);
     let sizes = ViewSizes { count: v, size, sub_size };
     let mut record =
         |task: &dyn Task, target: ValueId, tape: &mut Tape, names: [&'static str; 2]| {
@@ -74,7 +74,7 @@ fn record(case: &Case) -> Recorded {
     if has("vec_head") {
         record(&Vector { head: VectorHead::Absolute }, gap, &mut tape, [NAMES[4], NAMES[5]]);
     }
-    Recorded { tape, weights, nir: id, gap, boxes, losses }
+    Recorded { tape, weights, dense: id, gap, boxes, losses }
 }
 
 pub(crate) fn check(case: &Case) {
@@ -101,14 +101,14 @@ fn check_gradients_of(case: &Case, total: &str) {
     let seeds: Vec<(ValueId, ValueId)> =
         chosen.iter().map(|&id| (id, r.tape.input("seed", &[1]))).collect();
     let mut ids = r.weights.ids().to_vec();
-    ids.push(r.nir);
+    ids.push(r.dense);
     let grads = r.tape.backward(&seeds, &ids);
     for id in r.losses.values().copied().chain(grads.iter().flatten().copied()) {
         r.tape.keep(id);
     }
     let mut step = machine(&r.tape);
-    let nir = &case.inputs["nir"];
-    write(&mut step, r.nir, &channels_last(&view_major(nir), 2).data);
+    let dense = &case.inputs["nir"];
+    write(&mut step, r.dense, &channels_last(&view_major(dense), 2).data);
     write(&mut step, r.gap, &case.inputs["gap"].data);
     if let Some(boxes) = r.boxes {
         write(&mut step, boxes, &starts(&case.inputs["boxes"]));
@@ -125,7 +125,7 @@ fn check_gradients_of(case: &Case, total: &str) {
         );
     }
     engine::run(&mut step, &r.tape);
-    let result = Result { case, step: &step, nir };
+    let result = Result { case, step: &step, dense };
     let total_loss: f64 = r.losses.iter().map(|(name, &id)| result.loss(name, id)).sum();
     let bound = loss() * r.losses.len() as f64;
     case.outputs["loss/total"].check_scalar(&case.label, total_loss, bound);
@@ -138,7 +138,7 @@ fn check_gradients_of(case: &Case, total: &str) {
 struct Result<'a> {
     case: &'a Case,
     step: &'a Executor,
-    nir: &'a Tensor,
+    dense: &'a Tensor,
 }
 
 impl Result<'_> {
@@ -165,7 +165,7 @@ impl Result<'_> {
         let got = got.unwrap_or_else(|| panic!("{label}: no gradient"));
         let got = match (name, want.shape.len()) {
             ("nir", _) => {
-                let (n, v, c) = (self.nir.shape[0], self.nir.shape[1], self.nir.shape[2]);
+                let (n, v, c) = (self.dense.shape[0], self.dense.shape[1], self.dense.shape[2]);
                 let data = channels_first(&got, n * v, c);
                 view_major(&Tensor { shape: vec![v, n, c, 1], data }).data
             }

@@ -174,8 +174,8 @@ impl<T: Scalar> Apply<'_, T> {
 #[multiversion(targets = "simd")]
 fn apply<T: Scalar>(a: &Apply<'_, T>, slope: T, x: &[T], residual: Option<&[T]>, y: &mut [T]) {
     match residual {
-        Some(r) => apply_rows::<T, true>(a, slope, [x, r], y),
-        None => apply_rows::<T, false>(a, slope, [x, x], y),
+        Some(r) => apply_rows::<T, true>(a, slope, x, r, y),
+        None => apply_rows::<T, false>(a, slope, x, x, y),
     }
 }
 
@@ -184,7 +184,8 @@ fn apply<T: Scalar>(a: &Apply<'_, T>, slope: T, x: &[T], residual: Option<&[T]>,
 fn apply_rows<T: Scalar, const RESIDUAL: bool>(
     a: &Apply<'_, T>,
     slope: T,
-    [x, r]: [&[T]; 2],
+    x: &[T],
+    r: &[T],
     y: &mut [T],
 ) {
     let channels = a.gamma.len();

@@ -71,149 +71,149 @@ pub(in crate::ops) fn run(
 ) -> Result<()> {
     let possible = extras.is_plain() || is_implicit_gemm(g, product);
     assert!(possible, "only implicit GEMM does more than its product and a norm's part");
-    let work = (o, extras.norm);
+    let launch = Launch { queue, g, product, o, extras };
     match choose(g, product) {
-        Choice::Direct => direct(queue, g, work),
-        Choice::ZStream(kind, planes) => zstream(queue, g, product, (kind, planes), work),
-        Choice::Spatial(kind) => spatial(queue, g, product, kind, work),
-        Choice::Igemm(kind, splits) => igemm(queue, g, product, (o, extras), (kind, splits)),
+        Choice::Direct => launch.direct(),
+        Choice::ZStream(kind, planes) => launch.zstream(kind, planes),
+        Choice::Spatial(kind) => launch.spatial(kind),
+        Choice::Igemm(kind, splits) => launch.igemm(kind, splits),
     }
 }
 
-fn zstream(
-    queue: &Queue,
-    g: &ConvGeometry,
+/// A product that is about to be queued.
+struct Launch<'a> {
+    queue: &'a Queue,
+    g: &'a ConvGeometry,
     product: Product,
-    (kind, planes): ([usize; 2], usize),
-    (o, norm): (&Operands, NormPart),
-) -> Result<()> {
-    let tile = &ZSTREAM[product as usize][kind[0]][kind[1]];
-    let Roles { output, extent: out, .. } = Roles::of(g, product);
-    let (segments, columns) = (out[0].div_ceil(planes), output.div_ceil(tile.channels));
-    let params = ZStreamParams {
-        x: o.input,
-        w: o.filter,
-        bias: o.bias,
-        y: o.output,
-        extent: ints(out),
-        out_channels: int(output),
-        planes: int(planes),
-        segments: int(segments),
-        column_tiles: int(columns),
-        add: o.add.into(),
-        norm,
-    };
-    let grid = [
-        blocks(out[2], tile.voxels[2]),
-        blocks(out[1], tile.voxels[1]),
-        blocks(g.batch * segments * columns, 1),
-    ];
-    queue.launch(&tile.kernel, grid, &params)
+    o: &'a Operands,
+    extras: &'a Extras,
 }
 
-fn spatial(
-    queue: &Queue,
-    g: &ConvGeometry,
-    product: Product,
-    kind: usize,
-    (o, norm): (&Operands, NormPart),
-) -> Result<()> {
-    let tile = &SPATIAL[product as usize][kind];
-    let Roles { reduction, output, extent: out, .. } = Roles::of(g, product);
-    let params = SpatialParams {
-        x: o.input,
-        w: o.filter,
-        bias: o.bias,
-        y: o.output,
-        extent: ints(out),
-        in_channels: int(reduction),
-        out_channels: int(output),
-        tiles_y: int(out[1].div_ceil(tile.voxels[1])),
-        tiles_x: int(out[2].div_ceil(tile.voxels[2])),
-        add: o.add.into(),
-        norm,
-    };
-    let grid =
-        [blocks(tiles(out, tile.voxels), 1), blocks(output, tile.channels), blocks(g.batch, 1)];
-    queue.launch(&tile.kernel, grid, &params)
-}
-
-fn igemm(
-    queue: &Queue,
-    g: &ConvGeometry,
-    product: Product,
-    (o, extras): (&Operands, &Extras),
-    (kind, splits): (usize, usize),
-) -> Result<()> {
-    let tile = &IGEMM[product as usize][kind];
-    let Roles { reduction, output, extent: out, classes } = Roles::of(g, product);
-    let split = splits > 1;
-    let y_stride = int(extras.output_stride.unwrap_or(output));
-    let params = IgemmParams {
-        x: o.input,
-        w: o.filter,
-        bias: if split { DevPtr::NULL } else { o.bias },
-        y: o.output,
-        part: o.work,
-        gelu: if split { DevPtr::NULL } else { extras.gelu },
-        batch: int(g.batch),
-        source: ints(if product == Product::Fprop { g.input } else { g.output() }),
-        out: ints(out),
-        filter: ints(g.filter),
-        stride: ints(g.stride),
-        padding: ints(g.padding),
-        in_channels: int(reduction),
-        out_channels: int(output),
-        x_stride: int(extras.input_stride.unwrap_or(reduction)),
-        y_stride,
-        y_offset: 0,
-        splits: int(splits),
-        add: o.add.into(),
-        unused: 0,
-        norm: extras.norm,
-    };
-    let has_norm = extras.norm.is_some();
-    assert!(!(split && has_norm), "only whole sums have moments");
-    let row_tiles = if has_norm {
-        g.batch * item_tiles(g, product, tile)
-    } else {
-        rows(g, product).div_ceil(tile.voxels[2])
-    };
-    let grid = [blocks(row_tiles, 1), blocks(output, tile.channels), blocks(classes * splits, 1)];
-    queue.launch(&tile.kernel, grid, &params)?;
-    if !split {
-        return Ok(());
+impl Launch<'_> {
+    /// By a kernel that streams through planes; each block `planes` of them.
+    fn zstream(&self, kind: [usize; 2], planes: usize) -> Result<()> {
+        let Launch { queue, g, product, o, extras } = *self;
+        let tile = &ZSTREAM[product as usize][kind[0]][kind[1]];
+        let Roles { output, extent: out, .. } = Roles::of(g, product);
+        let (segments, columns) = (out[0].div_ceil(planes), output.div_ceil(tile.channels));
+        let params = ZStreamParams {
+            x: o.input,
+            w: o.filter,
+            bias: o.bias,
+            y: o.output,
+            extent: ints(out),
+            out_channels: int(output),
+            planes: int(planes),
+            segments: int(segments),
+            column_tiles: int(columns),
+            add: o.add.into(),
+            norm: extras.norm,
+        };
+        let grid = [
+            blocks(out[2], tile.voxels[2]),
+            blocks(out[1], tile.voxels[1]),
+            blocks(g.batch * segments * columns, 1),
+        ];
+        queue.launch(&tile.kernel, grid, &params)
     }
-    let len = g.batch * voxels(out) * output;
-    let params = SumRowsParams {
-        part: o.work,
-        bias: o.bias,
-        y: o.output,
-        gelu: extras.gelu,
-        len: len as i64,
-        channels: int(output),
-        y_stride,
-        y_offset: 0,
-        splits: int(splits),
-        add: o.add.into(),
-        unused: 0,
-    };
-    queue.launch(&SUM_ROWS, [blocks(len, 256), 1, 1], &params)
-}
 
-fn direct(queue: &Queue, g: &ConvGeometry, (o, norm): (&Operands, NormPart)) -> Result<()> {
-    assert!(!o.add, "an output has one writer");
-    let params = DirectParams {
-        x: o.input,
-        w: o.filter,
-        bias: o.bias,
-        y: o.output,
-        batch: int(g.batch),
-        extent: ints(g.input),
-        out_channels: int(g.out_channels),
-        unused: 0,
-        norm,
-    };
-    let boxes = g.batch * tiles(g.input, DIRECT_BOX);
-    queue.launch(&DIRECT, [blocks(boxes, 1), blocks(g.out_channels, 32), 1], &params)
+    fn spatial(&self, kind: usize) -> Result<()> {
+        let Launch { queue, g, product, o, extras } = *self;
+        let tile = &SPATIAL[product as usize][kind];
+        let Roles { reduction, output, extent: out, .. } = Roles::of(g, product);
+        let params = SpatialParams {
+            x: o.input,
+            w: o.filter,
+            bias: o.bias,
+            y: o.output,
+            extent: ints(out),
+            in_channels: int(reduction),
+            out_channels: int(output),
+            tiles_y: int(out[1].div_ceil(tile.voxels[1])),
+            tiles_x: int(out[2].div_ceil(tile.voxels[2])),
+            add: o.add.into(),
+            norm: extras.norm,
+        };
+        let grid =
+            [blocks(tiles(out, tile.voxels), 1), blocks(output, tile.channels), blocks(g.batch, 1)];
+        queue.launch(&tile.kernel, grid, &params)
+    }
+
+    /// By a kernel of implicit GEMM, the reduction cut into `splits`.
+    fn igemm(&self, kind: usize, splits: usize) -> Result<()> {
+        let Launch { queue, g, product, o, extras } = *self;
+        let tile = &IGEMM[product as usize][kind];
+        let Roles { reduction, output, extent: out, classes } = Roles::of(g, product);
+        let split = splits > 1;
+        let y_stride = int(extras.output_stride.unwrap_or(output));
+        let params = IgemmParams {
+            x: o.input,
+            w: o.filter,
+            bias: if split { DevPtr::NULL } else { o.bias },
+            y: o.output,
+            part: o.work,
+            gelu: if split { DevPtr::NULL } else { extras.gelu },
+            batch: int(g.batch),
+            source: ints(if product == Product::Fprop { g.input } else { g.output() }),
+            out: ints(out),
+            filter: ints(g.filter),
+            stride: ints(g.stride),
+            padding: ints(g.padding),
+            in_channels: int(reduction),
+            out_channels: int(output),
+            x_stride: int(extras.input_stride.unwrap_or(reduction)),
+            y_stride,
+            y_offset: 0,
+            splits: int(splits),
+            add: o.add.into(),
+            unused: 0,
+            norm: extras.norm,
+        };
+        let has_norm = extras.norm.is_some();
+        assert!(!(split && has_norm), "only whole sums have moments");
+        let row_tiles = if has_norm {
+            g.batch * item_tiles(g, product, tile)
+        } else {
+            rows(g, product).div_ceil(tile.voxels[2])
+        };
+        let grid =
+            [blocks(row_tiles, 1), blocks(output, tile.channels), blocks(classes * splits, 1)];
+        queue.launch(&tile.kernel, grid, &params)?;
+        if !split {
+            return Ok(());
+        }
+        let len = g.batch * voxels(out) * output;
+        let params = SumRowsParams {
+            part: o.work,
+            bias: o.bias,
+            y: o.output,
+            gelu: extras.gelu,
+            len: len as i64,
+            channels: int(output),
+            y_stride,
+            y_offset: 0,
+            splits: int(splits),
+            add: o.add.into(),
+            unused: 0,
+        };
+        queue.launch(&SUM_ROWS, [blocks(len, 256), 1, 1], &params)
+    }
+
+    fn direct(&self) -> Result<()> {
+        let Launch { queue, g, o, extras, .. } = *self;
+        assert!(!o.add, "an output has one writer");
+        let params = DirectParams {
+            x: o.input,
+            w: o.filter,
+            bias: o.bias,
+            y: o.output,
+            batch: int(g.batch),
+            extent: ints(g.input),
+            out_channels: int(g.out_channels),
+            unused: 0,
+            norm: extras.norm,
+        };
+        let boxes = g.batch * tiles(g.input, DIRECT_BOX);
+        queue.launch(&DIRECT, [blocks(boxes, 1), blocks(g.out_channels, 32), 1], &params)
+    }
 }

@@ -93,13 +93,8 @@ impl Task for Similarity {
         let cut = SubView { views: inputs.dense.count, size: inputs.sizes.sub_size };
         let mut x = tape.record("sim_head.sub_views", cut, &cut_inputs)?;
         for k in 0..4 {
-            x = conv_gelu(
-                tape,
-                weights,
-                &format!("sim_head.encoder.{k}"),
-                x,
-                (channels << (k + 1), 4),
-            )?;
+            let name = format!("sim_head.encoder.{k}");
+            x = conv_gelu(tape, weights, &name, x, channels << (k + 1), 4)?;
         }
         let adjacent =
             tape.record_all("loss.sim_adjacent", CosineLoss { first: 0, factor: -1.0 }, &[x])?;

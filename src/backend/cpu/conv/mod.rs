@@ -91,7 +91,7 @@ pub fn wgrad<T: Scalar>(
     workspace: &mut [T],
 ) {
     g.check(x.len(), dw.len(), dy.len());
-    wgrad::run(g, Isa::best(), [x, dy], dw, add, workspace);
+    wgrad::run(g, Isa::best(), x, dy, dw, add, workspace);
 }
 
 /// Gradient of the bias: `db = [db +] sum_v dy[v]`, summed pairwise.

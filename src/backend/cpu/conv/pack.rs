@@ -38,9 +38,9 @@ pub(super) fn pack<T: Scalar>(p: &Dense, w: &[T], index: usize, part: [usize; 2]
                 let place = p.panel_tap([t, r, s]);
                 let out = &mut out[place * size..][..size];
                 if p.transposed {
-                    copy_rows(p, w, tap, [cols, part], out);
+                    copy_rows(p, w, tap, cols, part, out);
                 } else {
-                    transpose(p, w, tap, [cols, part], out);
+                    transpose(p, w, tap, cols, part, out);
                 }
             }
         }
@@ -52,7 +52,8 @@ fn copy_rows<T: Scalar>(
     p: &Dense,
     w: &[T],
     tap: usize,
-    [cols, part]: [[usize; 2]; 2],
+    cols: [usize; 2],
+    part: [usize; 2],
     out: &mut [T],
 ) {
     let pitch = p.taps() * p.width;
@@ -67,7 +68,8 @@ fn transpose<T: Scalar>(
     p: &Dense,
     w: &[T],
     tap: usize,
-    [cols, part]: [[usize; 2]; 2],
+    cols: [usize; 2],
+    part: [usize; 2],
     out: &mut [T],
 ) {
     const SIDE: usize = 8;

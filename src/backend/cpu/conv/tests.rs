@@ -124,7 +124,7 @@ impl Case {
         let run = Run { x: &dy, bias: bias.then_some(&b_in[..]), ..run };
         dense::run(&Dense::dgrad(g), &run, &mut dx, &mut space(ConvPass::Dgrad));
         let mut dw = fresh(g.filter_len());
-        wgrad::run(g, isa, [&x, &dy], &mut dw, add, &mut space(ConvPass::Wgrad));
+        wgrad::run(g, isa, &x, &dy, &mut dw, add, &mut space(ConvPass::Wgrad));
         [y, dx, dw]
     }
 

@@ -63,11 +63,12 @@ fn tasks(g: &ConvGeometry, p: &Dense) -> usize {
     planes.div_ceil(4).clamp(1, 16).min((PARTIAL / g.filter_len()).max(1))
 }
 
-/// Computes all of `dw` from `[x, dy]`.
+/// Computes all of `dw` from `x` and `dy`.
 pub(super) fn run<T: Scalar>(
     g: &ConvGeometry,
     isa: Isa,
-    [x, dy]: [&[T]; 2],
+    x: &[T],
+    dy: &[T],
     dw: &mut [T],
     add: bool,
     workspace: &mut [T],
