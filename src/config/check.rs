@@ -13,6 +13,7 @@ use crate::views::geometry::MAX_VIEWS;
 /// The similarity head halves a sub-view four times and must keep a voxel.
 const SUB_SIZE_MIN: usize = 16;
 const VIEW_SIZE_MAX: usize = 1024;
+const TRUNK_WIDTH_MAX: usize = 4096;
 const STEPS_MAX: u64 = 1_000_000_000;
 const LOADER_THREADS_MAX: usize = 64;
 const THREADS_MAX: usize = 1024;
@@ -34,6 +35,7 @@ impl Config {
         check_view_size(self)?;
         self.augment.check()?;
         check_tasks(&self.tasks)?;
+        check_trunk(self, &mut warnings)?;
         check_run(&mut self.run, &mut warnings)?;
         check_optim(&mut self.optim, self.run.steps, &mut warnings)?;
         Ok(warnings)
@@ -185,6 +187,22 @@ fn check_tasks(tasks: &TasksConfig) -> Result<()> {
         return Err(Error::config(
             "tasks",
             "all weights are 0, needs at least one above 0: there would be nothing to learn",
+        ));
+    }
+    Ok(())
+}
+
+fn check_trunk(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
+    let trunk = config.tasks.trunk;
+    let widths = trunk.of(config.model.stage_plan()?.features[0]);
+    for width in widths {
+        within("tasks.trunk", width, 1, TRUNK_WIDTH_MAX)?;
+    }
+    if widths[2] < 3 {
+        warnings.push(format!(
+            "tasks.trunk = {trunk}: a view becomes {} numbers (widths {widths:?}), from which three axes cannot be told: \
+             at least one will not be learnt; auto is wide enough",
+            widths[2]
         ));
     }
     Ok(())

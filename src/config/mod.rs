@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod load;
 mod model;
+mod older;
 mod same;
 mod sections;
 mod setting;

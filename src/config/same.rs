@@ -1,5 +1,6 @@
 //! Whether two configurations compute the same.
 
+use crate::config::older::completed;
 use crate::config::sections::Config;
 use crate::error::Result;
 
@@ -11,8 +12,7 @@ impl Config {
     /// As [`Config::to_toml`].
     pub(crate) fn differences(&self, old: &str) -> Result<Vec<String>> {
         let text = self.to_toml()?;
-        let parse = |text: &str| toml::from_str::<toml::Table>(text).unwrap_or_default();
-        let (old, new) = (parse(old), parse(&text));
+        let (old, new) = (completed(old).unwrap_or_default(), completed(&text).unwrap_or_default());
         let mut differences = Vec::new();
         for (section, values) in &new {
             for (key, value) in values.as_table().into_iter().flatten() {

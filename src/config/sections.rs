@@ -10,7 +10,7 @@ use crate::config::weights::TermWeights;
 use crate::dataset::{Normalize, OnBadFile};
 use crate::error::{Error, Result};
 use crate::image::Spacing;
-use crate::pretext::{TaskOptions, VectorHead};
+use crate::pretext::{TaskOptions, TrunkWidths, VectorHead};
 use crate::views::AugmentOptions;
 use crate::views::geometry::OffsetRule;
 
@@ -138,17 +138,20 @@ pub struct TasksConfig {
     pub vector_head: VectorHead,
     /// Whether the gap head drops its bias, so that the gap from i to j is minus the gap from j to i.
     pub antisymmetric_gap: bool,
+    /// Widths of the trunk of the gap and the vector head.
+    pub trunk: TrunkWidths,
     /// Which views give the encoder a gradient.
     pub gradient_views: GradientViews,
 }
 
 impl Default for TasksConfig {
     fn default() -> Self {
-        let TaskOptions { vector_head, antisymmetric_gap } = TaskOptions::default();
+        let TaskOptions { vector_head, antisymmetric_gap, trunk } = TaskOptions::default();
         TasksConfig {
             weights: TermWeights::default(),
             vector_head,
             antisymmetric_gap,
+            trunk,
             gradient_views: GradientViews::First,
         }
     }
@@ -157,7 +160,11 @@ impl Default for TasksConfig {
 impl TasksConfig {
     /// Variants of the heads.
     pub(crate) fn options(&self) -> TaskOptions {
-        TaskOptions { vector_head: self.vector_head, antisymmetric_gap: self.antisymmetric_gap }
+        TaskOptions {
+            vector_head: self.vector_head,
+            antisymmetric_gap: self.antisymmetric_gap,
+            trunk: self.trunk,
+        }
     }
 }
 

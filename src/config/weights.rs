@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::pretext::terms;
 
 /// Keys of `[tasks]` beside the weights, for the message that lists what the section takes.
-const OTHER_KEYS: [&str; 3] = ["vector_head", "antisymmetric_gap", "gradient_views"];
+const OTHER_KEYS: [&str; 4] = ["vector_head", "antisymmetric_gap", "trunk", "gradient_views"];
 
 /// The weight of each term, in the order of [`terms`].
 #[derive(Clone, Debug, PartialEq)]

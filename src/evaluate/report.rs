@@ -12,7 +12,7 @@ use crate::image::Volume;
 use crate::report;
 use crate::report::{
     CaseObservation, FileSummary, Observable, ReportData, RunInfo, Scene, Source, summarise,
-    volume_slices,
+    unlearnt, volume_slices,
 };
 use crate::run::rows::{Row, read_rows};
 use crate::run::{METRICS, VALIDATION};
@@ -106,6 +106,14 @@ pub(crate) fn trained(config: &Config, model: &Model) -> Vec<String> {
         |task: &&dyn Observable| task.terms().iter().any(|t| weights.get(t.name) > 0.0);
     let tasks = model.program.observables();
     tasks.iter().filter(|task| has_weight(task)).map(|task| task.name().to_string()).collect()
+}
+
+/// What the trained tasks have not learnt, by the figures in `row`, in one sentence; none if there is nothing.
+pub(crate) fn not_learnt(config: &Config, model: &Model, row: &Row) -> Option<String> {
+    let trained = trained(config, model);
+    let is_trained = |task: &str| trained.iter().any(|t| t == task);
+    let missing = unlearnt(&model.program.observables(), row, is_trained);
+    (!missing.is_empty()).then(|| format!("not learnt: {}", missing.join("; ")))
 }
 
 /// The preset's name as the configuration spells it.

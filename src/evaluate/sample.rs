@@ -363,7 +363,7 @@ fn the_verdict_says_what_the_figures_say() {
         .with("feature_std", 0.5);
     let with = |row: Row| {
         let mut data = ReportData { validations: vec![row], ..ReportData::default() };
-        data.run.trained = vec!["similarity".to_string()];
+        data.run.trained = vec!["similarity".to_string(), "gap".to_string()];
         html(&data)
     };
     let page = with(last.clone());
@@ -374,6 +374,13 @@ fn the_verdict_says_what_the_figures_say() {
     }
     let but = |name: &'static str, value: f64| with(last.clone().with(name, value));
     assert!(but("gap_mae_mm", 60.0).contains("no better than a guess"));
+    let good = last.clone().with("gap_mae_mm", 10.0);
+    assert!(with(good.clone()).contains("The model has learnt distances"));
+    let lost = with(good.with("gap_r2_x", -0.2));
+    assert!(
+        lost.contains("the gap along left-right (R\u{b2} -0.20)") && lost.contains("verdict bad")
+    );
+    assert!(!lost.contains("The model has learnt") && lost.contains("along some axes only"));
     let flat = but("feature_std", 1e-5);
     assert!(flat.contains("Collapse alarm") && flat.contains("verdict bad"));
     assert!(but("distant_cosine", 0.969).contains("Collapse alarm"));

@@ -1,8 +1,8 @@
-//! What the heads share: the dense representations of all views, the trunk, and PyTorch's initialisation of a layer.
+//! What the heads share: the dense representations of all views, and PyTorch's initialisation of a layer.
 
 use crate::error::Result;
 use crate::model::Weights;
-use crate::ops::{Axis, Concat, Conv3d, Gelu, GlobalPool, Linear};
+use crate::ops::{Conv3d, Gelu, Linear};
 use crate::tape::{Init, Tape, ValueId};
 
 /// Dense representations of the `count` views of a batch, view-major: one value `[V N, D, H, W, C]`, or two, of view 0
@@ -62,41 +62,6 @@ pub(super) fn conv_gelu(
     let conv = Conv3d { stride: [2; 3], padding: [1; 3], bias: true, normed: false };
     let y = tape.record(name, conv, &[x, w, b])?;
     tape.record(&format!("{name}.gelu"), Gelu, &[y])
-}
-
-/// The trunk of the gap and the vector head: three times convolution 3x3x3 of stride 2 to half the channels and GELU,
-/// then the mean over voxels.
-#[derive(Clone, Debug)]
-pub struct Trunk {
-    /// Name of the head, `gap_head` or `vec_head`.
-    pub name: &'static str,
-}
-
-impl Trunk {
-    /// Features `[V, N, C / 8]` of all views. The filters of both encoders' views are the same; the part of
-    /// view 0 alone sends a gradient on where only it came with one.
-    ///
-    /// # Errors
-    /// [`crate::Error::Shape`] if the representation has fewer than 8 channels.
-    pub fn record(&self, tape: &mut Tape, weights: &mut Weights, views: &Views) -> Result<ValueId> {
-        let (channels, batch) = (views.channels(tape), views.batch(tape));
-        let mut parts = Vec::new();
-        for &value in &views.values {
-            let mut x = value;
-            for k in 1..=3 {
-                let name = format!("{}.proj_{k}", self.name);
-                x = conv_gelu(tape, weights, &name, x, channels >> k, 3)?;
-            }
-            parts.push(tape.record(&format!("{}.pool", self.name), GlobalPool, &[x])?);
-        }
-        let all = match parts[..] {
-            [one] => one,
-            _ => {
-                tape.record(&format!("{}.views", self.name), Concat { axis: Axis::Batch }, &parts)?
-            }
-        };
-        Ok(tape.reshape(all, &[views.count, batch, channels >> 3]))
-    }
 }
 
 /// How a linear layer is initialised.

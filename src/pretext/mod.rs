@@ -5,14 +5,16 @@ mod gap;
 mod heads;
 mod similarity;
 mod task;
+mod trunk;
 mod vector;
 
 use std::sync::{Arc, LazyLock};
 
 pub use gap::Gap;
-pub use heads::{Trunk, Views};
+pub use heads::Views;
 pub use similarity::Similarity;
 pub use task::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
+pub use trunk::{Trunk, TrunkWidths};
 pub use vector::{Vector, VectorHead};
 
 use crate::report::Term;
@@ -24,20 +26,26 @@ pub struct TaskOptions {
     pub vector_head: VectorHead,
     /// Whether the gap head drops its bias.
     pub antisymmetric_gap: bool,
+    /// Widths of the trunk of both.
+    pub trunk: TrunkWidths,
 }
 
 impl Default for TaskOptions {
     fn default() -> Self {
-        TaskOptions { vector_head: VectorHead::Absolute, antisymmetric_gap: false }
+        TaskOptions {
+            vector_head: VectorHead::Absolute,
+            antisymmetric_gap: false,
+            trunk: TrunkWidths::Auto,
+        }
     }
 }
 
 /// Every task there is, in the order in which they are recorded. A new task is registered here.
 pub fn all_tasks(options: &TaskOptions) -> Vec<Arc<dyn Task>> {
     vec![
-        Arc::new(Gap { antisymmetric: options.antisymmetric_gap }),
+        Arc::new(Gap { antisymmetric: options.antisymmetric_gap, trunk: options.trunk }),
         Arc::new(Similarity),
-        Arc::new(Vector { head: options.vector_head }),
+        Arc::new(Vector { head: options.vector_head, trunk: options.trunk }),
     ]
 }
 

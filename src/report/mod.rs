@@ -25,6 +25,7 @@ pub use data::{
 pub use images::{ImageBudget, image_row};
 pub use observable::{
     Description, Figure, Guess, Measured, Observable, Summary, Term, collapse, in_words, summarise,
+    unlearnt, unlearnt_axes,
 };
 pub use page::{HALF, THIRD, figure};
 pub use plot::{Picture, Plot};
@@ -32,7 +33,7 @@ pub use scale::Scale;
 pub use series::{Shape, thin_evenly};
 pub(crate) use slice::plane_axes;
 pub use slice::{Scene, Source, VoxelBox, cut_slice, volume_slices};
-pub use statistics::{angle_deg, mean, median, norm, r_squared};
+pub use statistics::{AXES, AxisErrors, angle_deg, axis_errors, mean, median, norm, r_squared};
 pub use text::{direction, escape, name, number, usable};
 pub use verdict::against_guess;
 

@@ -4,8 +4,13 @@ use crate::report::data::{CaseObservation, Draw, Slice};
 use crate::report::images::ImageBudget;
 use crate::report::plot::Picture;
 use crate::report::slice::Scene;
+use crate::report::statistics::AXES;
 use crate::report::text::{number, usable};
 use crate::run::rows::Row;
+
+/// An axis whose coefficient of determination is lower counts as not learnt: four fifths of what there was to explain
+/// are left.
+const UNLEARNT_R2: f64 = 0.2;
 
 /// A loss term of a task.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,6 +79,23 @@ impl Figure {
         format!("{}{unit}", number(self.scale * value, self.decimals))
     }
 
+    /// Mean absolute error along one axis, in mm.
+    pub const fn axis_error(name: &'static str, label: &'static str, guess: Guess) -> Figure {
+        Figure { label, unit: " mm", decimals: 1, guess, ..Figure::hidden(name) }
+    }
+
+    /// Coefficient of determination along one axis.
+    pub const fn axis_r2(name: &'static str, label: &'static str, short: &'static str) -> Figure {
+        Figure {
+            label,
+            short,
+            decimals: 2,
+            higher_is_better: true,
+            guess: Guess::Fixed(0.0),
+            ..Figure::hidden(name)
+        }
+    }
+
     /// What a guess reaches, of the figures in `row`.
     pub fn guessed(&self, row: &Row) -> f64 {
         match self.guess {
@@ -138,6 +160,11 @@ pub trait Observable {
     fn gain(&self, _figures: &Row) -> Option<f64> {
         None
     }
+    /// What of it is not learnt while the rest may be, a phrase each without capital and full stop, such as "the gap
+    /// along left-right (R\u{b2} -0.22)".
+    fn unlearnt(&self, _figures: &Row) -> Vec<String> {
+        Vec::new()
+    }
     /// Curves over the validations of a run, each of half the page's width.
     fn curves(&self, validations: &[Row]) -> Vec<Picture>;
     /// What it shows on slices of the views of a draw; kept in [`Draw::pictures`].
@@ -187,6 +214,25 @@ pub fn collapse(
         ));
     }
     tasks.iter().find_map(|task| task.collapse(&summary.row, is_trained(task.name())))
+}
+
+/// What the tasks that are trained have not learnt, see [`Observable::unlearnt`].
+pub fn unlearnt(
+    tasks: &[&dyn Observable],
+    figures: &Row,
+    is_trained: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let trained = tasks.iter().filter(|task| is_trained(task.name()));
+    trained.flat_map(|task| task.unlearnt(figures)).collect()
+}
+
+/// The axes whose coefficient of determination, figures `names` in the order (z, y, x), is below
+/// [`UNLEARNT_R2`], as [`Observable::unlearnt`] gives them.
+pub fn unlearnt_axes(figures: &Row, what: &str, names: [&str; 3]) -> Vec<String> {
+    let all = AXES.into_iter().zip(names.map(|name| figures.get(name)));
+    all.filter(|(_, r2)| *r2 < UNLEARNT_R2)
+        .map(|(axis, r2)| format!("{what} along {axis} (R\u{b2} {r2:.2})"))
+        .collect()
 }
 
 /// The figures that have a short name, in words for a terminal: each with what a guess reaches, if that is known.

@@ -15,6 +15,33 @@ impl PairVector {
     }
 }
 
+/// What a person calls the axes (z, y, x).
+pub const AXES: [&str; 3] = ["bottom-top", "back-front", "left-right"];
+
+/// Errors of vectors along one axis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AxisErrors {
+    /// Mean absolute error, mm.
+    pub mae_mm: f64,
+    /// Coefficient of determination.
+    pub r2: f64,
+    /// Mean absolute error of guessing zero, mm.
+    pub zero_mm: f64,
+}
+
+/// The errors of `pairs` along each axis, (z, y, x).
+pub fn axis_errors(pairs: &[PairVector]) -> [AxisErrors; 3] {
+    std::array::from_fn(|a| {
+        let (predicted, truth): (Vec<f64>, Vec<f64>) =
+            pairs.iter().map(|p| (p.predicted_mm[a], p.truth_mm[a])).unzip();
+        AxisErrors {
+            mae_mm: mean(pairs.iter().map(|p| p.errors_mm()[a])),
+            r2: r_squared(&predicted, &truth),
+            zero_mm: mean(truth.iter().map(|t| t.abs())),
+        }
+    })
+}
+
 /// Mean of the finite values; NaN if there are none.
 pub fn mean(values: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut count) = (0.0, 0.0);

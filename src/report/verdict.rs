@@ -1,7 +1,7 @@
 //! The verdict in plain words, and the table of final figures against what a guess reaches.
 
 use crate::report::data::ReportData;
-use crate::report::observable::{Observable, Summary, collapse, summarise};
+use crate::report::observable::{Observable, Summary, collapse, summarise, unlearnt};
 use crate::report::text::{escape, grouped, number, usable};
 
 /// The box at the top of the page and the table under it.
@@ -21,8 +21,10 @@ pub(super) fn verdict(data: &ReportData, tasks: &[&dyn Observable]) -> String {
     let is_trained = |task: &str| data.run.trained.iter().any(|name| name == task);
     let alarm = collapse(tasks, summary, is_trained);
     let gain = tasks.iter().find_map(|task| task.gain(&summary.row));
-    let state = state(gain, alarm.is_some());
-    let bad = if alarm.is_some() || gain.is_none_or(|gain| gain <= 0.05) { " bad" } else { "" };
+    let missing = unlearnt(tasks, &summary.row, is_trained);
+    let state = state(gain, alarm.is_some(), !missing.is_empty());
+    let is_bad = alarm.is_some() || !missing.is_empty() || gain.is_none_or(|gain| gain <= 0.05);
+    let bad = if is_bad { " bad" } else { "" };
     let whence = match last.filter(|_| !use_cases) {
         Some(row) => format!("Measured at the last validation (step {}).", grouped(row.step)),
         None => {
@@ -37,6 +39,9 @@ pub(super) fn verdict(data: &ReportData, tasks: &[&dyn Observable]) -> String {
             "<strong>{} pairs have a prediction that is not a finite number</strong>; they are in none of these figures.",
             grouped(summary.broken as u64)
         ));
+    }
+    if !missing.is_empty() {
+        sentences.push(format!("<strong>Not learnt:</strong> {}.", missing.join("; ")));
     }
     sentences.push(match &alarm {
         Some(why) => format!("<strong>Collapse alarm:</strong> {why}."),
@@ -64,10 +69,11 @@ fn warnings(data: &ReportData) -> String {
 
 /// `gain`: the share of a guess's error that is avoided. Where words change is ours: below 0.05 a guess on other views
 /// would do as well; 0.3 and 0.7 part what is left into thirds.
-fn state(gain: Option<f64>, collapsed: bool) -> &'static str {
+fn state(gain: Option<f64>, collapsed: bool, lacks_part: bool) -> &'static str {
     match gain {
         _ if collapsed => "The representation seems to have collapsed",
         None => "Distances were not measured",
+        Some(gain) if gain > 0.05 && lacks_part => "The model tells distances along some axes only",
         Some(gain) if gain > 0.7 => "The model has learnt distances",
         Some(gain) if gain > 0.3 => "The model has learnt distances in part",
         Some(gain) if gain > 0.05 => "The model has begun to learn distances",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Result, escape};
-use crate::evaluate::{About, write_report};
+use crate::evaluate::{About, not_learnt, write_report};
 use crate::report::in_words;
 use crate::run::Ui;
 use crate::session::{Model, RunData, Target, state};
@@ -51,5 +51,8 @@ pub fn observe(options: &ObserveOptions, ui: &mut dyn Ui) -> Result<(PathBuf, St
     let data = RunData { validation: data.train, train: Vec::new(), ..data };
     let about = About { run: &options.run, config: &config, command: &options.command, steps };
     let (page, row) = write_report(&mut model, &data, &data.validation, &about, &options.out)?;
+    if let Some(what) = not_learnt(&config, &model, &row) {
+        ui.warn(&what);
+    }
     Ok((page, in_words(&model.program.observables(), &row).join(", ")))
 }

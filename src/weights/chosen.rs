@@ -29,10 +29,7 @@ pub(crate) fn pick(run: &Path, named: Option<&Path>, ui: &mut dyn Ui) -> Result<
 /// The configuration a checkpoint was written with.
 pub(crate) fn config_of(path: &Path, loaded: &Loaded) -> Result<Config> {
     let text = loaded.config().unwrap_or_default();
-    let refuse = |why: String| {
+    Config::of_run(text).map_err(|why| {
         Error::checkpoint(path, format!("its configuration cannot be read by this version: {why}"))
-    };
-    let mut config: Config = toml::from_str(text).map_err(|e| refuse(e.message().to_string()))?;
-    config.check().map_err(|e| refuse(e.to_string()))?;
-    Ok(config)
+    })
 }

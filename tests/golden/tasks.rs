@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use spatialssl::model::Weights;
-use spatialssl::pretext::{Gap, Inputs, Similarity, Task, Vector, VectorHead, ViewSizes, Views};
+use spatialssl::pretext::{
+    Gap, Inputs, Similarity, Task, TrunkWidths, Vector, VectorHead, ViewSizes, Views,
+};
 use spatialssl::tape::{Executor, Tape, ValueId};
 
 use crate::engine::{self, loss, machine, read, task_gradient, write};
@@ -63,8 +65,9 @@ fn record(case: &Case) -> Recorded {
             let recorded = task.record(tape, &mut weights, &inputs).unwrap();
             losses.extend(names.into_iter().zip(recorded.losses));
         };
+    let trunk = TrunkWidths::Authors;
     if has("gap_head") {
-        record(&Gap { antisymmetric: false }, gap, &mut tape, [NAMES[0], NAMES[1]]);
+        record(&Gap { antisymmetric: false, trunk }, gap, &mut tape, [NAMES[0], NAMES[1]]);
     }
     if has("sim_head") {
         let starts = tape.input("boxes", &[n, v * (v - 1) / 2, 4, 3]);
@@ -72,7 +75,7 @@ fn record(case: &Case) -> Recorded {
         boxes = Some(starts);
     }
     if has("vec_head") {
-        record(&Vector { head: VectorHead::Absolute }, gap, &mut tape, [NAMES[4], NAMES[5]]);
+        record(&Vector { head: VectorHead::Absolute, trunk }, gap, &mut tape, [NAMES[4], NAMES[5]]);
     }
     Recorded { tape, weights, dense: id, gap, boxes, losses }
 }

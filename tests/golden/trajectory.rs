@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use spatialssl::config::GradientViews;
 use spatialssl::ops::{AdamW, SCALARS, scalar};
 use spatialssl::optim::ema_weight;
-use spatialssl::pretext::{TaskOptions, chosen_tasks};
+use spatialssl::pretext::{TaskOptions, TrunkWidths, chosen_tasks};
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Step, Tape, ValueId};
 use spatialssl::views::geometry::{
@@ -25,7 +25,10 @@ fn options(case: &Case) -> ProgramOptions {
         batch: case.number("N") as usize,
         view_size: case.triple("view_size"),
         sub_size: case.triple("sub_view_size"),
-        tasks: chosen_tasks(&TaskOptions::default(), |_| 1.0),
+        tasks: chosen_tasks(
+            &TaskOptions { trunk: TrunkWidths::Authors, ..TaskOptions::default() },
+            |_| 1.0,
+        ),
         gradient_views: GradientViews::First,
         adamw: AdamW {
             beta1: beta(0),

@@ -1,7 +1,7 @@
 //! The whole training step: six losses, all heads, encoder, against differences along random directions.
 
 use spatialssl::config::GradientViews;
-use spatialssl::pretext::{TaskOptions, VectorHead};
+use spatialssl::pretext::{TaskOptions, TrunkWidths, VectorHead};
 
 use crate::common::bound::normals;
 use crate::common::program::{Run, options, weighted_tasks};
@@ -19,7 +19,11 @@ pub(crate) fn check(gradient_views: GradientViews) {
         let mut o = options(&[8, 16], &[1, 1], [16; 3], 1);
         o.encoder.stages[1].stride = [2, 1, 2];
         o.gradient_views = gradient_views;
-        o.tasks = weighted_tasks(&TaskOptions { vector_head, antisymmetric_gap });
+        o.tasks = weighted_tasks(&TaskOptions {
+            vector_head,
+            antisymmetric_gap,
+            trunk: TrunkWidths::Given([6, 5, 3]),
+        });
         check_one(Run::new(o));
     }
 }

@@ -3,7 +3,9 @@
 use spatialssl::error::Result;
 use spatialssl::model::Weights;
 use spatialssl::ops::{Linear, Pairwise, PairwiseKind, VectorLoss};
-use spatialssl::pretext::{Inputs, Output, Recorded, Samples, Target, Task, Trunk, ViewSizes};
+use spatialssl::pretext::{
+    Inputs, Output, Recorded, Samples, Target, Task, Trunk, TrunkWidths, ViewSizes,
+};
 use spatialssl::report::{
     CaseObservation, Description, Figure, Guess, HALF, ImageBudget, Measured, Observable, Picture,
     Plot, Shape, Term, figure, mean, points, usable, validation_plot,
@@ -55,7 +57,11 @@ impl Task for Place {
         weights: &mut Weights,
         inputs: &Inputs<'_>,
     ) -> Result<Recorded> {
-        let features = Trunk { name: "place_head" }.record(tape, weights, inputs.dense)?;
+        let features = Trunk { name: "place_head", widths: TrunkWidths::Auto }.record(
+            tape,
+            weights,
+            inputs.dense,
+        )?;
         let kind = PairwiseKind::Concat;
         let pairs = tape.record("place_head.pairs", Pairwise { kind }, &[features])?;
         let width = tape.shape(pairs).channels();

@@ -5,14 +5,15 @@ mod panel;
 use crate::error::Result;
 use crate::model::Weights;
 use crate::ops::{GapAxisLoss, GapNormLoss, Pairwise, PairwiseKind};
-use crate::pretext::heads::{LinearInit, Trunk, linear, uniform};
+use crate::pretext::heads::{LinearInit, linear, uniform};
 use crate::pretext::task::{
     Inputs, Output, Recorded, Samples, Target, Task, ViewSizes, gap_target,
 };
+use crate::pretext::trunk::{Trunk, TrunkWidths};
 use crate::report::{
-    CaseObservation, Description, Figure, Guess, ImageBudget, Measured, Observable, PairVector,
-    Picture, Shape, Term, against_guess, mean, norm, number, points, r_squared, usable,
-    validation_plot,
+    AXES, CaseObservation, Description, Figure, Guess, ImageBudget, Measured, Observable,
+    PairVector, Picture, Shape, Term, against_guess, axis_errors, mean, norm, number, points,
+    r_squared, unlearnt_axes, usable, validation_plot,
 };
 use crate::run::rows::Row;
 use crate::tape::Tape;
@@ -25,7 +26,7 @@ const COLLAPSE_SPREAD: f64 = 0.01;
 
 /// Output: `P [N, V, V, 3]`, in units of the target.
 const PREDICTION: &str = "gap.prediction";
-/// Output: features before pairs are made, `[V, N, C / 8]`.
+/// Output: features before pairs are made, `[V, N, last width]`.
 const FEATURES: &str = "gap.features";
 
 const TERMS: [Term; 2] = [
@@ -33,7 +34,7 @@ const TERMS: [Term; 2] = [
     Term { name: "gap_norm", weight: 1.0, heading: "Gap, distance", measure: "squared error" },
 ];
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 15] = [
     // Mean absolute error, mean over axes.
     Figure {
         label: "gap, mean absolute error per axis",
@@ -52,6 +53,16 @@ const FIGURES: [Figure; 6] = [
         guess: Guess::Fixed(0.0),
         ..Figure::hidden("gap_r2")
     },
+    // The same along each axis.
+    Figure::axis_error("gap_mae_z_mm", "gap, error bottom-top", Guess::Figure("gap_baseline_z_mm")),
+    Figure::hidden("gap_baseline_z_mm"),
+    Figure::axis_r2("gap_r2_z", "gap, R\u{b2} bottom-top", "R\u{b2} bottom-top"),
+    Figure::axis_error("gap_mae_y_mm", "gap, error back-front", Guess::Figure("gap_baseline_y_mm")),
+    Figure::hidden("gap_baseline_y_mm"),
+    Figure::axis_r2("gap_r2_y", "gap, R\u{b2} back-front", "R\u{b2} back-front"),
+    Figure::axis_error("gap_mae_x_mm", "gap, error left-right", Guess::Figure("gap_baseline_x_mm")),
+    Figure::hidden("gap_baseline_x_mm"),
+    Figure::axis_r2("gap_r2_x", "gap, R\u{b2} left-right", "R\u{b2} left-right"),
     // Standard deviation of each feature over all views, mean over features.
     Figure::hidden("feature_std"),
     // Root mean square length of the predictions, and of the truth.
@@ -72,6 +83,8 @@ const DESCRIPTION: Description = Description {
 pub struct Gap {
     /// Leaves `b` out, so that `P[i][j] = -P[j][i]`.
     pub antisymmetric: bool,
+    /// Widths of its trunk.
+    pub trunk: TrunkWidths,
 }
 
 impl Task for Gap {
@@ -86,7 +99,8 @@ impl Task for Gap {
         inputs: &Inputs<'_>,
     ) -> Result<Recorded> {
         let target = inputs.targets[0];
-        let features = Trunk { name: "gap_head" }.record(tape, weights, inputs.dense)?;
+        let features =
+            Trunk { name: "gap_head", widths: self.trunk }.record(tape, weights, inputs.dense)?;
         let pairs = tape.record(
             "gap_head.pairs",
             Pairwise { kind: PairwiseKind::Difference },
@@ -123,15 +137,15 @@ impl Observable for Gap {
         let spread = |of: &dyn Fn(&PairVector) -> [f64; 3]| {
             mean(pairs.iter().map(|p| norm(of(p)).powi(2))).sqrt()
         };
+        let mut values = vec![
+            mean(pairs.iter().flat_map(PairVector::errors_mm)),
+            mean(pairs.iter().flat_map(|p| p.truth_mm.map(f64::abs))),
+            r_squared(&predicted, &truth),
+        ];
+        values.extend(axis_errors(&pairs).iter().flat_map(|e| [e.mae_mm, e.zero_mm, e.r2]));
+        values.extend([feature_std(cases), spread(&|p| p.predicted_mm), spread(&|p| p.truth_mm)]);
         Measured {
-            values: vec![
-                mean(pairs.iter().flat_map(PairVector::errors_mm)),
-                mean(pairs.iter().flat_map(|p| p.truth_mm.map(f64::abs))),
-                r_squared(&predicted, &truth),
-                feature_std(cases),
-                spread(&|p| p.predicted_mm),
-                spread(&|p| p.truth_mm),
-            ],
+            values,
             counted: pairs.len(),
             broken: pairs.iter().filter(|p| !p.is_usable()).count(),
         }
@@ -168,6 +182,10 @@ impl Observable for Gap {
         (usable(error) && usable(guess) && guess > 0.0).then(|| 1.0 - error / guess)
     }
 
+    fn unlearnt(&self, figures: &Row) -> Vec<String> {
+        unlearnt_axes(figures, "the gap", ["gap_r2_z", "gap_r2_y", "gap_r2_x"])
+    }
+
     fn curves(&self, validations: &[Row]) -> Vec<Picture> {
         let of = |name: &str| points(validations, name);
         let mut mm = validation_plot("Gap, error", "mm, lower is better", &[0.0]);
@@ -176,7 +194,10 @@ impl Observable for Gap {
         let mut r2 =
             validation_plot("Gap, explained variance", "R\u{b2}, higher is better", &[1.0]);
         r2.add_labelled("guess", "guessing the mean: 0", Shape::Level(0.0));
-        r2.add_labelled("s1", "gap head", Shape::Path(of("gap_r2")));
+        r2.add_labelled("s1", "all axes", Shape::Path(of("gap_r2")));
+        r2.add_labelled("s2", AXES[0], Shape::Path(of("gap_r2_z")));
+        r2.add_labelled("s3", AXES[1], Shape::Path(of("gap_r2_y")));
+        r2.add_labelled("s4", AXES[2], Shape::Path(of("gap_r2_x")));
         let mut spread =
             validation_plot("Gap, spread of the features", "standard deviation", &[0.0]);
         spread.add("s3", Shape::Path(of("feature_std")));
@@ -217,6 +238,8 @@ mod tests {
     use super::*;
     use crate::report::Draw;
 
+    const GAP: Gap = Gap { antisymmetric: false, trunk: TrunkWidths::Auto };
+
     /// Two views whose gap is known, the prediction `scale` times that; the diagonal says 100, and counts nowhere.
     fn case(scale: f64) -> CaseObservation {
         let truth = [3.0, -4.0, 0.0];
@@ -240,8 +263,7 @@ mod tests {
     }
 
     fn figures(case: CaseObservation) -> Row {
-        let gap = Gap { antisymmetric: false };
-        crate::report::summarise(&[&gap], &[case], 7).row
+        crate::report::summarise(&[&GAP], &[case], 7).row
     }
 
     #[test]
@@ -251,19 +273,38 @@ mod tests {
         assert!((row.get("gap_baseline_mm") - 7.0 / 3.0).abs() < 1e-12);
         assert!((row.get("gap_mae_mm") - 3.5 / 3.0).abs() < 1e-12);
         assert!((row.get("gap_r2") - 0.75).abs() < 1e-12);
+        // Half of 3, 4 and 0 mm on the axes z, y, x; along x the truth does not vary.
+        assert_eq!(
+            ["gap_mae_z_mm", "gap_mae_y_mm", "gap_mae_x_mm"].map(|name| row.get(name)),
+            [1.5, 2.0, 0.0]
+        );
+        assert_eq!(
+            ["gap_baseline_z_mm", "gap_baseline_y_mm"].map(|name| row.get(name)),
+            [3.0, 4.0]
+        );
+        assert_eq!(["gap_r2_z", "gap_r2_y"].map(|name| row.get(name)), [0.75, 0.75]);
+        assert!(row.get("gap_r2_x").is_nan());
         assert_eq!((row.get("gap_spread_mm"), row.get("gap_true_spread_mm")), (2.5, 5.0));
         // Features 1 and 3, 0 and 4.
         assert_eq!(row.get("feature_std"), 1.5);
-        let gap = Gap { antisymmetric: false };
-        assert_eq!(gap.measure(&[case(0.5)]).counted, 2);
-        assert!((gap.gain(&row).unwrap() - 0.5).abs() < 1e-12);
-        assert!(gap.measure(&[]).values.iter().all(|v| v.is_nan()));
+        assert_eq!(GAP.measure(&[case(0.5)]).counted, 2);
+        assert!((GAP.gain(&row).unwrap() - 0.5).abs() < 1e-12);
+        assert!(GAP.measure(&[]).values.iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    fn an_axis_that_is_lost_is_named() {
+        assert!(GAP.unlearnt(&figures(case(0.5))).is_empty());
+        let mut lost = case(0.5);
+        let prediction = lost.draws[0].outputs.get_mut(PREDICTION).unwrap();
+        // Along z the wrong way, for all that the other axes say.
+        prediction.iter_mut().step_by(3).for_each(|z| *z = -*z);
+        assert_eq!(GAP.unlearnt(&figures(lost)), ["the gap along bottom-top (R\u{b2} -1.25)"]);
     }
 
     #[test]
     fn constant_predictions_and_features_raise_the_alarm() {
-        let gap = Gap { antisymmetric: false };
-        let alarm = |row: &Row| gap.collapse(row, true);
+        let alarm = |row: &Row| GAP.collapse(row, true);
         let healthy = figures(case(0.5));
         assert!(alarm(&healthy).is_none() && alarm(&Row::new(0)).is_none());
         assert!(alarm(&figures(case(0.001))).unwrap().contains("predicted gaps hardly vary"));
@@ -274,7 +315,7 @@ mod tests {
     fn a_prediction_that_is_not_finite_is_counted_and_left_out() {
         let mut bad = case(0.5);
         bad.draws[0].outputs.get_mut(PREDICTION).unwrap()[4] = f64::NAN;
-        let measured = Gap { antisymmetric: false }.measure(&[bad]);
+        let measured = GAP.measure(&[bad]);
         assert_eq!((measured.counted, measured.broken), (2, 1));
         assert!(measured.values[0].is_finite());
     }

@@ -5,14 +5,15 @@ mod panel;
 use crate::error::Result;
 use crate::model::Weights;
 use crate::ops::{Pairwise, PairwiseKind, RouteLoss, VectorLoss};
-use crate::pretext::heads::{LinearInit, Trunk, linear, uniform};
+use crate::pretext::heads::{LinearInit, linear, uniform};
 use crate::pretext::task::{
     Inputs, Output, Recorded, Samples, Target, Task, ViewSizes, gap_target,
 };
+use crate::pretext::trunk::{Trunk, TrunkWidths};
 use crate::report::{
     CaseObservation, Description, Draw, Figure, Guess, ImageBudget, Measured, Observable,
-    PairVector, Picture, Shape, Term, angle_deg, mean, norm, number, points, usable,
-    validation_plot,
+    PairVector, Picture, Shape, Term, angle_deg, axis_errors, mean, norm, number, points,
+    unlearnt_axes, usable, validation_plot,
 };
 use crate::run::rows::Row;
 use crate::tape::{Init, Tape};
@@ -26,7 +27,7 @@ const TERMS: [Term; 2] = [
     Term { name: "route", weight: 1.0, heading: "Vector, routes", measure: "smooth L1 error" },
 ];
 
-const FIGURES: [Figure; 3] = [
+const FIGURES: [Figure; 9] = [
     // Mean angle to the truth; a prediction without a direction is 90 degrees off.
     Figure {
         label: "vector, direction error",
@@ -44,6 +45,25 @@ const FIGURES: [Figure; 3] = [
         guess: Guess::Figure("gap_baseline_mm"),
         ..Figure::hidden("vector_mae_mm")
     },
+    // The same along each axis.
+    Figure::axis_error(
+        "vector_mae_z_mm",
+        "vector, error bottom-top",
+        Guess::Figure("gap_baseline_z_mm"),
+    ),
+    Figure::axis_r2("vector_r2_z", "vector, R\u{b2} bottom-top", ""),
+    Figure::axis_error(
+        "vector_mae_y_mm",
+        "vector, error back-front",
+        Guess::Figure("gap_baseline_y_mm"),
+    ),
+    Figure::axis_r2("vector_r2_y", "vector, R\u{b2} back-front", ""),
+    Figure::axis_error(
+        "vector_mae_x_mm",
+        "vector, error left-right",
+        Guess::Figure("gap_baseline_x_mm"),
+    ),
+    Figure::axis_r2("vector_r2_x", "vector, R\u{b2} left-right", ""),
     // Mean length of the sum of predicted vectors along every route and back to its start.
     Figure {
         label: "vector, closure of a route",
@@ -76,6 +96,8 @@ pub enum VectorHead {
 pub struct Vector {
     /// Kind of head.
     pub head: VectorHead,
+    /// Widths of its trunk.
+    pub trunk: TrunkWidths,
 }
 
 impl Task for Vector {
@@ -90,7 +112,8 @@ impl Task for Vector {
         inputs: &Inputs<'_>,
     ) -> Result<Recorded> {
         let target = inputs.targets[0];
-        let features = Trunk { name: "vec_head" }.record(tape, weights, inputs.dense)?;
+        let features =
+            Trunk { name: "vec_head", widths: self.trunk }.record(tape, weights, inputs.dense)?;
         let init = uniform(tape.shape(features).channels());
         let prediction = match self.head {
             VectorHead::Absolute => {
@@ -135,12 +158,14 @@ impl Observable for Vector {
     fn measure(&self, cases: &[CaseObservation]) -> Measured {
         let draws = || cases.iter().flat_map(|case| &case.draws);
         let pairs: Vec<PairVector> = draws().flat_map(|draw| draw.vectors(PREDICTION)).collect();
+        let mut values = vec![
+            mean(pairs.iter().filter_map(|p| angle_deg(p.predicted_mm, p.truth_mm))),
+            mean(pairs.iter().flat_map(PairVector::errors_mm)),
+        ];
+        values.extend(axis_errors(&pairs).iter().flat_map(|e| [e.mae_mm, e.r2]));
+        values.push(mean(draws().map(closure_mm)));
         Measured {
-            values: vec![
-                mean(pairs.iter().filter_map(|p| angle_deg(p.predicted_mm, p.truth_mm))),
-                mean(pairs.iter().flat_map(PairVector::errors_mm)),
-                mean(draws().map(closure_mm)),
-            ],
+            values,
             counted: pairs.len(),
             broken: pairs.iter().filter(|p| !p.is_usable()).count(),
         }
@@ -159,6 +184,10 @@ impl Observable for Vector {
             "The vector head points <strong>{}\u{b0}</strong> off the true direction (a random one: 90\u{b0}).",
             number(angle, 0)
         )
+    }
+
+    fn unlearnt(&self, figures: &Row) -> Vec<String> {
+        unlearnt_axes(figures, "the vector", ["vector_r2_z", "vector_r2_y", "vector_r2_x"])
     }
 
     fn curves(&self, validations: &[Row]) -> Vec<Picture> {
@@ -206,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    const VECTOR: Vector = Vector { head: VectorHead::Absolute };
+    const VECTOR: Vector = Vector { head: VectorHead::Absolute, trunk: TrunkWidths::Auto };
 
     /// Views at `at`, which predict the truth but for what `change` does.
     fn draw(at: &[[f64; 3]], change: impl Fn(usize, [f64; 3]) -> [f64; 3]) -> Draw {
