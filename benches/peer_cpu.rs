@@ -17,6 +17,7 @@ use spatialssl::ops::{AdamW, Pass, scalar};
 use spatialssl::pretext::{TaskOptions, chosen_tasks};
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Record, Step, Tape, ValueId};
+use spatialssl::views::Hiding;
 
 #[path = "peers/profile.rs"]
 mod profile;
@@ -169,8 +170,10 @@ pub(crate) fn options() -> ProgramOptions {
         batch: 1,
         view_size: [64; 3],
         sub_size: [16; 3],
-        tasks: chosen_tasks(&TaskOptions::default(), |_| 1.0),
+        tasks: chosen_tasks(&TaskOptions::default(), |name| f64::from(u8::from(name != "masked"))),
         gradient_views: GradientViews::First,
+        hiding: Hiding { block: [2; 3], share: [0.6, 0.75] },
+        hides_from_all: false,
         adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 },
         max_norm: None,
     }

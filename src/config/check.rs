@@ -36,6 +36,7 @@ impl Config {
         self.augment.check()?;
         check_tasks(&self.tasks)?;
         check_trunk(self, &mut warnings)?;
+        check_hiding(self, &mut warnings)?;
         check_run(&mut self.run, &mut warnings)?;
         check_optim(&mut self.optim, self.run.steps, &mut warnings)?;
         Ok(warnings)
@@ -206,6 +207,47 @@ fn check_trunk(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn check_hiding(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
+    let TasksConfig { masked_block, masked_ratio, hide_from_all, .. } = config.tasks;
+    for share in masked_ratio {
+        within("tasks.masked_ratio", share, 0.01, 0.99)?;
+    }
+    if masked_ratio[0] > masked_ratio[1] {
+        let why = format!(
+            "found {masked_ratio:?}, needs the lower share first\n  for example [0.6, 0.75]"
+        );
+        return Err(Error::config("tasks.masked_ratio", why));
+    }
+    let (block, size) = (config.hidden_block()?, config.views.size);
+    if let Some(axis) = (0..3).find(|&a| !size[a].is_multiple_of(block[a])) {
+        let why = format!(
+            "found {masked_block:?}, needs blocks that fill views.size = {size:?}; axis {} does not\n  \
+             [0, 0, 0] takes the product of the encoder's strides, {:?}",
+            AXES[axis],
+            config.model.stage_plan()?.total_stride()
+        );
+        return Err(Error::config("tasks.masked_block", why));
+    }
+    if hide_from_all && block == size {
+        warnings.push(format!(
+            "tasks.masked_block: blocks of {block:?} are as large as a view, so nothing of it is left"
+        ));
+    }
+    Ok(())
+}
+
+impl Config {
+    /// Extent of the blocks that are hidden, (z, y, x).
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the network cannot be.
+    pub(crate) fn hidden_block(&self) -> Result<[usize; 3]> {
+        let stride = self.model.stage_plan()?.total_stride();
+        let given = self.tasks.masked_block;
+        Ok(std::array::from_fn(|a| if given[a] == 0 { stride[a] } else { given[a] }))
+    }
 }
 
 fn check_run(run: &mut RunConfig, warnings: &mut Vec<String>) -> Result<()> {

@@ -5,7 +5,8 @@ use toml::{Table, Value};
 use crate::config::sections::Config;
 
 /// What a run computed before a setting existed, where that is not the setting's default: section, key, value.
-const BEFORE: [(&str, &str, &str); 1] = [("tasks", "trunk", "authors")];
+const BEFORE: [(&str, &str, &str); 2] =
+    [("tasks", "trunk", "authors"), ("tasks", "recipe", "paper")];
 
 /// The configuration that a run was written with, in TOML, with what absent keys meant at its time.
 ///

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::ModelConfig;
-use crate::config::weights::TermWeights;
+use crate::config::weights::{GivenWeights, Recipe, TermWeights};
 use crate::dataset::{Normalize, OnBadFile};
 use crate::error::{Error, Result};
 use crate::image::Spacing;
@@ -129,11 +129,13 @@ pub enum GradientViews {
 
 /// Section `[tasks]`: weights of the loss terms, and variants of the heads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(from = "GivenTasks")]
 pub struct TasksConfig {
     /// Weights by term: a key for each of [`crate::pretext::terms`].
     #[serde(flatten)]
     pub weights: TermWeights,
+    /// What weights are unless they are given.
+    pub recipe: Recipe,
     /// What the vector head predicts.
     pub vector_head: VectorHead,
     /// Whether the gap head drops its bias, so that the gap from i to j is minus the gap from j to i.
@@ -142,18 +144,66 @@ pub struct TasksConfig {
     pub trunk: TrunkWidths,
     /// Which views give the encoder a gradient.
     pub gradient_views: GradientViews,
+    /// Extent of the blocks that are hidden, `[z, y, x]` in voxels; 0: the product of the encoder's strides.
+    pub masked_block: [usize; 3],
+    /// Least and largest share of the blocks that is hidden.
+    pub masked_ratio: [f64; 2],
+    /// Whether blocks are hidden from the tasks that compare views, too, in the views that train the encoder.
+    pub hide_from_all: bool,
 }
 
-impl Default for TasksConfig {
+/// Section `[tasks]` as it is written: weights that are absent are the recipe's.
+#[derive(Deserialize)]
+#[serde(default)]
+struct GivenTasks {
+    #[serde(flatten)]
+    weights: GivenWeights,
+    recipe: Recipe,
+    vector_head: VectorHead,
+    antisymmetric_gap: bool,
+    trunk: TrunkWidths,
+    gradient_views: GradientViews,
+    masked_block: [usize; 3],
+    masked_ratio: [f64; 2],
+    hide_from_all: bool,
+}
+
+impl Default for GivenTasks {
     fn default() -> Self {
         let TaskOptions { vector_head, antisymmetric_gap, trunk } = TaskOptions::default();
-        TasksConfig {
-            weights: TermWeights::default(),
+        GivenTasks {
+            weights: GivenWeights::default(),
+            recipe: Recipe::default(),
             vector_head,
             antisymmetric_gap,
             trunk,
             gradient_views: GradientViews::First,
+            masked_block: [0; 3],
+            masked_ratio: [0.6, 0.75],
+            hide_from_all: false,
         }
+    }
+}
+
+impl From<GivenTasks> for TasksConfig {
+    fn from(given: GivenTasks) -> Self {
+        TasksConfig {
+            weights: TermWeights::new(given.recipe, &given.weights),
+            recipe: given.recipe,
+            vector_head: given.vector_head,
+            antisymmetric_gap: given.antisymmetric_gap,
+            trunk: given.trunk,
+            gradient_views: given.gradient_views,
+            masked_block: given.masked_block,
+            masked_ratio: given.masked_ratio,
+            hide_from_all: given.hide_from_all,
+        }
+    }
+}
+
+impl Default for TasksConfig {
+    fn default() -> Self {
+        GivenTasks::default().into()
     }
 }
 

@@ -10,15 +10,57 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::pretext::terms;
 
 /// Keys of `[tasks]` beside the weights, for the message that lists what the section takes.
-const OTHER_KEYS: [&str; 4] = ["vector_head", "antisymmetric_gap", "trunk", "gradient_views"];
+const OTHER_KEYS: [&str; 8] = [
+    "recipe",
+    "vector_head",
+    "antisymmetric_gap",
+    "trunk",
+    "gradient_views",
+    "masked_block",
+    "masked_ratio",
+    "hide_from_all",
+];
 
 /// The weight of each term, in the order of [`terms`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct TermWeights(Vec<f64>);
 
-impl Default for TermWeights {
-    fn default() -> Self {
-        TermWeights(terms().iter().map(|term| term.weight).collect())
+/// Weights that are documented together; single weights override them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    /// The paper's tasks: gap, similarity (a tenth) and vector.
+    #[default]
+    Paper,
+    /// Masked reconstruction alone.
+    Masked,
+    /// Both.
+    Joint,
+}
+
+impl Recipe {
+    /// The weight of a term whose own default is `default`.
+    fn weight(self, name: &str, default: f64) -> f64 {
+        match (self, name) {
+            (Recipe::Masked | Recipe::Joint, "masked") => 1.0,
+            (Recipe::Masked, _) => 0.0,
+            (Recipe::Paper | Recipe::Joint, _) => default,
+        }
+    }
+}
+
+/// Weights as they were given; the recipe says the others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GivenWeights(Vec<Option<f64>>);
+
+impl TermWeights {
+    /// The recipe's weights, but for those that are given.
+    pub(super) fn new(recipe: Recipe, given: &GivenWeights) -> TermWeights {
+        let all = terms().iter().enumerate().map(|(at, term)| {
+            let given = given.0.get(at).copied().flatten();
+            given.unwrap_or_else(|| recipe.weight(term.name, term.weight))
+        });
+        TermWeights(all.collect())
     }
 }
 
@@ -66,21 +108,21 @@ fn keys() -> &'static [&'static str] {
     &KEYS
 }
 
-impl<'de> Deserialize<'de> for TermWeights {
+impl<'de> Deserialize<'de> for GivenWeights {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Weights;
         impl<'de> Visitor<'de> for Weights {
-            type Value = TermWeights;
+            type Value = GivenWeights;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a map")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TermWeights, A::Error> {
-                let mut weights = TermWeights::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<GivenWeights, A::Error> {
+                let mut weights = GivenWeights(vec![None; terms().len()]);
                 while let Some(key) = map.next_key::<String>()? {
                     let at = place(&key).ok_or_else(|| A::Error::unknown_field(&key, keys()))?;
-                    weights.0[at] = map.next_value()?;
+                    weights.0[at] = Some(map.next_value()?);
                 }
                 Ok(weights)
             }
@@ -109,6 +151,17 @@ mod tests {
             (config.tasks.weights.get("route"), config.tasks.weights.get("vector")),
             (2.0, 1.0)
         );
+        let (masked, gap) = ("masked", "gap_axis");
+        for (text, expected) in [
+            ("recipe = 'paper'", [0.0, 1.0]),
+            ("recipe = 'masked'", [1.0, 0.0]),
+            ("recipe = 'joint'\ngap_axis = 0.5", [1.0, 0.5]),
+            ("masked = 3\nrecipe = 'masked'", [3.0, 0.0]),
+        ] {
+            let config: Config = toml::from_str(&format!("[tasks]\n{text}\n")).unwrap();
+            let weights = &config.tasks.weights;
+            assert_eq!([weights.get(masked), weights.get(gap)], expected, "{text}");
+        }
         let error = toml::from_str::<Config>("[tasks]\nrouet = 2\n").unwrap_err().to_string();
         assert!(error.contains("unknown field `rouet`") && error.contains("`gap_axis`"), "{error}");
     }

@@ -6,7 +6,7 @@ use half::f16;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::evaluate::validation::{Validation, evaluate};
+use crate::evaluate::validation::{SHOWN, Validation, evaluate};
 use crate::files::utc_now;
 use crate::image::Volume;
 use crate::report;
@@ -18,9 +18,6 @@ use crate::run::rows::{Row, read_rows};
 use crate::run::{METRICS, VALIDATION};
 use crate::session::{Model, RunData, load, view_options};
 use crate::views::SamplePlan;
-
-/// Volumes of which the first draw is shown on slices.
-const SHOWN: usize = 3;
 
 /// What the report says of the run beside its numbers.
 pub(crate) struct About<'a> {

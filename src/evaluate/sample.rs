@@ -144,6 +144,12 @@ fn draw(dice: &mut Dice, with_map: bool) -> Draw {
     let distant = pairs.iter().map(|_| (0.25 + 0.3 * dice.bell()).clamp(-1.0, 1.0)).collect();
     let features = (0..6).map(|_| 0.4 * dice.bell()).collect();
     let whole = Source { extent: EXTENT, spacing_mm: SPACING, window: [0.0, 1.0], voxel: &head };
+    let view = |v: usize, p: [usize; 3]| head(std::array::from_fn(|a| p[a] + starts[v][a]));
+    let [d, h, w] = VIEW;
+    let image: Vec<f64> =
+        (0..d * h * w).map(|i| f64::from(view(0, [i / (h * w), i / w % h, i % w]))).collect();
+    let restored = image.iter().map(|x| 0.8 * x + 0.05 * dice.bell()).collect();
+    let mask = (0..64).map(|_| f64::from(u8::from(dice.roll() < 0.6))).collect();
     let mut draw = Draw {
         view_centres: starts
             .iter()
@@ -152,6 +158,8 @@ fn draw(dice: &mut Dice, with_map: bool) -> Draw {
         gaps_mm,
         frame_mm: std::array::from_fn(|a| EXTENT[a] as f64 * SPACING[a]),
         unit_mm: [1.0; 3],
+        view_size: VIEW,
+        block: [8; 3],
         boxes: pairs.iter().map(|&[i, j]| boxes(&starts, i, j)).collect(),
         outputs: BTreeMap::from([
             ("gap.prediction", gap),
@@ -159,14 +167,17 @@ fn draw(dice: &mut Dice, with_map: bool) -> Draw {
             ("vector.prediction", vector),
             ("similarity.adjacent", adjacent),
             ("similarity.distant", distant),
+            ("masked.image", image),
+            ("masked.restored", restored),
+            ("masked.mask", mask),
         ]),
         slices: if with_map { volume_slices(&whole, &starts, VIEW) } else { Vec::new() },
         pictures: BTreeMap::new(),
     };
-    let voxel = |v: usize, p: [usize; 3]| head(std::array::from_fn(|a| p[a] + starts[v][a]));
     let (view_size, sub_size, spacing_mm) = (VIEW, SUB, SPACING);
-    let scene = Scene { view_size, sub_size, spacing_mm, window: [0.0, 1.0], voxel: &voxel };
+    let scene = Scene { view_size, sub_size, spacing_mm, window: [0.0, 1.0], voxel: &view };
     for task in tasks() {
+        task.digest(&mut draw, with_map);
         let pictures = task.pictures(&draw, &scene);
         draw.pictures.insert(task.name(), pictures);
     }
@@ -250,8 +261,9 @@ fn the_page_is_whole_self_contained_and_small() {
     let html = html(&sample());
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     let all = svgs(&html);
-    // 8 losses, 7 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views, 4 others.
-    assert_eq!(all.len(), 8 + 7 + 4 + 5 + 3 + 9 + 32 + 4);
+    // 8 losses, 7 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views,
+    // 4 x 3 of masked ones, 4 others.
+    assert_eq!(all.len(), 8 + 7 + 4 + 5 + 3 + 9 + 32 + 12 + 4);
     for svg in &all {
         let whole = format!("<svg{svg}</svg>");
         assert_well_formed(&whole);

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::image::Volume;
-use crate::pretext::{Output, Samples};
+use crate::pretext::{Output, Reads, Samples};
 use crate::report::{CaseObservation, Draw};
 use crate::session::{Model, RunData, load};
 use crate::views::geometry::SUB_VIEWS;
 use crate::views::{Batch, BatchScratch, SamplePlan, ViewOptions};
+
+/// Volumes of which the first draw is shown on slices.
+pub(super) const SHOWN: usize = 3;
 
 /// What is evaluated.
 #[derive(Clone, Copy)]
@@ -90,20 +93,44 @@ impl<'a> Collector<'a> {
             self.batch.push(sample.plan.clone(), &sample.volume, self.views, &mut self.scratch)?;
         }
         model.feed(&self.batch)?;
-        model.step.run_range(0..model.program.forward_len)?;
         let mut outputs: Vec<(Output, Vec<f64>)> = Vec::new();
-        for output in model.program.tasks.iter().flat_map(|task| &task.outputs) {
-            let values = model.step.read(output.id)?.iter().map(|&x| f64::from(x)).collect();
-            outputs.push((*output, values));
+        for reads in [Reads::Hidden, Reads::Views] {
+            outputs.extend(outputs_of(model, reads)?);
         }
+        let block = model.program.block;
         for (n, sample) in waiting.iter().enumerate() {
             let case = &mut self.cases[sample.case];
             case.spacing_mm = sample.volume.spacing_mm;
-            case.draws.push(draw(sample, self.views, n, &outputs));
+            let is_shown = sample.case < SHOWN && case.draws.is_empty();
+            let mut draw = Draw { block, ..draw(sample, self.views, n, &outputs) };
+            for task in model.program.observables() {
+                task.digest(&mut draw, is_shown);
+            }
+            case.draws.push(draw);
         }
         waiting.clear();
         Ok(())
     }
+}
+
+/// Runs the forward pass on the batch that was fed, and reads the outputs of the tasks that read `reads`. Tasks that
+/// compare views see them whole, whether or not blocks are hidden from them in training.
+fn outputs_of(model: &mut Model, reads: Reads) -> Result<Vec<(Output, Vec<f64>)>> {
+    let Model { program, step, .. } = model;
+    let tasks: Vec<_> = program.tasks.iter().filter(|task| task.task.reads() == reads).collect();
+    if tasks.is_empty() {
+        return Ok(Vec::new());
+    }
+    if let (Reads::Views, Some(mask)) = (reads, program.mask) {
+        step.write(mask, &vec![0.0; program.tape.shape(mask).len()])?;
+    }
+    step.run_range(0..program.forward_len)?;
+    let outputs = tasks.iter().flat_map(|task| &task.outputs);
+    let read = |output: &Output| {
+        let values = step.read(output.id)?.iter().map(|&x| f64::from(x)).collect();
+        Ok((*output, values))
+    };
+    outputs.map(read).collect()
 }
 
 /// What is observed of sample `n` of a batch.
@@ -124,6 +151,8 @@ fn draw(sample: &Waiting, views: &ViewOptions, n: usize, outputs: &[(Output, Vec
         frame_mm: std::array::from_fn(|a| plan.geometry.frame[a] as f64 * spacing[a]),
         unit_mm: std::array::from_fn(|a| f64::from(views.gap_divisor[a]) * spacing[a]),
         boxes: boxes.collect(),
+        view_size: views.size,
+        block: [0; 3],
         outputs: outputs.iter().map(of_sample).collect(),
         slices: Vec::new(),
         pictures: BTreeMap::new(),

@@ -1,7 +1,5 @@
 //! Mean squared error between two maps over the blocks of voxels that a mask selects.
 
-use std::ops::Range;
-
 use bytemuck::NoUninit;
 
 use crate::backend::cpu::parallel;
@@ -9,6 +7,7 @@ use crate::backend::cuda::{Queue, Storage, blocks};
 use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
+use crate::ops::block_mask::{Blocks, BlocksParams, check_mask};
 use crate::ops::{
     CpuRule, CudaIo, CudaRule, OpRule, PIECE_THREADS, Pass, Saved, activation, arity, piece_grid,
     put, refuse,
@@ -32,54 +31,6 @@ pub struct MaskedMse {
 /// Slices that the sum is cut into on the device, at most.
 const MAX_SLICES: usize = 512;
 
-/// Extents of the map and of a block, in which the weight of an element is found.
-#[derive(Clone, Copy)]
-struct Blocks {
-    extent: [usize; 3],
-    channels: usize,
-    block: [usize; 3],
-}
-
-impl Blocks {
-    /// Elements of a row along x, and of a row within a block.
-    fn rows(&self) -> (usize, usize) {
-        (self.extent[2] * self.channels, self.block[2] * self.channels)
-    }
-
-    /// Calls `f(weight, elements)` for the parts of `range`, a range of elements, that lie in one row of one block.
-    fn for_each<T: Scalar>(
-        &self,
-        mask: &[T],
-        range: Range<usize>,
-        mut f: impl FnMut(T, Range<usize>),
-    ) {
-        let (row, cell) = self.rows();
-        let cells: [usize; 3] = std::array::from_fn(|a| self.extent[a] / self.block[a]);
-        let mut at = range.start;
-        while at < range.end {
-            let (line, within) = (at / row, at % row);
-            let (plane, y) = (line / self.extent[1], line % self.extent[1]);
-            let (n, z) = (plane / self.extent[0], plane % self.extent[0]);
-            let place = (n * cells[0] + z / self.block[0]) * cells[1] + y / self.block[1];
-            let end = (at + cell - within % cell).min(range.end);
-            f(mask[place * cells[2] + within / cell], at..end);
-            at = end;
-        }
-    }
-
-    /// Elements of a block.
-    fn len(&self) -> usize {
-        self.block.iter().product::<usize>() * self.channels
-    }
-}
-
-impl MaskedMse {
-    fn blocks(&self, pred: Shape) -> Blocks {
-        let Some([_, d, h, w, c]) = pred.ndhwc() else { panic!("a map has five extents") };
-        Blocks { extent: [d, h, w], channels: c, block: self.block }
-    }
-}
-
 impl OpRule for MaskedMse {
     fn name(&self) -> &'static str {
         "masked_mse"
@@ -87,21 +38,14 @@ impl OpRule for MaskedMse {
 
     fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
         arity(self, inputs, 3)?;
-        let [n, d, h, w, _] = activation(self, inputs[0])?;
+        activation(self, inputs[0])?;
         if inputs[1] != inputs[0] {
             return refuse(
                 self,
                 format!("prediction {} and target {} differ", inputs[0], inputs[1]),
             );
         }
-        let ([bz, by, bx], extent) = (self.block, [d, h, w]);
-        if (0..3).any(|a| self.block[a] == 0 || !extent[a].is_multiple_of(self.block[a])) {
-            return refuse(self, format!("blocks of {:?} do not fill {extent:?}", self.block));
-        }
-        let mask = Shape::new(&[n, d / bz, h / by, w / bx]);
-        if inputs[2] != mask {
-            return refuse(self, format!("mask {} is not {mask}", inputs[2]));
-        }
+        check_mask(self, inputs[0], self.block, inputs[2])?;
         Ok(vec![Shape::new(&[1]); 2])
     }
 
@@ -121,7 +65,7 @@ impl OpRule for MaskedMse {
 impl<T: Scalar> CpuRule<T> for MaskedMse {
     fn forward(&self, io: &mut Io<'_, T>) {
         let (p, t, mask) = (io.read(0), io.read(1), io.read(2));
-        let blocks = self.blocks(io.shapes[0]);
+        let blocks = Blocks::of(io.shapes[0], self.block);
         let sum = parallel::sum(p.len(), |range| {
             let mut sum = 0.0;
             blocks.for_each(mask, range, |m, at| {
@@ -143,7 +87,7 @@ impl<T: Scalar> CpuRule<T> for MaskedMse {
         let (weight, dy) = (io.read(3)[0].to_f64(), io.read(4)[0].to_f64());
         let Some(Write { to: dp, add }) = io.grad(0) else { return };
         let factor = if weight > 0.0 { 2.0 * dy / weight } else { 0.0 };
-        let blocks = self.blocks(io.shapes[0]);
+        let blocks = Blocks::of(io.shapes[0], self.block);
         parallel::chunks(dp, 1, |first, dp| {
             blocks.for_each(mask, first..first + dp.len(), |m, at| {
                 let scale = T::from_f64(factor * m.to_f64());
@@ -154,16 +98,6 @@ impl<T: Scalar> CpuRule<T> for MaskedMse {
             });
         });
     }
-}
-
-/// Extents by which a kernel finds the weight of an element.
-#[repr(C)]
-#[derive(Clone, Copy, NoUninit)]
-struct BlocksParams {
-    extent: [i32; 3],
-    cells: [i32; 3],
-    block: [i32; 3],
-    channels: i32,
 }
 
 #[repr(C)]
@@ -215,18 +149,6 @@ fn slices(elements: usize) -> usize {
     (blocks(elements, 32 * PIECE_THREADS as usize) as usize).min(MAX_SLICES)
 }
 
-impl Blocks {
-    fn params(&self) -> BlocksParams {
-        let all = |values: [usize; 3]| values.map(|v| v as i32);
-        BlocksParams {
-            extent: all(self.extent),
-            cells: all(std::array::from_fn(|a| self.extent[a] / self.block[a])),
-            block: all(self.block),
-            channels: self.channels as i32,
-        }
-    }
-}
-
 impl CudaRule for MaskedMse {
     fn kernels(&self) -> &'static [Kernel] {
         &KERNELS
@@ -237,7 +159,7 @@ impl CudaRule for MaskedMse {
     }
 
     fn cuda_forward(&self, io: &CudaIo<'_>, queue: &Queue) -> Result<()> {
-        let (elements, blocks) = (io.shapes[0].len(), self.blocks(io.shapes[0]));
+        let (elements, blocks) = (io.shapes[0].len(), Blocks::of(io.shapes[0], self.block));
         let slices = slices(elements);
         let params = MaskedMseParams {
             pred: io.read(0),
@@ -271,7 +193,7 @@ impl CudaRule for MaskedMse {
             dy: io.read(4),
             dpred,
             elements: elements as i64,
-            blocks: self.blocks(io.shapes[0]).params(),
+            blocks: Blocks::of(io.shapes[0], self.block).params(),
             add: i32::from(add),
             reserved: 0,
         };

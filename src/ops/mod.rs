@@ -5,6 +5,7 @@
 
 mod adamw;
 mod avg_pool;
+mod block_mask;
 mod concat;
 mod conv3d;
 mod conv_transpose3d;
@@ -17,6 +18,7 @@ mod gelu;
 mod global_pool;
 mod grad_norm;
 mod grad_norm_tap;
+mod hide_blocks;
 mod leaky_relu;
 mod linear;
 mod masked_mse;
@@ -40,6 +42,7 @@ pub use gelu::Gelu;
 pub use global_pool::GlobalPool;
 pub use grad_norm::GradNorm;
 pub use grad_norm_tap::GradNormTap;
+pub use hide_blocks::HideBlocks;
 pub use leaky_relu::LeakyRelu;
 pub use linear::Linear;
 pub use masked_mse::MaskedMse;
@@ -253,6 +256,7 @@ ops!(
     Gelu,
     GlobalPool,
     GradNorm,
+    HideBlocks,
     InstanceNorm,
     LeakyRelu,
     Linear,

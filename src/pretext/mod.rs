@@ -3,6 +3,7 @@
 
 mod gap;
 mod heads;
+mod masked;
 mod similarity;
 mod task;
 mod trunk;
@@ -12,8 +13,9 @@ use std::sync::{Arc, LazyLock};
 
 pub use gap::Gap;
 pub use heads::Views;
+pub use masked::Masked;
 pub use similarity::Similarity;
-pub use task::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
+pub use task::{Hidden, Inputs, Output, Reads, Recorded, Samples, Target, Task, ViewSizes};
 pub use trunk::{Trunk, TrunkWidths};
 pub use vector::{Vector, VectorHead};
 
@@ -46,6 +48,7 @@ pub fn all_tasks(options: &TaskOptions) -> Vec<Arc<dyn Task>> {
         Arc::new(Gap { antisymmetric: options.antisymmetric_gap, trunk: options.trunk }),
         Arc::new(Similarity),
         Arc::new(Vector { head: options.vector_head, trunk: options.trunk }),
+        Arc::new(Masked),
     ]
 }
 
@@ -57,8 +60,7 @@ pub fn terms() -> &'static [Term] {
     &TERMS
 }
 
-/// The tasks that a step records under these weights, with the weights of their terms: those that have one, and those
-/// that have one by default, which are then watched without being trained.
+/// The tasks that a step records: those with a weight, with the weights of their terms.
 pub fn chosen_tasks(
     options: &TaskOptions,
     weight: impl Fn(&str) -> f64,
@@ -67,10 +69,5 @@ pub fn chosen_tasks(
         let weights: Vec<f64> = task.terms().iter().map(|term| weight(term.name)).collect();
         (task, weights)
     });
-    with_weights
-        .filter(|(task, weights)| {
-            let by_default = task.terms().iter().map(|term| term.weight);
-            weights.iter().copied().chain(by_default).any(|w| w != 0.0)
-        })
-        .collect()
+    with_weights.filter(|(_, weights)| weights.iter().any(|&w| w != 0.0)).collect()
 }

@@ -10,16 +10,18 @@ use crate::report::Observable;
 use crate::tape::{Tape, ValueId};
 use crate::views::SamplePlan;
 
-/// Appends the values of a sample.
-type Values = dyn Fn(&SamplePlan, &mut Vec<f32>) + Send + Sync;
+/// Appends the values of a sample, or of its view of that number.
+type Values = dyn Fn(&SamplePlan, usize, &mut Vec<f32>) + Send + Sync;
 
 /// An input of the step that follows from the samples' plans. Tasks that name the same target share it.
 #[derive(Clone)]
 pub struct Target {
     /// Name of the input.
     pub name: &'static str,
-    /// Extents for one sample; the input is `[N, ..]`.
+    /// Extents for one sample, or one view; the input is `[N, ..]`, or `[V N, ..]`.
     pub dims: Vec<usize>,
+    /// How the input holds the samples.
+    pub samples: Samples,
     values: Arc<Values>,
 }
 
@@ -30,7 +32,23 @@ impl Target {
         dims: &[usize],
         values: impl Fn(&SamplePlan, &mut Vec<f32>) + Send + Sync + 'static,
     ) -> Target {
-        Target { name, dims: dims.to_vec(), values: Arc::new(values) }
+        let values = move |plan: &SamplePlan, _: usize, out: &mut Vec<f32>| values(plan, out);
+        Target { name, dims: dims.to_vec(), samples: Samples::First, values: Arc::new(values) }
+    }
+
+    /// A target of every view; `values` appends those of one view of a sample, by its number.
+    pub fn per_view(
+        name: &'static str,
+        dims: &[usize],
+        values: impl Fn(&SamplePlan, usize, &mut Vec<f32>) + Send + Sync + 'static,
+    ) -> Target {
+        Target { name, dims: dims.to_vec(), samples: Samples::PerView, values: Arc::new(values) }
+    }
+
+    /// Extents of the input for `batch` samples of `views` views.
+    pub fn input_dims(&self, batch: usize, views: usize) -> Vec<usize> {
+        let images = if self.samples == Samples::PerView { batch * views } else { batch };
+        [&[images], &self.dims[..]].concat()
     }
 
     /// The values of the samples of a batch, in `out`.
@@ -39,10 +57,16 @@ impl Target {
     /// If the task appends another number of values than its extents say.
     pub fn fill(&self, samples: &[SamplePlan], out: &mut Vec<f32>) {
         out.clear();
-        for plan in samples {
-            (self.values)(plan, out);
+        let views = match self.samples {
+            Samples::First => 1,
+            Samples::PerView => samples.first().map_or(0, |plan| plan.starts.len()),
+        };
+        for view in 0..views {
+            for plan in samples {
+                (self.values)(plan, view, out);
+            }
         }
-        let len = samples.len() * self.dims.iter().product::<usize>();
+        let len = views * samples.len() * self.dims.iter().product::<usize>();
         assert_eq!(out.len(), len, "values of target {} {:?}", self.name, self.dims);
     }
 }
@@ -53,6 +77,30 @@ impl fmt::Debug for Target {
     }
 }
 
+/// Views with hidden blocks, and what the trained encoder makes of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Hidden {
+    /// The views as they are, `[M, D, H, W, C]`: view 0 of every sample, or all views, view-major.
+    pub images: ValueId,
+    /// `[M, D / bz, H / by, W / bx]`: 1 where a block is hidden, else 0.
+    pub mask: ValueId,
+    /// Extent of a block in voxels, (z, y, x).
+    pub block: [usize; 3],
+    /// Dense representation of the views with hidden blocks.
+    pub dense: ValueId,
+    /// Whether M counts the samples, or all views.
+    pub samples: Samples,
+}
+
+/// Which representation a task reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// That of all views, as they are: [`Inputs::dense`].
+    Views,
+    /// That of views with hidden blocks: [`Inputs::hidden`].
+    Hidden,
+}
+
 /// What a task may read while it is recorded.
 #[derive(Clone, Debug)]
 pub struct Inputs<'a> {
@@ -60,6 +108,8 @@ pub struct Inputs<'a> {
     pub sizes: ViewSizes,
     /// Dense representations of all views.
     pub dense: &'a Views,
+    /// Views with hidden blocks, for a task that reads them.
+    pub hidden: Option<Hidden>,
     /// The views themselves, as many values as [`Views::values`] has, `[V N, D, H, W, C]`.
     pub images: &'a [ValueId],
     /// The task's targets, in the order of [`Task::targets`].
@@ -109,6 +159,10 @@ pub trait Task: Observable + fmt::Debug + Send + Sync {
         weights: &mut Weights,
         inputs: &Inputs<'_>,
     ) -> Result<Recorded>;
+    /// Which representation it reads.
+    fn reads(&self) -> Reads {
+        Reads::Views
+    }
     /// First part of the names of its parameters: they are not weights of the encoder, and are not exported.
     fn head(&self) -> &'static str;
 }

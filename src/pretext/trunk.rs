@@ -27,7 +27,7 @@ pub enum TrunkWidths {
 }
 
 /// Each width of [`TrunkWidths::Auto`].
-const AUTO: usize = 32;
+const AUTO: usize = 64;
 
 impl TrunkWidths {
     /// The widths for a representation of so many channels.

@@ -85,6 +85,8 @@ pub enum Purpose {
     Gamma = 13,
     /// Start values of the weights; the sample is the number of the tensor.
     Weights = 14,
+    /// How many blocks of a view are hidden, and which.
+    Hiding = 15,
 }
 
 /// Address of the random numbers of one sample.

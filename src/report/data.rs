@@ -90,6 +90,10 @@ pub struct Draw {
     pub frame_mm: [f64; 3],
     /// The length that counts as 1 in the gap target, per axis.
     pub unit_mm: [f64; 3],
+    /// Extent of a view in voxels, (z, y, x).
+    pub view_size: [usize; 3],
+    /// Extent of a block of voxels that may be hidden, (z, y, x); 0 if none are.
+    pub block: [usize; 3],
     /// First voxel of the boxes of each pair of views inside the views that own them: adjacent in `i` and in `j`,
     /// distant in `i` and in `j`; pairs `i < j` in order.
     pub boxes: Vec<[[usize; 3]; 4]>,

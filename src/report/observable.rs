@@ -17,8 +17,7 @@ const UNLEARNT_R2: f64 = 0.2;
 pub struct Term {
     /// Its key in `[tasks]` and its name in `metrics.jsonl`.
     pub name: &'static str,
-    /// Its weight unless the configuration says otherwise. A task whose terms all have 0 here is recorded only if one
-    /// of them is given a weight.
+    /// Its weight unless the configuration says otherwise. A task is recorded only if one of its terms has a weight.
     pub weight: f64,
     /// Heading of its curve.
     pub heading: &'static str,
@@ -148,6 +147,9 @@ pub trait Observable {
     fn figures(&self) -> &'static [Figure] {
         self.description().figures
     }
+    /// Replaces outputs of a draw that are as large as its views by what figures need of them, right after they were
+    /// computed. `is_shown`: pictures of this draw will be made, so what they need is kept.
+    fn digest(&self, _draw: &mut Draw, _is_shown: bool) {}
     /// The figures of `cases` taken together, every prediction with the same weight.
     fn measure(&self, cases: &[CaseObservation]) -> Measured;
     /// Why it seems to have collapsed, in a sentence without capital and full stop; `None` if it does not. `trained`:
@@ -227,7 +229,7 @@ pub fn unlearnt(
 }
 
 /// The axes whose coefficient of determination, figures `names` in the order (z, y, x), is below
-/// [`UNLEARNT_R2`], as [`Observable::unlearnt`] gives them.
+/// 0.2, as [`Observable::unlearnt`] gives them.
 pub fn unlearnt_axes(figures: &Row, what: &str, names: [&str; 3]) -> Vec<String> {
     let all = AXES.into_iter().zip(names.map(|name| figures.get(name)));
     all.filter(|(_, r2)| *r2 < UNLEARNT_R2)

@@ -10,7 +10,7 @@ use crate::session::data::RunData;
 use crate::session::program::{Program, ProgramOptions};
 use crate::session::state;
 use crate::tape::{Arrangement, CudaStep, Executor, Step};
-use crate::views::{Batch, Prefetch, ViewMaker, ViewOptions};
+use crate::views::{Batch, Hiding, Prefetch, ViewMaker, ViewOptions};
 
 /// The program a configuration describes.
 ///
@@ -26,6 +26,8 @@ pub fn program_options(config: &Config) -> Result<ProgramOptions> {
         sub_size: config.views.sub_size,
         tasks: chosen_tasks(&tasks.options(), |term| tasks.weights.get(term)),
         gradient_views: tasks.gradient_views,
+        hiding: Hiding { block: config.hidden_block()?, share: tasks.masked_ratio },
+        hides_from_all: tasks.hide_from_all,
         adamw: AdamW {
             beta1: config.optim.beta1,
             beta2: config.optim.beta2,

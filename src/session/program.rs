@@ -5,11 +5,12 @@ use std::sync::Arc;
 use crate::config::GradientViews;
 use crate::error::Result;
 use crate::model::{ResEncUNet, Weights};
-use crate::ops::AdamW;
+use crate::ops::{AdamW, HideBlocks};
 use crate::optim::{ParamGroup, Update, record_update};
-use crate::pretext::{Inputs, Output, Target, Task, ViewSizes, Views};
+use crate::pretext::{Hidden, Inputs, Output, Reads, Samples, Target, Task, ViewSizes, Views};
 use crate::report::Observable;
 use crate::tape::{Role, Tape, ValueId};
+use crate::views::Hiding;
 
 /// Everything that shapes the program.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct ProgramOptions {
     pub tasks: Vec<(Arc<dyn Task>, Vec<f64>)>,
     /// Which views train the encoder.
     pub gradient_views: GradientViews,
+    /// How blocks of views are hidden from tasks that restore them.
+    pub hiding: Hiding,
+    /// Whether they are hidden from all tasks, in the views that train the encoder.
+    pub hides_from_all: bool,
     /// The update rule.
     pub adamw: AdamW,
     /// Largest gradient norm let through.
@@ -62,8 +67,12 @@ pub struct Program {
     pub targets: Vec<(Target, ValueId)>,
     /// The tasks, in the order in which they are recorded.
     pub tasks: Vec<RecordedTask>,
-    /// The dense representations.
+    /// The dense representations that tasks which compare views read.
     pub dense: Views,
+    /// The input that says which blocks are hidden, if any are.
+    pub mask: Option<ValueId>,
+    /// Extent of a block, (z, y, x); 0 if none are hidden.
+    pub block: [usize; 3],
     /// Encoder and heads.
     pub groups: [ParamGroup; 2],
     /// The averaged encoder.
@@ -87,9 +96,9 @@ impl Program {
         let mut tape = Tape::default();
         let (mut encoder, mut average, mut heads) =
             (Weights::trained(), Weights::averaged(), Weights::trained());
-        let (images, dense) = record_views(&mut tape, options, &mut encoder, &mut average)?;
-        let targets = record_targets(&mut tape, options);
-        let mut tasks = record_tasks(&mut tape, options, &mut heads, &images, &dense, &targets)?;
+        let mut targets = record_targets(&mut tape, options);
+        let views = record_views(&mut tape, options, &mut encoder, &mut average, &mut targets)?;
+        let mut tasks = record_tasks(&mut tape, options, &mut heads, &views, &targets)?;
         for recorded in &mut tasks {
             let terms = recorded.task.terms().iter();
             let inputs = terms.map(|term| tape.input(format!("weight.{}", term.name), &[1]));
@@ -109,10 +118,12 @@ impl Program {
         let update = record_update(&mut tape, &options.adamw, options.max_norm, &groups, averaged)?;
         Ok(Program {
             forward_len,
-            images,
+            mask: views.hidden.map(|hidden| hidden.mask),
+            block: views.hidden.map_or([0; 3], |hidden| hidden.block),
+            images: views.images,
+            dense: views.dense,
             targets,
             tasks,
-            dense,
             groups,
             average,
             averages,
@@ -155,8 +166,7 @@ fn record_targets(tape: &mut Tape, options: &ProgramOptions) -> Vec<(Target, Val
             assert_eq!(same.dims, target.dims, "two targets are called {}", target.name);
             continue;
         }
-        let dims: Vec<usize> = [&[options.batch], &target.dims[..]].concat();
-        let input = tape.input(target.name, &dims);
+        let input = tape.input(target.name, &target.input_dims(options.batch, options.views));
         targets.push((target, input));
     }
     targets
@@ -168,21 +178,20 @@ fn record_tasks(
     tape: &mut Tape,
     options: &ProgramOptions,
     weights: &mut Weights,
-    images: &[ValueId],
-    dense: &Views,
+    views: &RecordedViews,
     targets: &[(Target, ValueId)],
 ) -> Result<Vec<RecordedTask>> {
     let sizes = options.view_sizes();
     let mut all = Vec::new();
     for (task, _) in &options.tasks {
-        let (dense, norm) = dense.tapped(tape, task.name())?;
+        let (dense, hidden, norm) = views.tapped(tape, task.as_ref())?;
         let own: Vec<ValueId> = task
             .targets(&sizes)
             .iter()
             .flat_map(|target| targets.iter().find(|(other, _)| other.name == target.name))
             .map(|(_, id)| *id)
             .collect();
-        let inputs = Inputs { sizes, dense: &dense, images, targets: &own };
+        let inputs = Inputs { sizes, dense: &dense, hidden, images: &views.images, targets: &own };
         let recorded = task.record(tape, weights, &inputs)?;
         assert_eq!(recorded.losses.len(), task.terms().len(), "losses of task {}", task.name());
         for &id in recorded.losses.iter().chain(recorded.outputs.iter().map(|output| &output.id)) {
@@ -227,35 +236,97 @@ fn average_ids(tape: &mut Tape, encoder: &Weights, average: Weights) -> Vec<Valu
     shapes.into_iter().map(|(name, dims)| tape.state(name, &dims)).collect()
 }
 
+/// The views and what the encoders make of them.
+struct RecordedViews {
+    /// One value or two (view 0, others).
+    images: Vec<ValueId>,
+    /// Representations that tasks read; with no task that reads them, those of the views with hidden blocks.
+    dense: Views,
+    /// Views with hidden blocks, if a task reads them or all do.
+    hidden: Option<Hidden>,
+}
+
+impl RecordedViews {
+    /// What `task` reads, under a name of its own at which the norm of its gradient is measured.
+    fn tapped(&self, tape: &mut Tape, task: &dyn Task) -> Result<(Views, Option<Hidden>, ValueId)> {
+        if let (Reads::Hidden, Some(hidden)) = (task.reads(), self.hidden) {
+            let (dense, norm) = tape.tap(&format!("dense.{}", task.name()), hidden.dense)?;
+            return Ok((self.dense.clone(), Some(Hidden { dense, ..hidden }), norm));
+        }
+        let (dense, norm) = self.dense.tapped(tape, task.name())?;
+        Ok((dense, None, norm))
+    }
+}
+
 /// Inputs and dense representations of all views. The averaged encoder runs first, so that its activations are gone
-/// before those that backward needs come to stay.
+/// before those that backward needs come to stay. A pass that no task reads is not recorded: without tasks that compare
+/// views all of them train the encoder, and with `hides_from_all` views with hidden blocks are the only ones.
 fn record_views(
     tape: &mut Tape,
     options: &ProgramOptions,
     encoder: &mut Weights,
     average: &mut Weights,
-) -> Result<(Vec<ValueId>, Views)> {
+    targets: &mut Vec<(Target, ValueId)>,
+) -> Result<RecordedViews> {
     let [d, h, w] = options.view_size;
     let (v, n, net) = (options.views, options.batch, &options.encoder);
     let c = net.in_channels;
-    let (images, values) = match options.gradient_views {
-        GradientViews::All => {
-            let images = tape.input("views", &[v * n, d, h, w, c]);
-            (vec![images], vec![net.record(tape, encoder, images)?])
-        }
-        GradientViews::First => {
-            let first = tape.input("view 0", &[n, d, h, w, c]);
-            let rest = tape.input("views 1..", &[(v - 1) * n, d, h, w, c]);
-            let rest_dense = net.record(tape, average, rest)?;
-            (vec![first, rest], vec![net.record(tape, encoder, first)?, rest_dense])
-        }
+    let compares = options.is_read(Reads::Views);
+    let trains_all = options.gradient_views == GradientViews::All || !compares;
+    let images = if trains_all {
+        vec![tape.input("views", &[v * n, d, h, w, c])]
+    } else {
+        vec![
+            tape.input("view 0", &[n, d, h, w, c]),
+            tape.input("views 1..", &[(v - 1) * n, d, h, w, c]),
+        ]
     };
-    Ok((images, Views { count: v, values }))
+    let rest = match images[..] {
+        [_, rest] => Some(net.record(tape, average, rest)?),
+        _ => None,
+    };
+    let mut hidden = None;
+    if options.hides_from_all || options.is_read(Reads::Hidden) {
+        let samples = if trains_all { Samples::PerView } else { Samples::First };
+        let target = mask_target(options, samples);
+        let mask = tape.input(target.name, &target.input_dims(n, v));
+        targets.push((target, mask));
+        let block = options.hiding.block;
+        let shown = tape.record("hide", HideBlocks { block }, &[images[0], mask])?;
+        let dense = net.record(tape, encoder, shown)?;
+        hidden = Some(Hidden { images: images[0], mask, block, dense, samples });
+    }
+    let online = match hidden {
+        Some(hidden) if options.hides_from_all || !compares => hidden.dense,
+        _ => net.record(tape, encoder, images[0])?,
+    };
+    let values = [online].into_iter().chain(rest).collect();
+    Ok(RecordedViews { images, dense: Views { count: v, values }, hidden })
+}
+
+/// Which blocks of the views that train the encoder are hidden.
+fn mask_target(options: &ProgramOptions, samples: Samples) -> Target {
+    let hiding = options.hiding;
+    let cells = hiding.cells(options.view_size);
+    let count = cells.iter().product();
+    match samples {
+        Samples::First => Target::new("mask", &cells, move |plan, out| {
+            hiding.append(plan.key, 0, count, out);
+        }),
+        Samples::PerView => Target::per_view("mask", &cells, move |plan, view, out| {
+            hiding.append(plan.key, view, count, out);
+        }),
+    }
 }
 
 impl ProgramOptions {
     fn view_sizes(&self) -> ViewSizes {
         ViewSizes { count: self.views, size: self.view_size, sub_size: self.sub_size }
+    }
+
+    /// Whether a task reads this representation.
+    pub fn is_read(&self, what: Reads) -> bool {
+        self.tasks.iter().any(|(task, _)| task.reads() == what)
     }
 
     /// Weights of the losses of all tasks, in order.
@@ -269,6 +340,9 @@ impl ProgramOptions {
         let fits = self.encoder.takes(self.view_size) && self.encoder.out_channels() >= 8;
         assert!(fits, "the network and {:?} voxels", self.view_size);
         assert!(self.views >= 2, "views of a sample: {}", self.views);
+        let [size, block] = [self.view_size, self.hiding.block];
+        let fills = (0..3).all(|a| block[a] > 0 && size[a].is_multiple_of(block[a]));
+        assert!(fills, "hidden blocks of {block:?} voxels in {size:?}");
         // Four convolutions of stride 2.
         assert!(self.sub_size.iter().all(|&s| s >= 16), "sub-views of {:?} voxels", self.sub_size);
     }

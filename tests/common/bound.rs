@@ -175,7 +175,7 @@ pub(crate) fn data(case: &Case, draw: u32) -> Vec<Vec<f64>> {
                     (0..len).map(|k| (stream.uniform_f64() * room(k)).floor()).collect()
                 }
                 // Blocks that count and blocks that do not, at least one that does.
-                (Op::MaskedMse(_), 2) => {
+                (Op::MaskedMse(_), 2) | (Op::HideBlocks(_), 1) => {
                     (0..len).map(|k| f64::from(u8::from(k == 0 || normal[k] > 0.0))).collect()
                 }
                 _ => normal,

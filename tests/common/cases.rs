@@ -6,8 +6,9 @@
 
 use spatialssl::ops::{
     AdamW, AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss,
-    GapNormLoss, Gelu, GlobalPool, GradNorm, GradNormTap, InstanceNorm, LeakyRelu, Linear,
-    MaskedMse, Op, Pairwise, PairwiseKind, ResidualAdd, RouteLoss, SCALARS, SubView, VectorLoss,
+    GapNormLoss, Gelu, GlobalPool, GradNorm, GradNormTap, HideBlocks, InstanceNorm, LeakyRelu,
+    Linear, MaskedMse, Op, Pairwise, PairwiseKind, ResidualAdd, RouteLoss, SCALARS, SubView,
+    VectorLoss,
 };
 
 /// One operation on inputs of given extents.
@@ -253,9 +254,11 @@ fn losses(t: &mut Table) {
         let inputs: [&[usize]; 3] = [&dims, &dims, &mask];
         let real = name.starts_with(['s', 'm']);
         if real {
-            t.real(name, MaskedMse { block }, &inputs)
+            t.real(name, MaskedMse { block }, &inputs);
+            t.real(name, HideBlocks { block }, &inputs[1..]);
         } else {
-            t.add(name, MaskedMse { block }, &inputs)
+            t.add(name, MaskedMse { block }, &inputs);
+            t.add(name, HideBlocks { block }, &inputs[1..]);
         }
     };
     masked("one voxel", [1; 3], [1; 5]);

@@ -10,6 +10,7 @@ use spatialssl::random::philox::{Purpose, SampleKey, Stream};
 use spatialssl::scalar::Scalar;
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Step, ValueId};
+use spatialssl::views::Hiding;
 
 /// A residual-encoder U-Net for three views of one channel, the defaults of a run around it.
 pub(crate) fn options(
@@ -38,6 +39,8 @@ pub(crate) fn options(
         sub_size: [16; 3],
         tasks: weighted_tasks(&TaskOptions::default()),
         gradient_views: GradientViews::First,
+        hiding: Hiding { block: [2; 3], share: [0.6, 0.75] },
+        hides_from_all: false,
         adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
         max_norm: Some(12.0),
     }
@@ -46,7 +49,8 @@ pub(crate) fn options(
 /// The paper's tasks, with weights of which no two neighbours are alike.
 pub(crate) fn weighted_tasks(options: &TaskOptions) -> Vec<(Arc<dyn Task>, Vec<f64>)> {
     let weights = [1.0, 0.5, 1.0, 0.5, 1.0, 0.25];
-    let of = |name: &str| weights[terms().iter().position(|term| term.name == name).unwrap()];
+    let place = |name: &str| terms().iter().position(|term| term.name == name);
+    let of = |name: &str| place(name).and_then(|at| weights.get(at)).copied().unwrap_or(0.0);
     chosen_tasks(options, of)
 }
 

@@ -123,6 +123,11 @@ def masked_mse(a, p, t, mask):
     return (F.mse_loss(p, t, reduction="none") * weight).sum()[None] / weight.sum(), weight.sum()[None]
 
 
+def hide_blocks(a, x, mask):
+    hidden = F.interpolate(mask[:, None], size=x.shape[1:4], mode="nearest")[:, 0, ..., None]
+    return torch.where(hidden == 1, torch.zeros_like(x), x)
+
+
 OPS = {
     "conv3d": conv3d,
     "conv_transpose3d": conv_transpose3d,
@@ -143,9 +148,10 @@ OPS = {
     "route_loss": route_loss,
     "cosine_loss": cosine_loss,
     "masked_mse": masked_mse,
+    "hide_blocks": hide_blocks,
 }
 # Inputs that have no gradient: targets, boxes.
-CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2}}
+CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2}, "hide_blocks": {1}}
 
 
 def differentiable(op, a, given):

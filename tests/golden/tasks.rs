@@ -61,7 +61,8 @@ fn record(case: &Case) -> Recorded {
     let sizes = ViewSizes { count: v, size, sub_size };
     let mut record =
         |task: &dyn Task, target: ValueId, tape: &mut Tape, names: [&'static str; 2]| {
-            let inputs = Inputs { sizes, dense: &views, images: &[], targets: &[target] };
+            let inputs =
+                Inputs { sizes, dense: &views, hidden: None, images: &[], targets: &[target] };
             let recorded = task.record(tape, &mut weights, &inputs).unwrap();
             losses.extend(names.into_iter().zip(recorded.losses));
         };

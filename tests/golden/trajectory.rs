@@ -8,6 +8,7 @@ use spatialssl::optim::ema_weight;
 use spatialssl::pretext::{TaskOptions, TrunkWidths, chosen_tasks};
 use spatialssl::session::{Program, ProgramOptions};
 use spatialssl::tape::{Step, Tape, ValueId};
+use spatialssl::views::Hiding;
 use spatialssl::views::geometry::{
     OffsetRule, boxes, centre, gap_matrix, normed_gap_matrix, offsets,
 };
@@ -27,9 +28,11 @@ fn options(case: &Case) -> ProgramOptions {
         sub_size: case.triple("sub_view_size"),
         tasks: chosen_tasks(
             &TaskOptions { trunk: TrunkWidths::Authors, ..TaskOptions::default() },
-            |_| 1.0,
+            |name| f64::from(u8::from(name != "masked")),
         ),
         gradient_views: GradientViews::First,
+        hiding: Hiding { block: [2; 3], share: [0.6, 0.75] },
+        hides_from_all: false,
         adamw: AdamW {
             beta1: beta(0),
             beta2: beta(1),

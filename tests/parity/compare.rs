@@ -52,6 +52,7 @@ fn is_exact(case: &Case) -> bool {
             Op::Conv3d(_)
                 | Op::ConvTranspose3d(_)
                 | Op::Concat(_)
+                | Op::HideBlocks(_)
                 | Op::Linear(_)
                 | Op::Pairwise(_)
                 | Op::ResidualAdd(_)
