@@ -8,6 +8,8 @@ mod prepare;
 mod resample;
 mod scan;
 mod set;
+mod split;
+mod subject;
 
 pub use check::{DoctorSummary, FileReport, FileStatus, check_files};
 pub use normalize::Normalize;
@@ -15,3 +17,5 @@ pub use prepare::{PrepareOptions, prepare};
 pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};
 pub use set::{Case, DataSet, OnBadFile};
+pub use split::Split;
+pub use subject::subject;

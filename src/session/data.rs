@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::dataset::{DataSet, PrepareOptions};
+use crate::dataset::{DataSet, PrepareOptions, Split};
 use crate::error::{Result, escape};
 use crate::image::{Spacing, Volume};
 use crate::run::Ui;
@@ -31,10 +31,12 @@ impl RunData {
         let set = DataSet::open(paths, &options, cache, data.on_bad_file, &mut |done, all| {
             ui.preparing(done, all)
         })?;
-        for warning in &set.warnings {
+        let sources = set.cases.iter().map(|case| case.source.as_path());
+        let split = Split::by_subject(sources, data.validation_fraction, data.split_seed);
+        for warning in set.warnings.iter().chain(&split.warnings) {
             ui.warn(warning);
         }
-        let (train, validation) = set.split(data.validation_fraction, data.split_seed);
+        let (train, validation) = (split.train, split.validation);
         let size = config.views.size;
         let small: Vec<_> =
             set.cases.iter().filter(|c| (0..3).any(|a| c.extent[a] < size[a])).collect();
