@@ -55,7 +55,7 @@ pub struct DataConfig {
     pub normalize: Normalize,
     /// Lowest and highest intensity kept by `normalize = "ct"`, in Hounsfield units.
     pub ct_window: [f64; 2],
-    /// Probability of a subject to be held out for validation, 0 to 0.9.
+    /// Probability of a subject to be held out for validation, 0 to 0.9; without effect under `--split`.
     pub validation_fraction: f64,
     /// Seed of that draw, and of the views that validation cuts; apart from `run.seed`.
     pub split_seed: u64,

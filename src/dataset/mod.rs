@@ -9,6 +9,8 @@ mod resample;
 mod scan;
 mod set;
 mod split;
+mod split_file;
+mod split_names;
 mod subject;
 
 pub use check::{DoctorSummary, FileReport, FileStatus, check_files};
@@ -18,4 +20,6 @@ pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};
 pub use set::{Case, DataSet, OnBadFile};
 pub use split::Split;
+pub use split_file::{Sides, SplitFile, to_json};
+pub use split_names::split_names;
 pub use subject::subject;

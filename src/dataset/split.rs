@@ -1,4 +1,4 @@
-//! Which volumes are trained on and which are held out.
+//! Which volumes are trained on and which are held out, where no file says so.
 //!
 //! Each subject has a number in [0, 1) that follows from its name and the seed alone; it is held out if that number is
 //! below the fraction asked for. So data that are added, removed or moved change the side of no other subject.
@@ -69,7 +69,7 @@ impl Split {
 fn one_subject(name: &str, volumes: usize) -> Option<String> {
     let text = format!(
         "all {volumes} volumes are taken for images of one subject, {}, so none is held out\n  name the files or their \
-         folders by subject",
+         folders by subject, or give a list with --split",
         escape(Path::new(name))
     );
     (volumes > 1).then_some(text)
