@@ -99,6 +99,8 @@ fn help_of_train_lists_its_options_and_examples() {
         "--seed <N>",
         "--resume",
         "--init <WEIGHTS>",
+        "--split <FILE>",
+        "--fold <N>",
         "spatialssl train --data scans/ --out runs/first --resume",
     ] {
         assert!(help.contains(part), "no {part:?} in\n{help}");
@@ -230,6 +232,22 @@ fn a_file_that_is_no_configuration_is_refused_at_once() {
     refused(&["--config", large.to_str().unwrap()], 2, &["104857600 bytes", "1048576"]);
     // Less than a second each, of eight.
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_split_that_is_none_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = write(dir.path(), "s.json", r#"[{"train": ["a"], "val": ["b"]}]"#);
+    refused(&["--split", &good, "--fold", "1"], 2, &["--fold", "it holds 1", "0 to 0"]);
+    refused(&["--split", &good, "--fold", "-1"], 2, &["--fold", "from 0 to"]);
+    refused(&["--fold", "0"], 2, &["--split <FILE>"]);
+    let parts = ["cannot read ", "needed: nnU-Net's splits_final.json"];
+    for content in ["", "[", "{}", "[]", "[{\"train\": 3}]", "[{\"train\": []}]"] {
+        let bad = write(dir.path(), "bad.json", content);
+        refused(&["--split", &bad], 3, &parts);
+    }
+    refused(&["--split", dir.path().to_str().unwrap()], 3, &["not a regular file"]);
+    refused(&["--split", "/nowhere/s.json"], 3, &["/nowhere/s.json", "reading failed"]);
 }
 
 #[test]

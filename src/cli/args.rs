@@ -21,6 +21,7 @@ Examples:
   spatialssl train --data scans/ --out runs/first
   spatialssl train --data scans/ --out runs/first --resume
   spatialssl train --data a.nii.gz b.nii.gz --out runs/two --steps 200 --seed 7
+  spatialssl train --data Dataset001_X/ --split splits_final.json --fold 2 --out runs/fold2
   spatialssl train --data list.txt --out runs/ct --config ct.toml --set optim.lr=3e-4
 
 Settings: the file is overridden by --set, and --set by --steps, --seed and --device.
@@ -66,6 +67,13 @@ pub(super) struct TrainArgs {
     /// NIfTI files, folders of them, or text files that list paths
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     pub(super) data: Vec<PathBuf>,
+    /// Which volumes to train on and which to hold out: nnU-Net's splits_final.json; else data.validation_fraction of
+    /// the subjects are held out
+    #[arg(long, value_name = "FILE")]
+    pub(super) split: Option<PathBuf>,
+    /// Which fold of --split to use, counted from 0; 0 by default
+    #[arg(long, value_name = "N", requires = "split", allow_negative_numbers = true, value_parser = fold)]
+    pub(super) fold: Option<u64>,
     /// Folder of the run, made if absent
     #[arg(long, value_name = "RUN")]
     pub(super) out: PathBuf,
@@ -228,6 +236,10 @@ fn seed(text: &str) -> Result<u64, String> {
     whole(text, 0, i64::MAX as u64)
 }
 
+fn fold(text: &str) -> Result<u64, String> {
+    whole(text, 0, 999_999)
+}
+
 fn whole(text: &str, low: u64, high: u64) -> Result<u64, String> {
     let number = text.parse().ok().filter(|number| (low..=high).contains(number));
     number.ok_or_else(|| format!("needs a whole number from {low} to {high}"))
@@ -246,7 +258,8 @@ mod tests {
     #[test]
     fn every_option_of_train_is_read() {
         let line = "spatialssl train --data a b --out r --config c.toml --set views.batch=4 \
-                    --set optim.lr=-1 --device cuda:1 --steps 9 --seed 3 --init w.safetensors";
+                    --set optim.lr=-1 --device cuda:1 --steps 9 --seed 3 --init w.safetensors \
+                    --split s.json --fold 2";
         let Command::Train(args) =
             Arguments::try_parse_from(line.split_whitespace()).unwrap().command
         else {
@@ -257,6 +270,7 @@ mod tests {
         assert_eq!((args.steps, args.seed), (Some(9), Some(3)));
         assert_eq!(args.device.as_deref(), Some("cuda:1"));
         assert_eq!(args.init, Some(PathBuf::from("w.safetensors")));
+        assert_eq!((args.split, args.fold), (Some(PathBuf::from("s.json")), Some(2)));
         assert!(!args.resume);
     }
 

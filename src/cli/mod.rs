@@ -70,6 +70,7 @@ fn dispatch(command: &Command) -> Result<()> {
 fn train_job(job: &TrainJob) -> Result<()> {
     let options = RunOptions {
         data: job.data.clone(),
+        split: job.split.clone(),
         out: job.out.clone(),
         resume: job.resume,
         init: job.init.clone(),

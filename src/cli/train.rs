@@ -8,6 +8,7 @@ use crate::cli::device;
 use crate::cli::device::GpuFlags;
 use crate::cli::output::{print_line, print_warning};
 use crate::config::{Config, Overrides};
+use crate::dataset::SplitFile;
 use crate::error::{Error, Result, escape};
 use crate::run::folder::check_place;
 use crate::session::Target;
@@ -19,6 +20,8 @@ pub struct TrainJob {
     pub config: Config,
     /// `--data`, as given.
     pub data: Vec<PathBuf>,
+    /// `--split` and `--fold`, read.
+    pub split: Option<SplitFile>,
     /// `--out`, as given.
     pub out: PathBuf,
     /// Whether to go on from the newest valid checkpoint.
@@ -82,6 +85,8 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
     let flags = Overrides { device: args.device.clone(), steps: args.steps, seed: args.seed };
     let (mut config, warnings) = Config::load(args.config.as_deref(), &args.set, &flags)?;
     check_place(&args.out, &args.data)?;
+    let fold = args.fold.and_then(|fold| usize::try_from(fold).ok()).unwrap_or(0);
+    let split = args.split.as_deref().map(|path| SplitFile::read(path, fold)).transpose()?;
     let gpu = GpuFlags {
         no_graph: args.no_graph,
         sync_each: args.sync_each,
@@ -94,6 +99,7 @@ fn prepare(args: &TrainArgs, environment: &Environment) -> Result<(TrainJob, Str
     let job = TrainJob {
         config,
         data: args.data.clone(),
+        split,
         out: args.out.clone(),
         resume: args.resume,
         init: args.init.clone(),

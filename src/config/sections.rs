@@ -55,9 +55,9 @@ pub struct DataConfig {
     pub normalize: Normalize,
     /// Lowest and highest intensity kept by `normalize = "ct"`, in Hounsfield units.
     pub ct_window: [f64; 2],
-    /// Share of the volumes held out for validation, 0 to 0.9.
+    /// Probability of a subject to be held out for validation, 0 to 0.9; without effect under `--split`.
     pub validation_fraction: f64,
-    /// Seed of the split into training and validation volumes, apart from `run.seed`.
+    /// Seed of that draw, and of the views that validation cuts; apart from `run.seed`.
     pub split_seed: u64,
     /// Folder of prepared volumes. Empty: the command line chooses one.
     pub cache_dir: String,

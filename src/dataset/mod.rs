@@ -8,6 +8,10 @@ mod prepare;
 mod resample;
 mod scan;
 mod set;
+mod split;
+mod split_file;
+mod split_names;
+mod subject;
 
 pub use check::{DoctorSummary, FileReport, FileStatus, check_files};
 pub use normalize::Normalize;
@@ -15,3 +19,7 @@ pub use prepare::{PrepareOptions, prepare};
 pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};
 pub use set::{Case, DataSet, OnBadFile};
+pub use split::Split;
+pub use split_file::{Sides, SplitFile, to_json};
+pub use split_names::split_names;
+pub use subject::subject;

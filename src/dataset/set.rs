@@ -3,7 +3,6 @@
 //! Every file is read once before training starts, so that a damaged one is named then and not after a day.
 //! Training itself reads only the prepared copies: a source that changes later cannot disturb it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -13,9 +12,10 @@ use rayon::prelude::*;
 use crate::dataset::cache;
 use crate::dataset::cache::{Hash, Index};
 use crate::dataset::prepare::{PrepareOptions, prepare};
-use crate::dataset::scan::{NAMED_MAX, scan};
+use crate::dataset::scan::{NAMED_MAX, Scan, scan};
+use crate::dataset::subject::stem;
 use crate::error::{Error, Result, escape};
-use crate::image::{Spacing, Volume, files_of, read_geometry, suffix};
+use crate::image::{Spacing, Volume, files_of, read_geometry};
 
 /// Volumes in memory at a time while a data set is prepared.
 const IN_FLIGHT: usize = 2;
@@ -65,11 +65,9 @@ type Bad = (PathBuf, String);
 type Geometries = (Vec<PathBuf>, Vec<[f64; 3]>, Vec<Bad>);
 
 impl DataSet {
-    /// Finds, checks and prepares all volumes that `paths` name; what is prepared already is only looked up.
+    /// Finds the volumes that `paths` name, and prepares them: [`scan`], then [`DataSet::prepare`].
     ///
-    /// `cache_dir` is made if it is absent. `progress` is told (volumes done, volumes in all).
-    /// Errors: [`Error::Data`] naming the bad files, all in one, at most twenty by name; [`Error::Output`]
-    /// if the cache cannot be written; [`Error::Config`] for options out of range.
+    /// Errors: those of both.
     pub fn open(
         paths: &[PathBuf],
         options: &PrepareOptions,
@@ -77,8 +75,22 @@ impl DataSet {
         on_bad: OnBadFile,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<DataSet> {
+        DataSet::prepare(scan(paths)?, options, cache_dir, on_bad, progress)
+    }
+
+    /// Checks and prepares all volumes of `found`; what is prepared already is only looked up.
+    ///
+    /// `cache_dir` is made if it is absent. `progress` is told (volumes done, volumes in all).
+    /// Errors: [`Error::Data`] naming the bad files, all in one, at most twenty by name; [`Error::Output`]
+    /// if the cache cannot be written; [`Error::Config`] for options out of range.
+    pub fn prepare(
+        found: Scan,
+        options: &PrepareOptions,
+        cache_dir: &Path,
+        on_bad: OnBadFile,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<DataSet> {
         options.assert_usable();
-        let found = scan(paths)?;
         cache::open(cache_dir)?;
         let total = found.files.len();
         let mut warnings = found.warnings;
@@ -136,63 +148,6 @@ impl DataSet {
         let _ = cache::write(&case.prepared, &case.key, &volume, &warnings);
         Ok(volume)
     }
-
-    /// Divides the cases into training and validation, both as sorted indices into `cases`.
-    ///
-    /// `validation_fraction`: 0 to 1 of the cases, rounded; with two cases or more, a fraction above 0
-    /// gives at least one case to each side. The channels of an nnU-Net case (`case_0000`, `case_0001`) stay
-    /// together. The same seed and names give the same split.
-    pub fn split(&self, validation_fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
-        let subjects: Vec<PathBuf> = self.cases.iter().map(subject).collect();
-        split(&subjects, validation_fraction, seed)
-    }
-}
-
-fn split(subjects: &[PathBuf], fraction: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
-    assert!((0.0..=1.0).contains(&fraction), "the validation fraction lies between 0 and 1");
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut number: BTreeMap<&Path, usize> = BTreeMap::new();
-    for (i, subject) in subjects.iter().enumerate() {
-        let group = *number.entry(subject).or_insert(groups.len());
-        if group == groups.len() {
-            groups.push(Vec::new());
-        }
-        groups[group].push(i);
-    }
-    let count = groups.len();
-    let mut order: Vec<usize> = (0..count).collect();
-    // Sorting by a hash of (seed, index) is a shuffle; ties (2^-64) fall to the index.
-    order.sort_by_key(|&i| (split_mix(seed ^ split_mix(i as u64)), i));
-    let wanted = (fraction * count as f64).round() as usize;
-    let validation = if fraction > 0.0 && count >= 2 { wanted.clamp(1, count - 1) } else { 0 };
-    let train = order.split_off(validation);
-    let cases = |of: Vec<usize>| {
-        let mut all: Vec<usize> = of.into_iter().flat_map(|g| groups[g].clone()).collect();
-        all.sort_unstable();
-        all
-    };
-    (cases(train), cases(order))
-}
-
-/// What the channels of one nnU-Net case have in common, `case_0000` and `case_0001` of one folder being images of one
-/// person; of any other file its path.
-fn subject(case: &Case) -> PathBuf {
-    match case.name.rsplit_once('_') {
-        Some((name, channel))
-            if channel.len() == 4 && channel.bytes().all(|b| b.is_ascii_digit()) =>
-        {
-            case.source.with_file_name(name)
-        }
-        _ => case.source.clone(),
-    }
-}
-
-/// SplitMix64. Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
-fn split_mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The files whose header can be read, with their spacing (z, y, x), and the others.
@@ -275,7 +230,7 @@ fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
     let key = cache::key(&content, work.options, work.target_mm);
     let prepared = cache::path(work.cache_dir, &key);
     let case = |extent| Case {
-        name: stem(file),
+        name: escape(Path::new(&stem(file))),
         source: file.to_path_buf(),
         extent,
         prepared: prepared.clone(),
@@ -291,12 +246,6 @@ fn prepare_case(file: &Path, work: &Work<'_>) -> Prepared {
     }
     cache::write(&prepared, &key, &volume, &warnings)?;
     Ok((case(volume.extent), warnings))
-}
-
-/// A file's name without folder and volume ending, fit to be shown.
-fn stem(file: &Path) -> String {
-    let bare = suffix(file).map_or_else(|| file.to_path_buf(), |(_, stem)| stem);
-    escape(Path::new(bare.file_name().unwrap_or_default()))
 }
 
 /// One error for all files that cannot be used.
@@ -323,69 +272,6 @@ fn all_bad(bad: &[Bad], total: usize, some_usable: bool) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn subjects(count: usize) -> Vec<PathBuf> {
-        (0..count).map(|i| PathBuf::from(i.to_string())).collect()
-    }
-
-    #[test]
-    fn channels_of_a_case_stay_together() {
-        let case = |path: &str| {
-            let source = PathBuf::from(path);
-            let name =
-                source.file_name().unwrap().to_str().unwrap().trim_end_matches(".nii").to_string();
-            Case { name, source, extent: [1; 3], prepared: PathBuf::new(), key: Hash::default() }
-        };
-        let paths = [
-            "a/x_0000.nii",
-            "a/x_0001.nii",
-            "a/y_0000.nii",
-            "b/x_0000.nii",
-            "a/t1.nii",
-            "b/t1.nii",
-            "a/z_12.nii",
-        ];
-        let subjects: Vec<PathBuf> = paths.iter().map(|p| subject(&case(p))).collect();
-        assert_eq!(subjects[0], subjects[1]);
-        let distinct: std::collections::BTreeSet<&PathBuf> = subjects.iter().collect();
-        assert_eq!(distinct.len(), 6, "{subjects:?}");
-        for seed in 0..50 {
-            let (train, validation) = split(&subjects, 0.3, seed);
-            assert_eq!(train.contains(&0), train.contains(&1));
-            assert_eq!(train.len() + validation.len(), 7);
-        }
-    }
-
-    #[test]
-    fn a_split_is_complete_seeded_and_of_the_stated_size() {
-        let (train, validation) = split(&subjects(50), 0.2, 7);
-        assert_eq!((train.len(), validation.len()), (40, 10));
-        assert!(train.is_sorted() && validation.is_sorted());
-        let mut all = [train.clone(), validation.clone()].concat();
-        all.sort_unstable();
-        assert_eq!(all, (0..50).collect::<Vec<_>>());
-        assert_eq!(split(&subjects(50), 0.2, 7), (train, validation.clone()));
-        assert_ne!(split(&subjects(50), 0.2, 8).1, validation);
-    }
-
-    #[test]
-    fn small_sets_keep_a_case_on_each_side() {
-        assert_eq!(split(&subjects(2), 0.01, 0).1.len(), 1);
-        assert_eq!(split(&subjects(3), 1.0, 0).0.len(), 1);
-        assert_eq!(split(&subjects(5), 0.0, 0), (vec![0, 1, 2, 3, 4], vec![]));
-        assert_eq!(split(&subjects(1), 0.5, 0), (vec![0], vec![]));
-        assert_eq!(split(&subjects(0), 0.5, 0), (vec![], vec![]));
-    }
-
-    #[test]
-    fn every_case_is_drawn_for_validation_equally_often() {
-        let mut drawn = [0u32; 10];
-        for seed in 0..2000 {
-            split(&subjects(10), 0.3, seed).1.iter().for_each(|&i| drawn[i] += 1);
-        }
-        // Binomial: mean 600, deviation sqrt(2000 * 0.3 * 0.7) = 20.5; five deviations.
-        assert!(drawn.iter().all(|&n| n.abs_diff(600) < 103), "{drawn:?}");
-    }
 
     #[test]
     fn the_median_is_taken_for_each_axis() {

@@ -1,10 +1,11 @@
 //! The volumes of a run, and how views are cut from them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::dataset::{DataSet, PrepareOptions};
+use crate::dataset::{DataSet, PrepareOptions, Split, SplitFile, scan, split_names, to_json};
 use crate::error::{Result, escape};
 use crate::image::{Spacing, Volume};
 use crate::run::Ui;
@@ -18,37 +19,49 @@ pub(crate) struct RunData {
     pub train: Vec<usize>,
     /// Indices of the volumes held out.
     pub validation: Vec<usize>,
+    /// What a split's file calls each volume of the set.
+    pub names: Vec<String>,
 }
 
 impl RunData {
-    /// Finds and prepares the volumes, and splits them. A training volume smaller than a view is noted: it is padded.
-    pub(crate) fn open(config: &Config, paths: &[PathBuf], ui: &mut dyn Ui) -> Result<RunData> {
+    /// Finds and prepares the volumes, and splits them: as `split` says, else by their subjects. A volume that `split`
+    /// does not name is neither read nor prepared. One smaller than a view is noted: it is padded.
+    pub(crate) fn open(
+        config: &Config,
+        paths: &[PathBuf],
+        split: Option<&SplitFile>,
+        ui: &mut dyn Ui,
+    ) -> Result<RunData> {
         let data = &config.data;
         let window = data.ct_window.map(|v| v as f32);
         let options =
             PrepareOptions { spacing: data.spacing, normalize: data.normalize, ct_window: window };
         let cache = Path::new(&data.cache_dir);
-        let set = DataSet::open(paths, &options, cache, data.on_bad_file, &mut |done, all| {
+        let mut found = scan(paths)?;
+        // By all files found, so that a name stays unique when the same `--data` is scanned again.
+        let names: BTreeMap<PathBuf, String> =
+            found.files.iter().cloned().zip(split_names(&found.files)).collect();
+        let sides = split.map(|split| split.sides(&found.files)).transpose()?;
+        if let Some(sides) = &sides {
+            found.files.retain(|file| sides.holds(file));
+        }
+        split.into_iter().flat_map(SplitFile::notes).for_each(|note| ui.note(&note));
+        let set = DataSet::prepare(found, &options, cache, data.on_bad_file, &mut |done, all| {
             ui.preparing(done, all)
         })?;
-        for warning in &set.warnings {
+        let sources = set.cases.iter().map(|case| case.source.as_path());
+        let chosen = match &sides {
+            Some(sides) => sides.split(sources)?,
+            None => Split::by_subject(sources, data.validation_fraction, data.split_seed),
+        };
+        let of_sides = sides.iter().flat_map(|sides| &sides.warnings);
+        for warning in set.warnings.iter().chain(of_sides).chain(&chosen.warnings) {
             ui.warn(warning);
         }
-        let (train, validation) = set.split(data.validation_fraction, data.split_seed);
-        let size = config.views.size;
-        let small: Vec<_> =
-            set.cases.iter().filter(|c| (0..3).any(|a| c.extent[a] < size[a])).collect();
-        if let Some(first) = small.first() {
-            ui.warn(&format!(
-                "{} of {} volumes are smaller than a view of {size:?} voxels and are padded with their smallest value, \
-                 the first is {} with {:?}",
-                small.len(),
-                set.cases.len(),
-                escape(&first.source),
-                first.extent
-            ));
-        }
-        Ok(RunData { set: Arc::new(set), train, validation })
+        warn_of_small(&set, config.views.size, ui);
+        let names = set.cases.iter().map(|case| names[&case.source].clone()).collect();
+        let (train, validation) = (chosen.train, chosen.validation);
+        Ok(RunData { set: Arc::new(set), train, validation, names })
     }
 
     /// Half of the largest mean extent of the training volumes, in mm, rounded to whole mm: the default unit of gaps.
@@ -67,6 +80,28 @@ impl RunData {
         };
         serde_json::json!({"train": names(&self.train), "validation": names(&self.validation)})
             .to_string()
+    }
+
+    /// The split in the format that `--split` reads.
+    pub(crate) fn splits_final(&self) -> String {
+        let names =
+            |of: &[usize]| -> Vec<&str> { of.iter().map(|&i| self.names[i].as_str()).collect() };
+        to_json(names(&self.train), names(&self.validation))
+    }
+}
+
+fn warn_of_small(set: &DataSet, size: [usize; 3], ui: &mut dyn Ui) {
+    let small: Vec<_> =
+        set.cases.iter().filter(|c| (0..3).any(|a| c.extent[a] < size[a])).collect();
+    if let Some(first) = small.first() {
+        ui.warn(&format!(
+            "{} of {} volumes are smaller than a view of {size:?} voxels and are padded with their smallest value, \
+             the first is {} with {:?}",
+            small.len(),
+            set.cases.len(),
+            escape(&first.source),
+            first.extent
+        ));
     }
 }
 

@@ -47,7 +47,7 @@ pub fn observe(options: &ObserveOptions, ui: &mut dyn Ui) -> Result<(PathBuf, St
         config.data.cache_dir.clone_from(&options.cache_dir);
     }
     config.data.validation_fraction = 0.0;
-    let data = RunData::open(&config, &options.data, ui)?;
+    let data = RunData::open(&config, &options.data, None, ui)?;
     let data = RunData { validation: data.train, train: Vec::new(), ..data };
     let about = About { run: &options.run, config: &config, command: &options.command, steps };
     let (page, row) = write_report(&mut model, &data, &data.validation, &about, &options.out)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::dataset::SplitFile;
 use crate::session::Target;
 
 /// What `train` takes beside the configuration.
@@ -9,6 +10,8 @@ use crate::session::Target;
 pub struct RunOptions {
     /// Files, folders or lists of volumes.
     pub data: Vec<PathBuf>,
+    /// Which of them are trained on and which held out; else [`crate::dataset::Split::by_subject`].
+    pub split: Option<SplitFile>,
     /// The run folder.
     pub out: PathBuf,
     /// Go on from the newest valid checkpoint.
@@ -25,3 +28,6 @@ pub struct RunOptions {
 
 /// Metadata of a checkpoint: the names of the volumes, as [`crate::session::RunData::file_list`] writes them.
 pub(super) const KEY_FILES: &str = "files";
+
+/// Name of the file in a run folder that says which volumes were trained on and held out, in nnU-Net's format.
+pub(super) const SPLITS: &str = "splits_final.json";

@@ -11,7 +11,7 @@ use crate::run::checkpoint::Loaded;
 use crate::run::folder::{CHECKPOINTS, RunDir, prepare_run_dir};
 use crate::run::retention::latest_valid;
 use crate::session::{Model, RunData, spacing_text, state};
-use crate::train::options::{KEY_FILES, RunOptions};
+use crate::train::options::{KEY_FILES, RunOptions, SPLITS};
 use crate::train::signals::StopFlag;
 use crate::train::trainer::Trainer;
 
@@ -27,7 +27,8 @@ pub fn run(config: &Config, options: &RunOptions, ui: &mut dyn Ui) -> Result<()>
     let mut model = Model::new(&config, options.target)?;
     describe(&config, &data, &model, ui);
     let done = begin(&config, options, &data, &mut model, ui)?;
-    write_config(&config, &options.out)?;
+    write_text(&options.out.join("config.toml"), &config.to_toml()?)?;
+    write_text(&options.out.join(SPLITS), &data.splits_final())?;
     let trainer = Trainer::new(&config, options, &data, model, done, ui)?;
     trainer.train(&stop)
 }
@@ -44,7 +45,7 @@ fn open_data(
     if !dir.lock.is_supported() {
         ui.warn("this file system has no locks: make sure that no second run writes into the same folder");
     }
-    let data = RunData::open(config, &options.data, ui)?;
+    let data = RunData::open(config, &options.data, options.split.as_ref(), ui)?;
     // What depends on the data is written back, so that other volumes are later prepared and measured alike.
     if config.data.spacing == Spacing::Median {
         config.data.spacing = Spacing::Mm(data.set.spacing_mm);
@@ -107,7 +108,7 @@ fn begin(
         return Err(Error::checkpoint(options.out.join(CHECKPOINTS), why));
     };
     check_same(&path, loaded.config().unwrap_or_default(), config)?;
-    check_files(&path, &loaded, data)?;
+    check_files(&path, &loaded, data, &options.out.join(SPLITS))?;
     state::restore(&model.program, &mut model.step, &path, &loaded)?;
     let done = loaded.step().unwrap_or(0);
     ui.note(&format!("resumed from {} after step {done}", escape(&path)));
@@ -128,7 +129,9 @@ fn check_same(path: &Path, old: &str, config: &Config) -> Result<()> {
     Err(Error::checkpoint(path, why))
 }
 
-fn check_files(path: &Path, loaded: &Loaded, data: &RunData) -> Result<()> {
+/// Checks that a resumed run has the volumes of the checkpoint's run, each on the side it was on; `splits` is where the
+/// run wrote its sides down.
+fn check_files(path: &Path, loaded: &Loaded, data: &RunData, splits: &Path) -> Result<()> {
     let (Some(old), new) = (loaded.metadata.get(KEY_FILES), data.file_list()) else {
         return Ok(());
     };
@@ -137,17 +140,13 @@ fn check_files(path: &Path, loaded: &Loaded, data: &RunData) -> Result<()> {
     }
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
     let (old, new) = (parse(old), parse(&new));
+    let list = |v: &serde_json::Value, kind: &str| -> Vec<String> {
+        let names = v[kind].as_array().into_iter().flatten();
+        names.map(|n| n.as_str().unwrap_or_default().to_string()).collect()
+    };
     let mut lines = Vec::new();
     for kind in ["train", "validation"] {
-        let list = |v: &serde_json::Value| -> Vec<String> {
-            v[kind]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|n| n.as_str().unwrap_or_default().to_string())
-                .collect()
-        };
-        let (old, new) = (list(&old), list(&new));
+        let (old, new) = (list(&old, kind), list(&new, kind));
         let missing =
             old.iter().filter(|n| !new.contains(n)).map(|n| format!("{kind}: {n:?} is gone"));
         let added =
@@ -155,14 +154,31 @@ fn check_files(path: &Path, loaded: &Loaded, data: &RunData) -> Result<()> {
         lines.extend(missing.chain(added));
     }
     lines.truncate(20);
+    let all = |v: &serde_json::Value| {
+        let mut names = [list(v, "train"), list(v, "validation")].concat();
+        names.sort();
+        names
+    };
+    let split = if splits.is_file() {
+        format!("--split {}", escape(splits))
+    } else {
+        "the --split it was started with".to_string()
+    };
+    let (what, remedy) = if all(&old) == all(&new) {
+        ("with the same volumes, but others of them held out", split)
+    } else {
+        (
+            "with other volumes",
+            format!("the same --data and, if its volumes were split otherwise, {split}"),
+        )
+    };
     let why = format!(
-        "the run was started with other volumes:\n  {}\n  give the same --data to resume, or start a new run in another folder",
+        "the run was started {what}:\n  {}\n  give {remedy} to resume, or start a new run in another folder",
         lines.join("\n  ")
     );
     Err(Error::checkpoint(path, why))
 }
 
-fn write_config(config: &Config, out: &Path) -> Result<()> {
-    let text = config.to_toml()?;
-    atomic::write_atomic(&out.join("config.toml"), |file| file.write_all(text.as_bytes()))
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    atomic::write_atomic(path, |file| file.write_all(text.as_bytes()))
 }

@@ -10,6 +10,8 @@ mod driver;
 #[cfg(test)]
 mod resume;
 #[cfg(test)]
+mod split;
+#[cfg(test)]
 mod tiny_run;
 #[cfg(test)]
 mod views;
