@@ -123,6 +123,15 @@ def masked_mse(a, p, t, mask):
     return (F.mse_loss(p, t, reduction="none") * weight).sum()[None] / weight.sum(), weight.sum()[None]
 
 
+def cross_entropy(a, x, target, weights):
+    # Rows whose target is no class are those that PyTorch is told to ignore.
+    classes = weights.numel()
+    target = target.flatten().long()
+    target = torch.where((target >= 0) & (target < classes), target, -100)
+    counted = weights[target[target >= 0]].sum()
+    return F.cross_entropy(x.reshape(-1, classes), target, weight=weights, ignore_index=-100)[None], counted[None]
+
+
 OPS = {
     "conv3d": conv3d,
     "conv_transpose3d": conv_transpose3d,
@@ -143,9 +152,11 @@ OPS = {
     "route_loss": route_loss,
     "cosine_loss": cosine_loss,
     "masked_mse": masked_mse,
+    "cross_entropy": cross_entropy,
 }
 # Inputs that have no gradient: targets, boxes.
-CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2}}
+CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2},
+            "cross_entropy": {1, 2}}
 
 
 def differentiable(op, a, given):
