@@ -3,6 +3,7 @@
 
 mod cache;
 mod check;
+mod labelled;
 mod normalize;
 mod prepare;
 mod resample;
@@ -10,8 +11,10 @@ mod scan;
 mod set;
 
 pub use check::{DoctorSummary, FileReport, FileStatus, check_files};
+pub use labelled::{LabelledCase, LabelledSet, LabelledVolume};
 pub use normalize::Normalize;
 pub use prepare::{PrepareOptions, prepare};
+pub(crate) use resample::{Tap, taps};
 pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};
 pub use set::{Case, DataSet, OnBadFile};

@@ -85,6 +85,10 @@ pub enum Purpose {
     Gamma = 13,
     /// Start values of the weights; the sample is the number of the tensor.
     Weights = 14,
+    /// Which voxels a probe looks at; the step is the case, the sample is the class.
+    ProbeVoxels = 15,
+    /// Batches of a probe's classifier.
+    ProbeBatch = 16,
 }
 
 /// Address of the random numbers of one sample.
