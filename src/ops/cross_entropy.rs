@@ -14,9 +14,9 @@ use crate::shape::Shape;
 /// `sum w[t] (log sum_c exp(x[c]) - x[t]) / sum w[t]` over all rows, `t` the class of the row; 0 if the weights add up
 /// to 0.
 ///
-/// Inputs `x [.., C]`, classes `t` as whole numbers `[..]`, weights `w [C]`, 0 or more. Outputs: the loss `[1]`, and the
-/// sum of the rows' weights `[1]`. A row whose `t` is no class, below 0 or `C` and above, counts nowhere. Only `x` has a
-/// gradient: `dx[c] = dy w[t] (softmax(x)[c] - [c = t]) / sum w[t]`.
+/// Inputs `x [.., C]`, classes `t` as whole numbers `[..]`, weights `w [C]`, 0 or more. Outputs: the loss `[1]`, and
+/// the sum of the rows' weights `[1]`. A row whose `t` is no class, below 0 or `C` and above, counts nowhere. Only `x`
+/// has a gradient: `dx[c] = dy w[t] (softmax(x)[c] - [c = t]) / sum w[t]`.
 ///
 /// Source: Bishop 2006, "Pattern Recognition and Machine Learning", 4.3.4; the weighted mean is that of PyTorch's
 /// `cross_entropy`.

@@ -60,7 +60,7 @@ fn about(results: &Results) -> String {
             format!("{z:.2} x {y:.2} x {x:.2} mm (z, y, x)")
         });
     format!(
-        "{}{step}; data {}; {spacing}; seed {}; {} UTC; {} s",
+        "{}{step}; data {}; {spacing}; seed {}; {}; {} s",
         escape(&results.weights.to_string_lossy()),
         escape(&results.data.to_string_lossy()),
         results.seed,
