@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Overrides};
+use crate::config::Config;
 use crate::error::{Error, Result, escape};
 use crate::model::{ResEncUNet, Weights, initial_values};
 use crate::run::Ui;
@@ -10,7 +10,8 @@ use crate::run::checkpoint::{self, Loaded};
 use crate::tape::Tape;
 use crate::weights::{config_of, encoder_tensors, pick};
 
-/// File of a finished run's weights in its folder.
+/// Files of a run in its folder: its configuration, and the weights of a finished one.
+const RUN_CONFIG: &str = "config.toml";
 const RUN_WEIGHTS: &str = "weights.safetensors";
 
 /// A network with its weights, and how its volumes are prepared.
@@ -41,9 +42,7 @@ impl Source {
     ) -> Result<Source> {
         let (path, loaded) = load(run, weights, ui)?;
         let config = match (run, weights) {
-            (Some(run), Some(_)) => {
-                Config::load(Some(&run.join("config.toml")), &[], &Overrides::default())?.0
-            }
+            (Some(run), Some(_)) => config_in(run)?,
             _ if loaded.config().is_none() => {
                 let why = "the file does not say of which network the weights are, nor how volumes were prepared\n  \
                            add --run RUN, the folder of the run that they were trained in";
@@ -57,6 +56,14 @@ impl Source {
         let tensors = encoder_tensors(&network, &path, loaded)?;
         Ok(Source { config, network, tensors, path, step })
     }
+}
+
+/// The configuration of a run.
+fn config_in(run: &Path) -> Result<Config> {
+    let path = run.join(RUN_CONFIG);
+    let refuse = |why: String| Error::config("--run", format!("{}: {why}", escape(&path)));
+    let text = std::fs::read_to_string(&path).map_err(|e| refuse(e.to_string()))?;
+    Config::of_run(&text).map_err(refuse)
 }
 
 fn load(run: Option<&Path>, weights: Option<&Path>, ui: &mut dyn Ui) -> Result<(PathBuf, Loaded)> {

@@ -82,11 +82,14 @@ fn figures(output: &Output, out: &Path) -> Value {
 }
 
 #[test]
-fn a_probe_finds_what_follows_from_the_image_and_repeats_itself() {
+fn a_probe_finds_what_follows_from_the_image_however_it_is_computed() {
     let made = made();
     let run = text(&made.run);
-    let output = probe(&made, &["--run", run, "--device", "cpu"]);
-    let first = figures(&output, &made.run.join("probe"));
+    let own = made.run.join("probe");
+    let mut one = Command::new(env!("CARGO_BIN_EXE_spatialssl"));
+    one.args(["probe", "--run", run, "--labelled", "2", "--test", "2", "--data"]).arg(&made.set);
+    let output = one.args(["--device", "cpu"]).env("RAYON_NUM_THREADS", "1").output().unwrap();
+    let first = figures(&output, &own);
     let table = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(table.lines().any(|line| line.starts_with("bright ")), "{table}");
     assert!(table.lines().last().unwrap().starts_with("mean "), "{table}");
@@ -109,34 +112,36 @@ fn a_probe_finds_what_follows_from_the_image_and_repeats_itself() {
     assert_eq!(page.matches("data:image/png").count(), 9);
     assert!(page.contains("bright") && page.ends_with("</html>\n"));
 
-    // The weights at the end are those of the last checkpoint; one thread gives the bits of several.
-    let out = made.dir.path().join("out");
-    let weights = made.run.join("weights.safetensors");
-    let mut one = Command::new(env!("CARGO_BIN_EXE_spatialssl"));
-    one.args(["probe", "--labelled", "2", "--test", "2", "--data"]).arg(&made.set);
-    one.args(["--weights", text(&weights), "--out", text(&out), "--device", "cpu"]);
-    let again = figures(&one.env("RAYON_NUM_THREADS", "1").output().unwrap(), &out);
-    assert_eq!(first, again);
-    let seeded = probe(&made, &["--run", run, "--out", text(&out), "--seed", "1"]);
-    assert_ne!(first["dice"], figures(&seeded, &out)["dice"]);
-}
+    // The weights at the end are those of the last checkpoint, one thread gives the bits of several, and weights that do
+    // not say how volumes are prepared are probed as the run says.
+    let (plain, out) = (made.dir.path().join("plain.safetensors"), made.dir.path().join("out"));
+    let bytes = std::fs::read(made.run.join("weights.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors();
+    std::fs::write(&plain, safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let alone = ["--weights", text(&plain), "--out", text(&out), "--device"];
+    let refused = probe(&made, &[&alone[..], &["cpu"]].concat());
+    assert_eq!(refused.status.code(), Some(7));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("add --run RUN"));
+    let with_run = |device| probe(&made, &[&alone[..], &[device, "--run", run]].concat());
+    let again = figures(&with_run("cpu"), &out);
+    assert_eq!(first["dice"], again["dice"]);
 
-#[test]
-fn a_volume_that_does_not_fit_goes_by_windows() {
-    let made = made();
-    let out = made.dir.path().join("out");
-    let small = ["--run", text(&made.run), "--out", text(&out), "--memory", "0.002"];
-    let windows = figures(&probe(&made, &small), &out);
-    let mut whole = small;
-    whole[5] = "4";
-    let whole = figures(&probe(&made, &whole), &out);
-    assert_eq!(whole["window"], Value::Null);
+    let device = figures(&with_run("cuda"), &out);
+    for kind in ["last_map", "all_maps"] {
+        let mean = |of: &Value| of["dice"][kind]["run"]["mean"].as_f64().unwrap();
+        // Maps in bf16.
+        assert!((mean(&first) - mean(&device)).abs() < 0.03, "{} {}", mean(&first), mean(&device));
+        assert_ne!(mean(&first), mean(&device));
+    }
+
+    let windows = figures(&probe(&made, &["--run", run, "--memory", "0.002"]), &own);
+    assert_eq!(first["window"], Value::Null);
     let window = windows["window"].as_array().unwrap();
     assert!(window.iter().all(|n| n.as_u64().is_some_and(|n| n % 2 == 0)), "{window:?}");
     // Instance norms see other voxels in a window, so figures differ a little.
     let mean = |of: &Value| of["dice"]["all_maps"]["run"]["mean"].as_f64().unwrap();
-    assert!((mean(&windows) - mean(&whole)).abs() < 0.15, "{} {}", mean(&windows), mean(&whole));
-    assert_ne!(mean(&windows), mean(&whole));
+    assert!((mean(&windows) - mean(&first)).abs() < 0.15, "{} {}", mean(&windows), mean(&first));
+    assert_ne!(mean(&windows), mean(&first));
 }
 
 /// The probe must end with `code` and say every part, and not a word of a bug.
@@ -190,39 +195,4 @@ fn cases_that_cannot_be_used_are_named() {
     refused(&made, &[], 3, &["case case0 has 2 images", "one channel"]);
     std::fs::remove_dir_all(file("labelsTr")).unwrap();
     refused(&made, &[], 3, &["labelsTr", "no such folder"]);
-}
-
-#[test]
-fn weights_without_a_configuration_need_the_run() {
-    let made = made();
-    let (own, plain) =
-        (made.run.join("weights.safetensors"), made.dir.path().join("plain.safetensors"));
-    let bytes = std::fs::read(own).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let views: Vec<_> = tensors.tensors();
-    std::fs::write(&plain, safetensors::serialize(views, None).unwrap()).unwrap();
-    let out = made.dir.path().join("out");
-    let alone = probe(&made, &["--weights", text(&plain), "--out", text(&out)]);
-    assert_eq!(alone.status.code(), Some(7));
-    assert!(String::from_utf8_lossy(&alone.stderr).contains("add --run RUN"));
-    let both = ["--weights", text(&plain), "--run", text(&made.run), "--out", text(&out)];
-    let with = figures(&probe(&made, &both), &out);
-    let own = figures(&probe(&made, &["--run", text(&made.run)]), &made.run.join("probe"));
-    assert_eq!(with["dice"], own["dice"]);
-}
-
-#[test]
-fn the_device_finds_what_the_cpu_finds() {
-    let made = made();
-    let out = made.dir.path().join("out");
-    let [cpu, cuda] = ["cpu", "cuda"].map(|device| {
-        let arguments = ["--run", text(&made.run), "--out", text(&out), "--device", device];
-        figures(&probe(&made, &arguments), &out)
-    });
-    for kind in ["last_map", "all_maps"] {
-        let mean = |of: &Value| of["dice"][kind]["run"]["mean"].as_f64().unwrap();
-        // Maps in bf16.
-        assert!((mean(&cpu) - mean(&cuda)).abs() < 0.03, "{} {}", mean(&cpu), mean(&cuda));
-        assert_ne!(mean(&cpu), mean(&cuda));
-    }
 }
