@@ -3,8 +3,8 @@
 //   y[m,o] = b[o] + sum_k x[m,k] w[o,k]
 //   dx[m,k] = sum_o dy[m,o] w[o,k];  dw[o,k] = sum_m dy[m,o] x[m,k];  db[o] = sum_m dy[m,o]
 //
-// For the heads: a few rows of a few values, so that what counts is one launch each way. Any size is computed, without
-// tiles. Forward: a thread for each output, adding in the order of k as the CPU does. Backward: blocks below
+// For the heads, a few rows of a few values, what counts is one launch each way; any size is computed, without
+// tiles. Forward: a thread for each output, adding in the order of k. Backward: blocks below
 // `dx_blocks` have a thread for each dx; the others a warp for each dw, then each db, whose lanes take every 32nd row.
 // Grid: forward ceil(M O / 256); backward dx_blocks + ceil((O K + O) / 8), a part that is not wanted left out.
 // Traffic: everything read M, O or K times over, from the caches at these sizes; every result written once.

@@ -17,6 +17,7 @@ pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod pretext;
+pub mod probe;
 pub mod profile;
 pub mod random;
 pub mod report;

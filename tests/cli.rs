@@ -71,6 +71,7 @@ fn help_lists_the_commands_and_exit_codes() {
         "Usage: spatialssl <COMMAND>",
         "  train    Pretrain an encoder on volumes without labels",
         "  observe  Show what a run has learnt, on volumes, as an HTML report",
+        "  probe    Measure how much anatomy frozen features hold, on labelled volumes",
         "  export   Write the weights of a run for other programs",
         "  profile  Measure where the time of a training step goes",
         "  inspect  Print what a run, a configuration or a weight file holds",

@@ -10,7 +10,7 @@ use tree::{File, code, files, words_after};
 
 /// Each folder and what it may import, besides itself and `error`, `scalar`, `shape`: from the bottom layer to the top,
 /// so each imports only from lines above its own.
-const LAYERS: [(&str, &[&str]); 21] = [
+const LAYERS: [(&str, &[&str]); 22] = [
     ("files", &[]),
     ("random", &[]),
     ("run", &["files"]),
@@ -36,6 +36,13 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ),
     ("evaluate", &["files", "run", "report", "image", "views", "pretext", "config", "session"]),
     (
+        "probe",
+        &[
+            "files", "random", "run", "report", "ops", "tape", "optim", "model", "image",
+            "dataset", "config", "weights", "session",
+        ],
+    ),
+    (
         "profile",
         &["driver", "backend", "ops", "tape", "model", "image", "views", "config", "session"],
     ),
@@ -48,7 +55,10 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ),
     (
         "cli",
-        &["run", "driver", "tape", "dataset", "config", "weights", "session", "profile", "train"],
+        &[
+            "run", "driver", "tape", "dataset", "config", "weights", "session", "probe", "profile",
+            "train",
+        ],
     ),
 ];
 

@@ -50,6 +50,8 @@ pub(super) enum Command {
     Train(TrainArgs),
     /// Show what a run has learnt, on volumes, as an HTML report
     Observe(ObserveArgs),
+    /// Measure how much anatomy frozen features hold, on labelled volumes
+    Probe(ProbeArgs),
     /// Write the weights of a run for other programs
     Export(ExportArgs),
     /// Print what a run, a configuration or a weight file holds
@@ -133,6 +135,46 @@ pub(super) struct ObserveArgs {
     /// Folder of the report, made if absent
     #[arg(long, value_name = "DIR")]
     pub(super) out: PathBuf,
+}
+
+/// Arguments of `probe`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  spatialssl probe --run runs/first --data labelled/
+  spatialssl probe --weights weights.safetensors --data labelled/ --labelled 8 --test 20 --out probed/
+
+The encoder stays as it is; a linear classifier of voxels is trained on its maps of the first --labelled cases by
+name and tested on the last --test ones. Beside it: the same on a random encoder of the same shape, and nearest
+neighbours.")]
+pub(super) struct ProbeArgs {
+    /// Folder of the run: its newest valid checkpoint, else its weights.safetensors
+    #[arg(long, value_name = "RUN", required_unless_present = "weights")]
+    pub(super) run: Option<PathBuf>,
+    /// Weights to probe instead of the run's; --run then says how volumes are prepared, else the file has to
+    #[arg(long, value_name = "FILE")]
+    pub(super) weights: Option<PathBuf>,
+    /// nnU-Net data set: imagesTr/NAME_0000.nii.gz or imagesTr/NAME.nii.gz, labelsTr/NAME.nii.gz
+    #[arg(long, value_name = "LABELLED")]
+    pub(super) data: PathBuf,
+    /// Cases whose labels are used for training, the first by name
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) labelled: u32,
+    /// Cases that are predicted, the last by name
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) test: u32,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<String>,
+    /// Seed of the random encoder, of voxels and batches
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = seed)]
+    pub(super) seed: u64,
+    /// GiB that a forward pass may take; larger volumes go by overlapping windows
+    #[arg(long, value_name = "GIB", default_value_t = 4.0, allow_negative_numbers = true, value_parser = gib)]
+    pub(super) memory: f64,
+    /// Folder of probe.json and probe.html, made if absent; RUN/probe by default, or probe beside FILE
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
 }
 
 /// Arguments of `profile`.
@@ -238,6 +280,12 @@ fn seed(text: &str) -> Result<u64, String> {
 
 fn fold(text: &str) -> Result<u64, String> {
     whole(text, 0, 999_999)
+}
+
+/// An amount of memory.
+fn gib(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.001..=1e6).contains(number));
+    number.ok_or_else(|| "needs a number of GiB from 0.001 to 1000000".into())
 }
 
 fn whole(text: &str, low: u64, high: u64) -> Result<u64, String> {

@@ -9,6 +9,7 @@ mod export;
 mod inspect;
 mod observe;
 mod output;
+mod probe;
 mod profile;
 mod progress;
 mod train;
@@ -57,6 +58,9 @@ fn dispatch(command: &Command) -> Result<()> {
     match command {
         Command::Train(args) => train::run(args, train_job),
         Command::Observe(args) => observe::run(args, observe_job),
+        Command::Probe(args) => probe::run(args, command_line(), |options, threads| {
+            with_threads(threads, || crate::probe::probe(options, &mut Watch::new()))
+        }),
         Command::Export(args) => export::run(args, export_job),
         Command::Inspect(args) => inspect::run(args),
         Command::Profile(args) => profile::run(args, |config, choice| {

@@ -3,6 +3,7 @@
 
 mod cache;
 mod check;
+mod labelled;
 mod normalize;
 mod prepare;
 mod resample;
@@ -14,8 +15,10 @@ mod split_names;
 mod subject;
 
 pub use check::{DoctorSummary, FileReport, FileStatus, check_files};
+pub use labelled::{LabelledCase, LabelledSet, LabelledVolume};
 pub use normalize::Normalize;
 pub use prepare::{PrepareOptions, prepare};
+pub(crate) use resample::{Tap, taps};
 pub use resample::{resampled_extent, resize};
 pub use scan::{Scan, scan};
 pub use set::{Case, DataSet, OnBadFile};

@@ -40,14 +40,32 @@ pub fn resize(src: &[f32], from: [usize; 3], to: [usize; 3]) -> Vec<f32> {
     voxels.unwrap_or_else(|| src.to_vec())
 }
 
-/// Lower neighbour, upper neighbour and the upper one's weight, of each sample.
-fn taps(from: usize, to: usize) -> Vec<(usize, usize, f32)> {
+/// A sample between two voxels of a line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tap {
+    /// Lower neighbour.
+    pub(crate) low: usize,
+    /// Upper neighbour.
+    pub(crate) high: usize,
+    /// Weight of the upper one, 0 to 1.
+    pub(crate) weight: f32,
+}
+
+impl Tap {
+    /// Both neighbours with their weights.
+    pub(crate) fn ends(self) -> [(usize, f32); 2] {
+        [(self.low, 1.0 - self.weight), (self.high, self.weight)]
+    }
+}
+
+/// The `to` samples of a line of `from` voxels.
+pub(crate) fn taps(from: usize, to: usize) -> Vec<Tap> {
     let scale = from as f64 / to as f64;
     (0..to)
         .map(|i| {
             let at = ((i as f64 + 0.5) * scale - 0.5).max(0.0);
             let low = (at as usize).min(from - 1);
-            (low, (low + 1).min(from - 1), (at - low as f64) as f32)
+            Tap { low, high: (low + 1).min(from - 1), weight: (at - low as f64) as f32 }
         })
         .collect()
 }
@@ -61,18 +79,18 @@ fn resize_axis(src: &[f32], shape: [usize; 3], axis: usize, to: usize) -> Vec<f3
     let mix = |a: f32, b: f32, w: f32| a * (1.0 - w) + b * w;
     if inner == 1 {
         out.par_chunks_mut(to).zip(src.par_chunks(from)).for_each(|(line, src)| {
-            for (value, &(low, high, w)) in line.iter_mut().zip(&taps) {
-                *value = mix(src[low], src[high], w);
+            for (value, tap) in line.iter_mut().zip(&taps) {
+                *value = mix(src[tap.low], src[tap.high], tap.weight);
             }
         });
         return out;
     }
     out.par_chunks_mut(inner).enumerate().for_each(|(row, line)| {
-        let (block, (low, high, w)) = (row / to * from, taps[row % to]);
+        let (block, Tap { low, high, weight }) = (row / to * from, taps[row % to]);
         let a = &src[(block + low) * inner..][..inner];
         let b = &src[(block + high) * inner..][..inner];
         for ((value, &a), &b) in line.iter_mut().zip(a).zip(b) {
-            *value = mix(a, b, w);
+            *value = mix(a, b, weight);
         }
     });
     out

@@ -82,6 +82,24 @@ impl ResEncUNet {
     /// # Errors
     /// [`crate::Error::Shape`] if `x` does not fit.
     pub fn record(&self, tape: &mut Tape, weights: &mut Weights, x: ValueId) -> Result<ValueId> {
+        let Some(dense) = self.record_maps(tape, weights, x)?.pop() else {
+            panic!("a network has a stage")
+        };
+        Ok(dense)
+    }
+
+    /// Records the network as [`ResEncUNet::record`] does; returns the maps of all resolutions, each `[N, D, H, W,
+    /// features]` of its stage: the last encoder stage's, then that of every decoder stage, the dense representation
+    /// last.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if `x` does not fit.
+    pub fn record_maps(
+        &self,
+        tape: &mut Tape,
+        weights: &mut Weights,
+        x: ValueId,
+    ) -> Result<Vec<ValueId>> {
         let tail = Tail { bias: self.conv_bias, slope: Some(SLOPE), residual: None, gamma: 1.0 };
         let mut net = Recorder { tape, weights };
         let mut x = net.unit(
@@ -105,6 +123,7 @@ impl ResEncUNet {
             }
             skips.push(x);
         }
+        let mut maps = vec![x];
         for d in 0..self.stages.len() - 1 {
             let (below, stage) =
                 (&self.stages[self.stages.len() - 1 - d], &self.stages[self.stages.len() - 2 - d]);
@@ -125,8 +144,9 @@ impl ResEncUNet {
                 let name = format!("decoder.stages.{d}.convs.{c}");
                 x = net.unit(&name, x, stage.features, stage.window([1; 3]), tail)?;
             }
+            maps.push(x);
         }
-        Ok(x)
+        Ok(maps)
     }
 }
 

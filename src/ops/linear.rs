@@ -1,16 +1,20 @@
 //! Linear map of rows: `y[m, o] = sum_k x[m, k] w[o, k] + b[o]`.
 
 use bytemuck::NoUninit;
+use multiversion::multiversion;
+use rayon::prelude::*;
 
+use crate::backend::cpu::parallel;
 use crate::backend::cuda::{Queue, blocks};
 use crate::backend::{Io, Write};
 use crate::driver::{DevPtr, Kernel};
 use crate::error::Result;
-use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Saved, arity, put, refuse};
+use crate::ops::{CpuRule, CudaIo, CudaRule, OpRule, Pass, Saved, arity, put, refuse};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// `x [.., K]`, `w [O, K]`, with a bias `b [O]`; output `[.., O]`. The heads apply it to a few rows, so plain loops do.
+/// `x [.., K]`, `w [O, K]`, with a bias `b [O]`; output `[.., O]`. The heads apply it to a few
+/// rows, the probe to thousands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
     /// Whether input 2 is a bias.
@@ -45,48 +49,114 @@ impl OpRule for Linear {
         Saved { inputs: &[0, 1], outputs: &[] }
     }
 
+    fn workspace(&self, pass: Pass, inputs: &[Shape]) -> usize {
+        let weights = inputs[1].len() + inputs[1].dims()[0];
+        if pass == Pass::Backward { parallel::parts(inputs[0].len()) * weights } else { 0 }
+    }
+
     fn flops(&self, inputs: &[Shape]) -> u64 {
         2 * (inputs[0].len() * inputs[1].dims()[0]) as u64
+    }
+}
+
+/// Partial sums of a dot product, added in a fixed order: enough for vector registers.
+const LANES: usize = 16;
+
+/// Rows of `x`, each times every row of `w`: `y[m, o] = bias[o] + sum_k x[m, k] w[o, k]`.
+#[multiversion(targets = "simd")]
+fn products<T: Scalar>(x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T], width: usize) {
+    let out = w.len() / width;
+    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(out)) {
+        for (o, (w, y)) in w.chunks_exact(width).zip(y.iter_mut()).enumerate() {
+            let mut lanes = [T::ZERO; LANES];
+            let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
+            for (lane, (&x, &w)) in lanes.iter_mut().zip(xs.remainder().iter().zip(ws.remainder()))
+            {
+                *lane = x * w;
+            }
+            for (x, w) in xs.zip(ws) {
+                for i in 0..LANES {
+                    lanes[i] += x[i] * w[i];
+                }
+            }
+            let sum = lanes.iter().fold(T::ZERO, |sum, &lane| sum + lane);
+            *y = bias.map_or(sum, |bias| bias[o] + sum);
+        }
+    }
+}
+
+/// Adds `factor * from` to `to`.
+#[inline(always)]
+fn add_scaled<T: Scalar>(to: &mut [T], factor: T, from: &[T]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to += factor * from;
+    }
+}
+
+/// Adds to each row of `dx` the rows of `w`, times the row's gradients.
+#[multiversion(targets = "simd")]
+fn input_gradients<T: Scalar>(dy: &[T], w: &[T], dx: &mut [T], width: usize) {
+    for (dx, dy) in dx.chunks_exact_mut(width).zip(dy.chunks_exact(w.len() / width)) {
+        for (w, &dy) in w.chunks_exact(width).zip(dy) {
+            add_scaled(dx, dy, w);
+        }
+    }
+}
+
+/// Gradients of weight and bias, one behind the other in `sums`, over the rows given.
+#[multiversion(targets = "simd")]
+fn weight_gradients<T: Scalar>(x: &[T], dy: &[T], sums: &mut [T], width: usize) {
+    let out = sums.len() / (width + 1);
+    let (dw, db) = sums.split_at_mut(out * width);
+    dw.fill(T::ZERO);
+    db.fill(T::ZERO);
+    for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact(out)) {
+        for (dw, &dy) in dw.chunks_exact_mut(width).zip(dy) {
+            add_scaled(dw, dy, x);
+        }
+        add_scaled(db, T::ONE, dy);
     }
 }
 
 impl<T: Scalar> CpuRule<T> for Linear {
     fn forward(&self, io: &mut Io<'_, T>) {
         let (x, w, y) = (io.read(0), io.read(1), io.write(0));
-        let width = io.shapes[1].channels();
-        for (x, y) in x.chunks(width).zip(y.chunks_mut(io.shapes[1].dims()[0])) {
-            for (o, y) in y.iter_mut().enumerate() {
-                let start = if self.bias { io.read(2)[o] } else { T::ZERO };
-                let row = &w[o * width..(o + 1) * width];
-                *y = x.iter().zip(row).fold(start, |sum, (&x, &w)| x.mul_add(w, sum));
-            }
-        }
+        let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
+        let bias = self.bias.then(|| io.read(2));
+        parallel::chunks(y, out, |first, y| {
+            let rows = first / out..(first + y.len()) / out;
+            products(&x[rows.start * width..rows.end * width], w, bias, y, width);
+        });
     }
 
     fn backward(&self, io: &mut Io<'_, T>) {
         let (x, w, dy) = (io.read(0), io.read(1), io.read(2));
         let (out, width) = (io.shapes[1].dims()[0], io.shapes[1].channels());
-        let rows = dy.len() / out;
-        let over_rows =
-            |value: &dyn Fn(usize) -> T| (0..rows).fold(T::ZERO, |sum, m| sum + value(m));
         if let Some(Write { to: dx, add }) = io.grad(0) {
-            for (i, dx) in dx.iter_mut().enumerate() {
-                let (m, k) = (i / width, i % width);
-                let sum =
-                    (0..out).fold(T::ZERO, |sum, o| dy[m * out + o].mul_add(w[o * width + k], sum));
-                put(dx, sum, add);
+            if !add {
+                dx.fill(T::ZERO);
             }
+            parallel::chunks(dx, width, |first, dx| {
+                let rows = first / width..(first + dx.len()) / width;
+                input_gradients(&dy[rows.start * out..rows.end * out], w, dx, width);
+            });
         }
-        if let Some(Write { to: dw, add }) = io.grad(1) {
-            for (i, dw) in dw.iter_mut().enumerate() {
-                let (o, k) = (i / width, i % width);
-                put(dw, over_rows(&|m| dy[m * out + o] * x[m * width + k]), add);
-            }
+        let (dw, db) = (io.grad(1), io.grad(2));
+        if dw.is_none() && db.is_none() {
+            return;
         }
-        if let Some(Write { to: db, add }) = io.grad(2) {
-            for (o, db) in db.iter_mut().enumerate() {
-                put(db, over_rows(&|m| dy[m * out + o]), add);
-            }
+        // Parts of the rows, by their number alone, then the parts in order.
+        let (work, count) = (io.workspace(), parallel::parts(x.len()));
+        let len = out * (width + 1);
+        work.par_chunks_mut(len).enumerate().for_each(|(i, sums)| {
+            let rows = parallel::part(x.len() / width, count, i);
+            let (x, dy) = (&x[rows.start * width..rows.end * width], &dy[rows.start * out..]);
+            weight_gradients(x, &dy[..rows.len() * out], sums, width);
+        });
+        let total = |at: usize| work.iter().skip(at).step_by(len).fold(T::ZERO, |sum, &v| sum + v);
+        for (grad, first) in [(dw, 0), (db, out * width)] {
+            let Some(Write { to, add }) = grad else { continue };
+            to.iter_mut().enumerate().for_each(|(i, to)| put(to, total(first + i), add));
         }
     }
 }

@@ -10,6 +10,7 @@ mod concat;
 mod conv3d;
 mod conv_transpose3d;
 mod cosine_loss;
+mod cross_entropy;
 mod cuda_io;
 mod ema;
 mod fusion;
@@ -35,6 +36,7 @@ pub use concat::{Axis, Concat};
 pub use conv_transpose3d::ConvTranspose3d;
 pub use conv3d::Conv3d;
 pub use cosine_loss::CosineLoss;
+pub use cross_entropy::CrossEntropy;
 pub use cuda_io::{CudaIo, FusedCall};
 pub use ema::Ema;
 pub use gap_loss::{GapAxisLoss, GapNormLoss};
@@ -250,6 +252,7 @@ ops!(
     Conv3d,
     ConvTranspose3d,
     CosineLoss,
+    CrossEntropy,
     Ema,
     GapAxisLoss,
     GapNormLoss,

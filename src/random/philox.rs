@@ -87,6 +87,10 @@ pub enum Purpose {
     Weights = 14,
     /// How many blocks of a view are hidden, and which.
     Hiding = 15,
+    /// Which voxels a probe looks at; the step is the case, the sample is the class.
+    ProbeVoxels = 16,
+    /// Batches of a probe's classifier.
+    ProbeBatch = 17,
 }
 
 /// Address of the random numbers of one sample.

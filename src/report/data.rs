@@ -153,6 +153,17 @@ pub enum Plane {
     Sagittal,
 }
 
+impl Plane {
+    /// Its name.
+    pub fn word(self) -> &'static str {
+        match self {
+            Plane::Axial => "axial",
+            Plane::Coronal => "coronal",
+            Plane::Sagittal => "sagittal",
+        }
+    }
+}
+
 /// A grey image of one plane, as it is to be shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Slice {

@@ -2,7 +2,7 @@
 
 use crate::report::data::{CaseObservation, Draw, Mark, MarkKind, Plane, Slice};
 use crate::report::series::thin_evenly;
-use crate::report::text::{data_uri, escape, name};
+use crate::report::text::{data_uri, escape, name, png_uri};
 
 /// Most volumes shown with the positions of their views.
 const MOST_MAPS: usize = 3;
@@ -34,7 +34,7 @@ pub(super) fn maps<'a>(cases: &'a [CaseObservation], budget: &mut ImageBudget) -
     let mut out = String::new();
     for (case, draw) in thin_evenly(&with, MOST_MAPS) {
         let images: Vec<(String, &Slice)> =
-            draw.slices.iter().map(|s| (format!("{} plane", plane_word(s.plane)), s)).collect();
+            draw.slices.iter().map(|s| (format!("{} plane", s.plane.word()), s)).collect();
         let Some(row) = image_row(&case.name, &images, budget) else { break };
         out.push_str(&format!("<div class=\"pair\"><p>{}</p>{row}</div>\n", name(&case.name)));
     }
@@ -46,14 +46,6 @@ pub(super) fn maps<'a>(cases: &'a [CaseObservation], budget: &mut ImageBudget) -
          views of one draw. Solid: the slice cuts the view; dashed: the view lies in front of it or behind. \
          R, L, A, P, S, I: the patient's right, left, front, back, top and bottom.</figcaption>\n{out}</figure>\n"
     )
-}
-
-fn plane_word(plane: Plane) -> &'static str {
-    match plane {
-        Plane::Axial => "axial",
-        Plane::Coronal => "coronal",
-        Plane::Sagittal => "sagittal",
-    }
 }
 
 /// Images of a volume side by side with their labels; `None` once the budget of the page is spent.
@@ -79,6 +71,25 @@ pub fn image_row(
     }
     out.push_str("</div>");
     Some(out)
+}
+
+/// A colour image with its label below, `width` pixels of the page wide; none if its size is 0 or too large for a page.
+/// `size`: height and width in pixels, `pixels` red, green and blue of each, `pixel_mm` height and width of one.
+pub fn colour_image(
+    size: [usize; 2],
+    pixels: &[u8],
+    pixel_mm: [f64; 2],
+    width: f64,
+    label: &str,
+) -> Option<String> {
+    let uri = png_uri(png::ColorType::Rgb, size, pixels)?;
+    let [high, wide] = [0, 1].map(|a| size[a] as f64 * pixel_mm[a]);
+    let (label, height) = (escape(label), width * (high / wide).clamp(0.2, 3.0));
+    Some(format!(
+        "<div><svg class=\"image\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height:.1}\" \
+         role=\"img\" aria-label=\"{label}\"><title>{label}</title><image href=\"{uri}\" width=\"{width}\" \
+         height=\"{height:.1}\" preserveAspectRatio=\"none\"/></svg><span class=\"small\">{label}</span></div>\n"
+    ))
 }
 
 /// One image with its marks. `label` is escaped already.

@@ -22,12 +22,12 @@ pub use data::{
     CaseObservation, Draw, FileSummary, Mark, MarkKind, PairVector, Plane, ReportData, RunInfo,
     Slice,
 };
-pub use images::{ImageBudget, image_row};
+pub use images::{ImageBudget, colour_image, image_row};
 pub use observable::{
     Description, Figure, Guess, Measured, Observable, Summary, Term, collapse, in_words, summarise,
     unlearnt, unlearnt_axes,
 };
-pub use page::{HALF, THIRD, figure};
+pub use page::{HALF, THIRD, document, figure};
 pub use plot::{Picture, Plot};
 pub use scale::Scale;
 pub use series::{Shape, thin_evenly};

@@ -41,15 +41,8 @@ pub(super) fn page(data: &ReportData, tasks: &[&dyn Observable]) -> String {
         ("settings", "Settings", settings(run)),
         ("data", "Data", files(run)),
     ]);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
-         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{}</h1>\n{}\n",
-        escape(title),
-        escape(title),
-        head_line(run),
-    );
+    let head_line = head_line(run);
+    let mut out = format!("<header>\n<h1>{}</h1>\n{head_line}\n", escape(title));
     out.push_str("<nav aria-label=\"Sections\">");
     for (id, heading, _) in &sections {
         out.push_str(&format!("<a href=\"#{id}\">{heading}</a>"));
@@ -61,8 +54,18 @@ pub(super) fn page(data: &ReportData, tasks: &[&dyn Observable]) -> String {
             "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{heading}</h2>\n{body}\n</section>\n"
         ));
     }
-    out.push_str("</main>\n</body>\n</html>\n");
-    out
+    document(title, &out)
+}
+
+/// A page that needs no network: `body` between its head and its end. The title is escaped here, the body is not.
+pub fn document(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        escape(title),
+    )
 }
 
 /// Plots in a grid of class `layout` with one caption; a plot without data becomes a sentence.

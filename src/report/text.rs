@@ -118,20 +118,29 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 
 /// The image of a slice as a PNG data URI; `None` if the pixels do not fit its size or are too many for a page.
 pub(super) fn data_uri(slice: &Slice) -> Option<String> {
+    png_uri(png::ColorType::Grayscale, [slice.height, slice.width], &slice.pixels)
+}
+
+/// Pixels of a grey or a colour image, of height and width `size`, as a PNG data URI; `None` as [`data_uri`].
+pub(super) fn png_uri(
+    colour: png::ColorType,
+    [height, width]: [usize; 2],
+    pixels: &[u8],
+) -> Option<String> {
     const LARGEST: usize = 1024;
-    let fits = (1..=LARGEST).contains(&slice.width)
-        && (1..=LARGEST).contains(&slice.height)
-        && slice.pixels.len() == slice.width * slice.height;
+    let fits = (1..=LARGEST).contains(&width)
+        && (1..=LARGEST).contains(&height)
+        && pixels.len() == width * height * colour.samples();
     if !fits {
         return None;
     }
     let mut file = Vec::new();
-    let mut encoder = png::Encoder::new(&mut file, slice.width as u32, slice.height as u32);
-    encoder.set_color(png::ColorType::Grayscale);
+    let mut encoder = png::Encoder::new(&mut file, width as u32, height as u32);
+    encoder.set_color(colour);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::High);
     let mut writer = encoder.write_header().ok()?;
-    writer.write_image_data(&slice.pixels).ok()?;
+    writer.write_image_data(pixels).ok()?;
     writer.finish().ok()?;
     Some(format!("data:image/png;base64,{}", base64(&file)))
 }

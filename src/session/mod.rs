@@ -7,6 +7,6 @@ mod program;
 pub(crate) mod state;
 
 pub(crate) use data::{RunData, load, spacing_text, view_options};
-pub(crate) use model::Model;
+pub(crate) use model::{Model, executor};
 pub use model::{Target, program_options};
 pub use program::{Program, ProgramOptions, RecordedTask};

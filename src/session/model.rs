@@ -9,7 +9,7 @@ use crate::pretext::chosen_tasks;
 use crate::session::data::RunData;
 use crate::session::program::{Program, ProgramOptions};
 use crate::session::state;
-use crate::tape::{Arrangement, CudaStep, Executor, Step};
+use crate::tape::{Arrangement, CudaStep, Executor, Step, Tape};
 use crate::views::{Batch, Hiding, Prefetch, ViewMaker, ViewOptions};
 
 /// The program a configuration describes.
@@ -56,6 +56,20 @@ pub enum Target {
     },
 }
 
+/// The memory of a tape where it is to be computed.
+///
+/// # Errors
+/// [`crate::Error::Device`] if the device cannot be used or its memory does not suffice.
+pub(crate) fn executor(tape: &Tape, target: Target) -> Result<Executor> {
+    Ok(match target {
+        Target::Cpu => Executor::cpu(Step::new(tape)),
+        Target::Cuda { ordinal, graph, sync_each, arrangement } => {
+            let device = Device::open(ordinal, sync_each)?;
+            Executor::Cuda(Box::new(CudaStep::arranged(tape, device, graph, arrangement)?))
+        }
+    })
+}
+
 /// A program and its memory.
 pub(crate) struct Model {
     /// The recorded step.
@@ -73,14 +87,7 @@ impl Model {
     pub(crate) fn new(config: &Config, target: Target) -> Result<Model> {
         let options = program_options(config)?;
         let program = Program::new(&options)?;
-        let mut step = match target {
-            Target::Cpu => Executor::cpu(Step::new(&program.tape)),
-            Target::Cuda { ordinal, graph, sync_each, arrangement } => {
-                let device = Device::open(ordinal, sync_each)?;
-                let step = CudaStep::arranged(&program.tape, device, graph, arrangement)?;
-                Executor::Cuda(Box::new(step))
-            }
-        };
+        let mut step = executor(&program.tape, target)?;
         for (id, values) in initial_values(&program.tape, config.run.seed) {
             step.write(id, &values)?;
         }

@@ -3,27 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::Config;
 use crate::error::{Error, Result, escape};
-use crate::model::Weights;
 use crate::run::Ui;
 use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP};
-use crate::shape::Shape;
-use crate::tape::Tape;
 use crate::weights::chosen::{config_of, pick};
+use crate::weights::encoder::encoder_shapes;
 use crate::weights::tensors::{KEY_LAYOUT, LAYOUT, Tensor, is_of_run, save};
-
-/// Names and shapes of the encoder-decoder's tensors, in the order the network asks for them: recorded alone, without
-/// gradients.
-fn encoder(config: &Config) -> Result<Vec<(String, Shape)>> {
-    let network = config.model.encoder()?;
-    let (mut tape, mut weights) = (Tape::default(), Weights::trained());
-    let [d, h, w] = config.views.size;
-    let image = tape.input("image", &[1, d, h, w, network.in_channels]);
-    network.record(&mut tape, &mut weights, image)?;
-    let shapes = weights.ids().iter().map(|&id| tape.shape(id));
-    Ok(weights.names().iter().cloned().zip(shapes).collect())
-}
 
 /// Writes the encoder-decoder's weights of a run as safetensors under nnU-Net's names. Returns the number of bytes.
 ///
@@ -34,7 +19,7 @@ pub fn export(run: &Path, checkpoint: Option<&Path>, out: &Path, ui: &mut dyn Ui
     let (path, mut loaded) = pick(run, checkpoint, ui)?;
     let config = config_of(&path, &loaded)?;
     ui.note(&format!("checkpoint {}", escape(&path)));
-    let encoder = encoder(&config)?;
+    let encoder = encoder_shapes(&config.model.encoder()?)?;
     loaded.tensors.retain(|name, _| !is_of_run(name));
     let ours = loaded.metadata.get(KEY_LAYOUT).is_some_and(|layout| layout == LAYOUT);
     if !ours {

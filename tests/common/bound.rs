@@ -178,6 +178,21 @@ pub(crate) fn data(case: &Case, draw: u32) -> Vec<Vec<f64>> {
                 (Op::MaskedMse(_), 2) | (Op::HideBlocks(_), 1) => {
                     (0..len).map(|k| f64::from(u8::from(k == 0 || normal[k] > 0.0))).collect()
                 }
+                // Rows as a whole far from 0, where an exponential overflows unless the largest is taken off.
+                (Op::CrossEntropy(_), 0) => {
+                    let classes = case.inputs[2][0];
+                    let shifts = normals(draw, 100, len / classes);
+                    normal.iter().enumerate().map(|(k, x)| x + 60.0 * shifts[k / classes]).collect()
+                }
+                // Classes, and now and then a number on either side that is none; the first row has one.
+                (Op::CrossEntropy(_), 1) => {
+                    let classes = case.inputs[2][0];
+                    let mut stream = key(draw, 1).shared(Purpose::Start);
+                    let first = stream.below(classes) as f64;
+                    let class = |_| stream.below(classes + 2) as f64 - 1.0;
+                    std::iter::once(first).chain((1..len).map(class)).collect()
+                }
+                (Op::CrossEntropy(_), 2) => normal.iter().map(|x| 0.5 + x.abs()).collect(),
                 _ => normal,
             }
         })

@@ -5,10 +5,10 @@
 //! 3 views of 64^3, batch 1.
 
 use spatialssl::ops::{
-    AdamW, AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, CosineLoss, Ema, GapAxisLoss,
-    GapNormLoss, Gelu, GlobalPool, GradNorm, GradNormTap, HideBlocks, InstanceNorm, LeakyRelu,
-    Linear, MaskedMse, Op, Pairwise, PairwiseKind, ResidualAdd, RouteLoss, SCALARS, SubView,
-    VectorLoss,
+    AdamW, AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, CosineLoss, CrossEntropy, Ema,
+    GapAxisLoss, GapNormLoss, Gelu, GlobalPool, GradNorm, GradNormTap, HideBlocks, InstanceNorm,
+    LeakyRelu, Linear, MaskedMse, Op, Pairwise, PairwiseKind, ResidualAdd, RouteLoss, SCALARS,
+    SubView, VectorLoss,
 };
 
 /// One operation on inputs of given extents.
@@ -198,7 +198,9 @@ fn linear(t: &mut Table) {
     t.add("pairs", bias.clone(), &[&[2, 3, 3, 4], &[3, 4], &[3]]);
     t.add("pairs, no bias", plain.clone(), &[&[2, 3, 3, 4], &[3, 4]]);
     t.add("17 of 13, no bias", plain, &[&[2, 13], &[17, 13]]);
-    t.real("m", bias, &[&[1, 3, 3, 4], &[3, 4], &[3]]);
+    t.add("more than one task and part", bias.clone(), &[&[1031, 67], &[33, 67], &[33]]);
+    t.real("m", bias.clone(), &[&[1, 3, 3, 4], &[3, 4], &[3]]);
+    t.real("probe, 240 features", bias, &[&[8192, 240], &[8, 240], &[8]]);
 }
 
 fn sub_view(t: &mut Table) {
@@ -267,6 +269,16 @@ fn losses(t: &mut Table) {
     masked("blocks of 1x2x4, 6 channels", [1, 2, 4], [1, 3, 4, 8, 6]);
     masked("more than one slice", [7, 4, 4], [1, 14, 36, 36, 2]);
     masked("m, blocks of 8 at 64", [8; 3], [1, 64, 64, 64, 1]);
+    cross_entropy(t);
+}
+
+fn cross_entropy(t: &mut Table) {
+    t.add("one row, one class", CrossEntropy, &[&[1, 1], &[1], &[1]]);
+    t.add("one row of 5", CrossEntropy, &[&[1, 5], &[1], &[5]]);
+    t.add("a map of 3 classes, batch 2", CrossEntropy, &[&[2, 3, 1, 5, 3], &[2, 3, 1, 5], &[3]]);
+    t.add("37 rows of 41", CrossEntropy, &[&[37, 41], &[37], &[41]]);
+    t.add("more than one slice and task", CrossEntropy, &[&[4099, 11], &[4099], &[11]]);
+    t.real("probe, 8 classes", CrossEntropy, &[&[8192, 8], &[8192], &[8]]);
 }
 
 fn updates(t: &mut Table) {

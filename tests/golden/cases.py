@@ -128,6 +128,15 @@ def hide_blocks(a, x, mask):
     return torch.where(hidden == 1, torch.zeros_like(x), x)
 
 
+def cross_entropy(a, x, target, weights):
+    # Rows whose target is no class are those that PyTorch is told to ignore.
+    classes = weights.numel()
+    target = target.flatten().long()
+    target = torch.where((target >= 0) & (target < classes), target, -100)
+    counted = weights[target[target >= 0]].sum()
+    return F.cross_entropy(x.reshape(-1, classes), target, weight=weights, ignore_index=-100)[None], counted[None]
+
+
 OPS = {
     "conv3d": conv3d,
     "conv_transpose3d": conv_transpose3d,
@@ -149,9 +158,11 @@ OPS = {
     "cosine_loss": cosine_loss,
     "masked_mse": masked_mse,
     "hide_blocks": hide_blocks,
+    "cross_entropy": cross_entropy,
 }
 # Inputs that have no gradient: targets, boxes.
-CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2}, "hide_blocks": {1}}
+CONSTANT = {"gap_axis_loss": {1}, "gap_norm_loss": {1}, "vector_loss": {1}, "route_loss": {1}, "sub_view": {0}, "masked_mse": {1, 2},
+            "hide_blocks": {1}, "cross_entropy": {1, 2}}
 
 
 def differentiable(op, a, given):

@@ -8,6 +8,8 @@ mod device;
 #[cfg(test)]
 mod driver;
 #[cfg(test)]
+mod probe;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod split;

@@ -54,6 +54,8 @@ impl Image {
 pub struct Geometry {
     /// Extents along the file's axes (x, y, z).
     pub dims: [usize; 3],
+    /// Voxel index (x, y, z, 1) to millimetres (right, anterior, superior).
+    pub affine: [[f64; 4]; 3],
     /// Edges of a voxel along the file's axes (x, y, z), mm.
     pub spacing_mm: [f64; 3],
     /// How the file's axes lie in the body.
@@ -72,8 +74,9 @@ pub fn read_nifti(path: &Path) -> Result<Image> {
 /// Errors: as [`read_nifti`].
 pub fn read_geometry(path: &Path) -> Result<Geometry> {
     let (header, _) = open(path).map_err(|what| Error::data(path, what))?;
-    let orientation = Orientation::of(&header.grid.affine);
-    Ok(Geometry { dims: header.dims, spacing_mm: header.grid.spacing_mm, orientation })
+    let affine = header.grid.affine;
+    let (dims, spacing_mm) = (header.dims, header.grid.spacing_mm);
+    Ok(Geometry { dims, affine, spacing_mm, orientation: Orientation::of(&affine) })
 }
 
 /// The files that make up the volume `path`: itself, and its partner if it is one of a pair.
