@@ -112,8 +112,8 @@ fn a_probe_finds_what_follows_from_the_image_however_it_is_computed() {
     assert_eq!(page.matches("data:image/png").count(), 9);
     assert!(page.contains("bright") && page.ends_with("</html>\n"));
 
-    // The weights at the end are those of the last checkpoint, one thread gives the bits of several, and weights that do
-    // not say how volumes are prepared are probed as the run says.
+    // The weights at the end are those of the last checkpoint, one thread gives the bits of several, and weights that
+    // do not say how volumes are prepared are probed as the run says.
     let (plain, out) = (made.dir.path().join("plain.safetensors"), made.dir.path().join("out"));
     let bytes = std::fs::read(made.run.join("weights.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors();
