@@ -96,8 +96,10 @@ impl Program {
         let mut tape = Tape::default();
         let (mut encoder, mut average, mut heads) =
             (Weights::trained(), Weights::averaged(), Weights::trained());
+        // Views are the first inputs: a device that cuts them itself copies only what follows.
+        let (views, mask) = record_views(&mut tape, options, &mut encoder, &mut average)?;
         let mut targets = record_targets(&mut tape, options);
-        let views = record_views(&mut tape, options, &mut encoder, &mut average, &mut targets)?;
+        targets.extend(mask);
         let mut tasks = record_tasks(&mut tape, options, &mut heads, &views, &targets)?;
         for recorded in &mut tasks {
             let terms = recorded.task.terms().iter();
@@ -258,16 +260,16 @@ impl RecordedViews {
     }
 }
 
-/// Inputs and dense representations of all views. The averaged encoder runs first, so that its activations are gone
-/// before those that backward needs come to stay. A pass that no task reads is not recorded: without tasks that compare
-/// views all of them train the encoder, and with `hides_from_all` views with hidden blocks are the only ones.
+/// Inputs and dense representations of all views, and the input that says which blocks are hidden, if any are. The
+/// averaged encoder runs first, so that its activations are gone before those that backward needs come to stay. A pass
+/// that no task reads is not recorded: without tasks that compare views all of them train the encoder, and with
+/// `hides_from_all` views with hidden blocks are the only ones.
 fn record_views(
     tape: &mut Tape,
     options: &ProgramOptions,
     encoder: &mut Weights,
     average: &mut Weights,
-    targets: &mut Vec<(Target, ValueId)>,
-) -> Result<RecordedViews> {
+) -> Result<(RecordedViews, Option<(Target, ValueId)>)> {
     let [d, h, w] = options.view_size;
     let (v, n, net) = (options.views, options.batch, &options.encoder);
     let c = net.in_channels;
@@ -285,12 +287,12 @@ fn record_views(
         [_, rest] => Some(net.record(tape, average, rest)?),
         _ => None,
     };
-    let mut hidden = None;
+    let (mut hidden, mut mask_input) = (None, None);
     if options.hides_from_all || options.is_read(Reads::Hidden) {
         let samples = if trains_all { Samples::PerView } else { Samples::First };
         let target = mask_target(options, samples);
         let mask = tape.input(target.name, &target.input_dims(n, v));
-        targets.push((target, mask));
+        mask_input = Some((target, mask));
         let block = options.hiding.block;
         let shown = tape.record("hide", HideBlocks { block }, &[images[0], mask])?;
         let dense = net.record(tape, encoder, shown)?;
@@ -301,7 +303,8 @@ fn record_views(
         _ => net.record(tape, encoder, images[0])?,
     };
     let values = [online].into_iter().chain(rest).collect();
-    Ok(RecordedViews { images, dense: Views { count: v, values }, hidden })
+    let dense = Views { count: v, values };
+    Ok((RecordedViews { images, dense, hidden }, mask_input))
 }
 
 /// Which blocks of the views that train the encoder are hidden.
