@@ -210,7 +210,7 @@ fn check_trunk(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
 }
 
 fn check_hiding(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
-    let TasksConfig { masked_block, masked_ratio, hide_from_all, .. } = config.tasks;
+    let TasksConfig { masked_block, masked_ratio, hide_from_all, ref weights, .. } = config.tasks;
     for share in masked_ratio {
         within("tasks.masked_ratio", share, 0.01, 0.99)?;
     }
@@ -230,7 +230,7 @@ fn check_hiding(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
         );
         return Err(Error::config("tasks.masked_block", why));
     }
-    if hide_from_all && block == size {
+    if (hide_from_all || weights.get("masked") > 0.0) && block == size {
         warnings.push(format!(
             "tasks.masked_block: blocks of {block:?} are as large as a view, so nothing of it is left"
         ));

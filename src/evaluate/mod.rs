@@ -6,5 +6,5 @@ mod report;
 mod sample;
 mod validation;
 
-pub(crate) use report::{About, not_learnt, trained, write_report};
+pub(crate) use report::{About, not_learnt, write_report};
 pub(crate) use validation::{Validation, evaluate};

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use half::f16;
-
 use crate::config::Config;
 use crate::error::Result;
 use crate::evaluate::validation::{SHOWN, Validation, evaluate};
@@ -87,7 +85,6 @@ fn report_data(
             validation_files: files(indices),
             seconds_trained: seconds,
             steps: about.steps,
-            trained: trained(about.config, model),
             warnings: data.set.warnings.clone(),
         },
         steps,
@@ -96,20 +93,9 @@ fn report_data(
     })
 }
 
-/// Names of the tasks that have weight.
-pub(crate) fn trained(config: &Config, model: &Model) -> Vec<String> {
-    let weights = &config.tasks.weights;
-    let has_weight =
-        |task: &&dyn Observable| task.terms().iter().any(|t| weights.get(t.name) > 0.0);
-    let tasks = model.program.observables();
-    tasks.iter().filter(|task| has_weight(task)).map(|task| task.name().to_string()).collect()
-}
-
-/// What the trained tasks have not learnt, by the figures in `row`, in one sentence; none if there is nothing.
-pub(crate) fn not_learnt(config: &Config, model: &Model, row: &Row) -> Option<String> {
-    let trained = trained(config, model);
-    let is_trained = |task: &str| trained.iter().any(|t| t == task);
-    let missing = unlearnt(&model.program.observables(), row, is_trained);
+/// What the tasks have not learnt, by the figures in `row`, in one sentence; none if there is nothing.
+pub(crate) fn not_learnt(model: &Model, row: &Row) -> Option<String> {
+    let missing = unlearnt(&model.program.observables(), row);
     (!missing.is_empty()).then(|| format!("not learnt: {}", missing.join("; ")))
 }
 
@@ -131,7 +117,7 @@ fn draw_slices(
     plan: &SamplePlan,
     volume: &Volume,
 ) {
-    let window = window(volume);
+    let window = volume.grey_window();
     let frame = plan.geometry.frame;
     // A volume smaller than a view stands in the middle of its frame, padded.
     let pad: [usize; 3] = std::array::from_fn(|a| (frame[a] - volume.extent[a]) / 2);
@@ -154,13 +140,4 @@ fn draw_slices(
         let pictures = task.pictures(draw, &scene);
         draw.pictures.insert(task.name(), pictures);
     }
-}
-
-/// Grey window of a volume: from its 1st to its 99.5th percentile, of every 31st voxel: enough for both, and a step
-/// that divides no usual row.
-fn window(volume: &Volume) -> [f32; 2] {
-    let mut sample: Vec<f32> = volume.voxels.iter().step_by(31).copied().map(f16::to_f32).collect();
-    sample.sort_unstable_by(f32::total_cmp);
-    let at = |share: f64| sample[((sample.len() - 1) as f64 * share) as usize];
-    [at(0.01), at(0.995)]
 }

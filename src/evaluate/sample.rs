@@ -209,7 +209,6 @@ fn sample() -> ReportData {
             config_toml:
                 "[data]\nspacing_mm = 2.0\n\n[tasks]\nsimilarity_weight = 0.1 # <balanced>\n"
                     .to_string(),
-            trained: ["gap", "similarity", "vector"].map(String::from).to_vec(),
             command: "spatialssl train --data ixi-heads --out run-7".to_string(),
             model_preset: "small".to_string(),
             parameters: 2_345_678,
@@ -373,11 +372,7 @@ fn the_verdict_says_what_the_figures_say() {
         .with("adjacent_cosine", 0.97)
         .with("distant_cosine", 0.3)
         .with("feature_std", 0.5);
-    let with = |row: Row| {
-        let mut data = ReportData { validations: vec![row], ..ReportData::default() };
-        data.run.trained = vec!["similarity".to_string(), "gap".to_string()];
-        html(&data)
-    };
+    let with = |row: Row| html(&ReportData { validations: vec![row], ..ReportData::default() });
     let page = with(last.clone());
     for expected in
         ["27.1 mm", "54.1 mm", "50 % less", "31\u{b0}", "No sign of a collapse", "in part"]

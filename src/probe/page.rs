@@ -99,7 +99,7 @@ fn table(results: &Results) -> String {
 /// Three planes, each with the true classes, those by the weights probed and by the random ones.
 fn pictures(shown: &Shown<'_>) -> String {
     let (volume, truth) = (&shown.voxels.volume, &shown.voxels.classes);
-    let window = window(&volume.voxels.iter().map(|v| v.to_f32()).collect::<Vec<_>>());
+    let window = volume.grey_window();
     let at = fullest(truth, volume.extent);
     let mut out = String::new();
     for plane in [Plane::Axial, Plane::Coronal, Plane::Sagittal] {
@@ -142,14 +142,6 @@ fn fullest(classes: &[u16], extent: [usize; 3]) -> [usize; 3] {
     counts.map(|counts| {
         (0..counts.len()).fold(0, |best, i| if counts[i] > counts[best] { i } else { best })
     })
-}
-
-/// Values shown as black and white: the 1st and the 99.5th percentile.
-fn window(voxels: &[f32]) -> [f32; 2] {
-    let mut some: Vec<f32> = voxels.iter().copied().step_by(31).collect();
-    some.sort_unstable_by(f32::total_cmp);
-    let at = |share: f64| some[((some.len() - 1) as f64 * share) as usize];
-    [at(0.01), at(0.995)]
 }
 
 /// A grey value with the colour of a class; the background has none.

@@ -46,8 +46,6 @@ pub struct RunInfo {
     pub seconds_trained: f64,
     /// Number of finished training steps.
     pub steps: u64,
-    /// Names of the tasks that have weight: the head of another may be anything.
-    pub trained: Vec<String>,
     /// Sentences to show next to the verdict, for example that training was stopped early.
     pub warnings: Vec<String>,
 }

@@ -152,9 +152,10 @@ pub trait Observable {
     fn digest(&self, _draw: &mut Draw, _is_shown: bool) {}
     /// The figures of `cases` taken together, every prediction with the same weight.
     fn measure(&self, cases: &[CaseObservation]) -> Measured;
-    /// Why it seems to have collapsed, in a sentence without capital and full stop; `None` if it does not. `trained`:
-    /// it has weight.
-    fn collapse(&self, figures: &Row, trained: bool) -> Option<String>;
+    /// Why it seems to have collapsed, in a sentence without capital and full stop; `None` if it does not, or cannot.
+    fn collapse(&self, _figures: &Row) -> Option<String> {
+        None
+    }
     /// What its figures mean, HTML sentences for the verdict; empty without data.
     fn sentence(&self, figures: &Row) -> String;
     /// The share of a guess's error that it avoids, 1 at best, for the verdict's first words; `None` if it is not of
@@ -204,28 +205,19 @@ pub fn summarise(tasks: &[&dyn Observable], cases: &[CaseObservation], step: u64
 }
 
 /// Why the model seems to have collapsed: predictions that are no numbers, or what a task says; `None` if it does not.
-pub fn collapse(
-    tasks: &[&dyn Observable],
-    summary: &Summary,
-    is_trained: impl Fn(&str) -> bool,
-) -> Option<String> {
+pub fn collapse(tasks: &[&dyn Observable], summary: &Summary) -> Option<String> {
     if summary.broken > 0 {
         return Some(format!(
             "{} of {} predictions are not finite, and are left out of all figures",
             summary.broken, summary.counted
         ));
     }
-    tasks.iter().find_map(|task| task.collapse(&summary.row, is_trained(task.name())))
+    tasks.iter().find_map(|task| task.collapse(&summary.row))
 }
 
-/// What the tasks that are trained have not learnt, see [`Observable::unlearnt`].
-pub fn unlearnt(
-    tasks: &[&dyn Observable],
-    figures: &Row,
-    is_trained: impl Fn(&str) -> bool,
-) -> Vec<String> {
-    let trained = tasks.iter().filter(|task| is_trained(task.name()));
-    trained.flat_map(|task| task.unlearnt(figures)).collect()
+/// What the tasks have not learnt, see [`Observable::unlearnt`].
+pub fn unlearnt(tasks: &[&dyn Observable], figures: &Row) -> Vec<String> {
+    tasks.iter().flat_map(|task| task.unlearnt(figures)).collect()
 }
 
 /// The axes whose coefficient of determination, figures `names` in the order (z, y, x), is below

@@ -18,10 +18,9 @@ pub(super) fn verdict(data: &ReportData, tasks: &[&dyn Observable]) -> String {
             warnings(data)
         );
     };
-    let is_trained = |task: &str| data.run.trained.iter().any(|name| name == task);
-    let alarm = collapse(tasks, summary, is_trained);
+    let alarm = collapse(tasks, summary);
     let gain = tasks.iter().find_map(|task| task.gain(&summary.row));
-    let missing = unlearnt(tasks, &summary.row, is_trained);
+    let missing = unlearnt(tasks, &summary.row);
     let state = state(gain, alarm.is_some(), !missing.is_empty());
     let is_bad = alarm.is_some() || !missing.is_empty() || gain.is_none_or(|gain| gain <= 0.05);
     let bad = if is_bad { " bad" } else { "" };

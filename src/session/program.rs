@@ -69,8 +69,8 @@ pub struct Program {
     pub tasks: Vec<RecordedTask>,
     /// The dense representations that tasks which compare views read.
     pub dense: Views,
-    /// The input that says which blocks are hidden, if any are.
-    pub mask: Option<ValueId>,
+    /// The input that says which blocks are hidden from the tasks that compare views, if any are.
+    pub hides_from_all: Option<ValueId>,
     /// Extent of a block, (z, y, x); 0 if none are hidden.
     pub block: [usize; 3],
     /// Encoder and heads.
@@ -97,9 +97,9 @@ impl Program {
         let (mut encoder, mut average, mut heads) =
             (Weights::trained(), Weights::averaged(), Weights::trained());
         // Views are the first inputs: a device that cuts them itself copies only what follows.
-        let (views, mask) = record_views(&mut tape, options, &mut encoder, &mut average)?;
+        let views = record_views(&mut tape, options, &mut encoder, &mut average)?;
         let mut targets = record_targets(&mut tape, options);
-        targets.extend(mask);
+        targets.extend(views.mask.clone());
         let mut tasks = record_tasks(&mut tape, options, &mut heads, &views, &targets)?;
         for recorded in &mut tasks {
             let terms = recorded.task.terms().iter();
@@ -120,7 +120,7 @@ impl Program {
         let update = record_update(&mut tape, &options.adamw, options.max_norm, &groups, averaged)?;
         Ok(Program {
             forward_len,
-            mask: views.hidden.map(|hidden| hidden.mask),
+            hides_from_all: views.hidden.filter(|_| options.hides_from_all).map(|h| h.mask),
             block: views.hidden.map_or([0; 3], |hidden| hidden.block),
             images: views.images,
             dense: views.dense,
@@ -246,6 +246,8 @@ struct RecordedViews {
     dense: Views,
     /// Views with hidden blocks, if a task reads them or all do.
     hidden: Option<Hidden>,
+    /// The input that says which blocks are hidden, if any are.
+    mask: Option<(Target, ValueId)>,
 }
 
 impl RecordedViews {
@@ -260,16 +262,15 @@ impl RecordedViews {
     }
 }
 
-/// Inputs and dense representations of all views, and the input that says which blocks are hidden, if any are. The
-/// averaged encoder runs first, so that its activations are gone before those that backward needs come to stay. A pass
-/// that no task reads is not recorded: without tasks that compare views all of them train the encoder, and with
-/// `hides_from_all` views with hidden blocks are the only ones.
+/// Inputs and dense representations of all views. The averaged encoder runs first, so that its activations are gone
+/// before those that backward needs come to stay. A pass that no task reads is not recorded: without tasks that compare
+/// views all of them train the encoder, and with `hides_from_all` views with hidden blocks are the only ones.
 fn record_views(
     tape: &mut Tape,
     options: &ProgramOptions,
     encoder: &mut Weights,
     average: &mut Weights,
-) -> Result<(RecordedViews, Option<(Target, ValueId)>)> {
+) -> Result<RecordedViews> {
     let [d, h, w] = options.view_size;
     let (v, n, net) = (options.views, options.batch, &options.encoder);
     let c = net.in_channels;
@@ -304,7 +305,7 @@ fn record_views(
     };
     let values = [online].into_iter().chain(rest).collect();
     let dense = Views { count: v, values };
-    Ok((RecordedViews { images, dense, hidden }, mask_input))
+    Ok(RecordedViews { images, dense, hidden, mask: mask_input })
 }
 
 /// Which blocks of the views that train the encoder are hidden.

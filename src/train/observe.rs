@@ -51,7 +51,7 @@ pub fn observe(options: &ObserveOptions, ui: &mut dyn Ui) -> Result<(PathBuf, St
     let data = RunData { validation: data.train, train: Vec::new(), ..data };
     let about = About { run: &options.run, config: &config, command: &options.command, steps };
     let (page, row) = write_report(&mut model, &data, &data.validation, &about, &options.out)?;
-    if let Some(what) = not_learnt(&config, &model, &row) {
+    if let Some(what) = not_learnt(&model, &row) {
         ui.warn(&what);
     }
     Ok((page, in_words(&model.program.observables(), &row).join(", ")))

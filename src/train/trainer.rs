@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::config::Config;
 use crate::dataset::OnBadFile;
 use crate::error::{Error, Result, escape};
-use crate::evaluate::{About, Validation, evaluate, not_learnt, trained, write_report};
+use crate::evaluate::{About, Validation, evaluate, not_learnt, write_report};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
 use crate::report::{collapse, in_words, summarise};
@@ -369,8 +369,7 @@ impl<'a> Trainer<'a> {
         let headline =
             figures.first().map_or("", |first| first.split(" (").next().unwrap_or(first));
         self.ui.validation(self.done, &figures.join(", "), headline);
-        let trained = trained(self.config, &self.model);
-        if let Some(alarm) = collapse(&tasks, &summary, |task| trained.iter().any(|t| t == task)) {
+        if let Some(alarm) = collapse(&tasks, &summary) {
             self.ui.warn(&format!("collapse: {alarm}"));
         }
         Ok(())
@@ -438,7 +437,7 @@ impl<'a> Trainer<'a> {
             write_report(&mut self.model, self.data, &self.data.validation, &about, &folder)?;
         let figures = in_words(&self.model.program.observables(), &row).join(", ");
         self.ui.note(&format!("on held-out volumes: {figures}"));
-        if let Some(what) = not_learnt(self.config, &self.model, &row) {
+        if let Some(what) = not_learnt(&self.model, &row) {
             self.ui.warn(&what);
         }
         self.ui.note(&format!("report: {}", escape(&page)));

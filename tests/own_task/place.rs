@@ -120,10 +120,6 @@ impl Observable for Place {
         }
     }
 
-    fn collapse(&self, _figures: &Row, _trained: bool) -> Option<String> {
-        None
-    }
-
     fn sentence(&self, figures: &Row) -> String {
         let error = figures.get("place_mae_mm");
         if usable(error) { format!("Views are placed to {error:.1} mm.") } else { String::new() }

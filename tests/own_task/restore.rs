@@ -112,10 +112,6 @@ impl Observable for Restore {
         }
     }
 
-    fn collapse(&self, _figures: &Row, _trained: bool) -> Option<String> {
-        None
-    }
-
     fn sentence(&self, figures: &Row) -> String {
         let missed = 100.0 * figures.get("restore_missed");
         if usable(missed) {

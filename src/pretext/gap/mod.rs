@@ -151,7 +151,7 @@ impl Observable for Gap {
         }
     }
 
-    fn collapse(&self, figures: &Row, _trained: bool) -> Option<String> {
+    fn collapse(&self, figures: &Row) -> Option<String> {
         let std = figures.get("feature_std");
         if std < COLLAPSE_FEATURE_STD {
             return Some(format!(
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn constant_predictions_and_features_raise_the_alarm() {
-        let alarm = |row: &Row| GAP.collapse(row, true);
+        let alarm = |row: &Row| GAP.collapse(row);
         let healthy = figures(case(0.5));
         assert!(alarm(&healthy).is_none() && alarm(&Row::new(0)).is_none());
         assert!(alarm(&figures(case(0.001))).unwrap().contains("predicted gaps hardly vary"));

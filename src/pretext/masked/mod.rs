@@ -199,10 +199,6 @@ impl Observable for Masked {
         }
     }
 
-    fn collapse(&self, _figures: &Row, _trained: bool) -> Option<String> {
-        None
-    }
-
     fn sentence(&self, figures: &Row) -> String {
         let explained = figures.get("masked_r2");
         if !usable(explained) {

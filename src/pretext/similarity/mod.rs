@@ -165,10 +165,10 @@ impl Observable for Similarity {
         }
     }
 
-    fn collapse(&self, figures: &Row, trained: bool) -> Option<String> {
+    fn collapse(&self, figures: &Row) -> Option<String> {
         let (adjacent, distant) = (figures.get("adjacent_cosine"), figures.get("distant_cosine"));
         let alike = distant >= COLLAPSE_COSINE && adjacent - distant < COLLAPSE_MARGIN;
-        (trained && alike).then(|| {
+        alike.then(|| {
             format!(
                 "distant boxes are as alike as adjacent ones (cosines {distant:.3} and {adjacent:.3}): the similarity head has collapsed; \
                  a smaller optim.lr or another run.seed may help"
@@ -245,9 +245,8 @@ mod tests {
 
     #[test]
     fn boxes_that_all_look_alike_raise_the_alarm() {
-        let alarm = |cosines, trained| Similarity.collapse(&figures(&[cosines]), trained).is_some();
-        assert!(alarm([0.99, 0.99], true) && alarm([0.96, 0.95], true));
-        assert!(!alarm([0.99, 0.99], false), "an untrained head may be anything");
-        assert!(!alarm([0.99, 0.9], true) && !alarm([f64::NAN; 2], true));
+        let alarm = |cosines| Similarity.collapse(&figures(&[cosines])).is_some();
+        assert!(alarm([0.99, 0.99]) && alarm([0.96, 0.95]));
+        assert!(!alarm([0.99, 0.9]) && !alarm([f64::NAN; 2]));
     }
 }

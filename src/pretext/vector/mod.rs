@@ -171,10 +171,6 @@ impl Observable for Vector {
         }
     }
 
-    fn collapse(&self, _figures: &Row, _trained: bool) -> Option<String> {
-        None
-    }
-
     fn sentence(&self, figures: &Row) -> String {
         let angle = figures.get("direction_error_deg");
         if !usable(angle) {
