@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::image::Volume;
-use crate::pretext::{Output, Reads, Samples};
+use crate::pretext::{Output, Samples};
 use crate::report::{CaseObservation, Draw};
 use crate::session::{Model, RunData, load};
-use crate::tape::Executor;
 use crate::views::geometry::SUB_VIEWS;
 use crate::views::{Batch, BatchScratch, SamplePlan, ViewOptions};
 
@@ -94,7 +93,7 @@ impl<'a> Collector<'a> {
             self.batch.push(sample.plan.clone(), &sample.volume, self.views, &mut self.scratch)?;
         }
         model.feed(&self.batch)?;
-        let outputs = forward(model)?;
+        let outputs = model.outputs()?;
         let block = model.program.block;
         for (n, sample) in waiting.iter().enumerate() {
             let case = &mut self.cases[sample.case];
@@ -109,30 +108,6 @@ impl<'a> Collector<'a> {
         waiting.clear();
         Ok(())
     }
-}
-
-/// Runs the forward pass on the batch that was fed and reads the outputs of all tasks. Tasks that compare views see them
-/// whole: where blocks are hidden from them in training, they have a pass of their own.
-fn forward(model: &mut Model) -> Result<Vec<(Output, Vec<f64>)>> {
-    let Model { program, step, .. } = model;
-    let read = |step: &Executor, output: &Output| {
-        let values = step.read(output.id)?.iter().map(|&x| f64::from(x)).collect();
-        Ok((*output, values))
-    };
-    let outputs = |reads: Reads| {
-        program.tasks.iter().filter(move |task| task.task.reads() == reads).flat_map(|t| &t.outputs)
-    };
-    step.run_range(0..program.forward_len)?;
-    let hidden = outputs(Reads::Hidden).map(|output| read(step, output));
-    let mut all = hidden.collect::<Result<Vec<_>>>()?;
-    if let Some(mask) = program.hides_from_all {
-        step.write(mask, &vec![0.0; program.tape.shape(mask).len()])?;
-        step.run_range(0..program.forward_len)?;
-    }
-    for output in outputs(Reads::Views) {
-        all.push(read(step, output)?);
-    }
-    Ok(all)
 }
 
 /// What is observed of sample `n` of a batch.

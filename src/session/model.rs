@@ -5,7 +5,7 @@ use crate::driver::Device;
 use crate::error::Result;
 use crate::model::initial_values;
 use crate::ops::AdamW;
-use crate::pretext::chosen_tasks;
+use crate::pretext::{Output, Reads, chosen_tasks};
 use crate::session::data::RunData;
 use crate::session::program::{Program, ProgramOptions};
 use crate::session::state;
@@ -148,6 +148,36 @@ impl Model {
 }
 
 impl Model {
+    /// Runs the forward pass on the batch fed last and reads the outputs of all tasks. Tasks that compare views see
+    /// them whole: where blocks are hidden from them in training, they have a pass of their own.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device fails.
+    pub(crate) fn outputs(&mut self) -> Result<Vec<(Output, Vec<f64>)>> {
+        let Model { program, step, .. } = self;
+        let read = |step: &Executor, output: &Output| {
+            let values = step.read(output.id)?.iter().map(|&x| f64::from(x)).collect();
+            Ok((*output, values))
+        };
+        let of = |reads: Reads| {
+            let tasks = program.tasks.iter().filter(move |task| task.task.reads() == reads);
+            tasks.flat_map(|task| &task.outputs)
+        };
+        step.run_range(0..program.forward_len)?;
+        let mut all = Vec::new();
+        for output in of(Reads::Hidden) {
+            all.push(read(step, output)?);
+        }
+        if let Some(mask) = program.hides_from_all {
+            step.write(mask, &vec![0.0; program.tape.shape(mask).len()])?;
+            step.run_range(0..program.forward_len)?;
+        }
+        for output in of(Reads::Views) {
+            all.push(read(step, output)?);
+        }
+        Ok(all)
+    }
+
     /// Submits a step on the batch fed last; of a batch without views, they are cut at its head.
     ///
     /// # Errors
