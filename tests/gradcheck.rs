@@ -119,3 +119,8 @@ fn the_whole_model_has_the_gradient_it_says_first() {
 fn the_whole_model_has_the_gradient_it_says_all() {
     whole::check(spatialssl::config::GradientViews::All);
 }
+
+#[test]
+fn masked_reconstruction_has_the_gradient_it_says() {
+    whole::check_masked();
+}

@@ -54,6 +54,14 @@ pub(crate) fn weighted_tasks(options: &TaskOptions) -> Vec<(Arc<dyn Task>, Vec<f
     chosen_tasks(options, of)
 }
 
+/// The same with masked reconstruction: a pass of its own for it, or hidden blocks for all tasks.
+pub(crate) fn with_masked(options: ProgramOptions, hides_from_all: bool) -> ProgramOptions {
+    let all = chosen_tasks(&TaskOptions::default(), |_| 0.75);
+    let masked = all.into_iter().find(|(task, _)| task.name() == "masked").unwrap();
+    let tasks = options.tasks.iter().cloned().chain([masked]).collect();
+    ProgramOptions { tasks, hides_from_all, ..options }
+}
+
 /// A recorded program with its memory and inputs.
 pub(crate) struct Run<T> {
     pub(crate) options: ProgramOptions,
@@ -110,6 +118,8 @@ pub(crate) fn inputs(
                 std::array::from_fn(|a| options.view_size[a] - options.sub_size[a] + 1);
             let start = |k: usize| (stream.uniform_f64() * room[k % 3] as f64).floor();
             all.push(fill(*id, &mut { start }));
+        } else if target.name == "mask" {
+            all.push(fill(*id, &mut |_| f64::from(u8::from(stream.chance(0.7)))));
         } else {
             all.push(fill(*id, &mut |k| 0.5 * f64::from(stream.normal_at(k as u32))));
         }
