@@ -8,7 +8,7 @@ use crate::model::{ResEncUNet, Weights, initial_values};
 use crate::run::Ui;
 use crate::run::checkpoint::{self, Loaded};
 use crate::tape::Tape;
-use crate::weights::{config_of, encoder_tensors, pick};
+use crate::weights::{config_of, encoder_shapes, encoder_tensors, pick};
 
 /// Files of a run in its folder: its configuration, and the weights of a finished one.
 const RUN_CONFIG: &str = "config.toml";
@@ -53,7 +53,7 @@ impl Source {
         ui.note(&format!("weights {}", escape(&path)));
         let network = config.model.encoder()?;
         let step = loaded.step();
-        let tensors = encoder_tensors(&network, &path, loaded)?;
+        let tensors = encoder_tensors(&encoder_shapes(&network)?, &path, loaded)?;
         Ok(Source { config, network, tensors, path, step })
     }
 }

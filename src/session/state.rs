@@ -12,26 +12,7 @@ use crate::run::checkpoint::{Loaded, SaveReport, TensorRef};
 use crate::session::program::Program;
 use crate::tape::{Executor, ValueId};
 use crate::weights;
-use crate::weights::{KEY_LAYOUT, LAYOUT, Tensor, from_torch, is_of_run, torch_dims};
-
-/// Extents of `id` in a file of our layout or of PyTorch's.
-fn dims_in(program: &Program, id: ValueId, ours: bool) -> Vec<usize> {
-    let shape = program.tape.shape(id);
-    if ours { shape.dims().to_vec() } else { torch_dims(shape) }
-}
-
-fn fill(
-    program: &Program,
-    step: &mut Executor,
-    id: ValueId,
-    data: &[f32],
-    ours: bool,
-) -> Result<()> {
-    if ours {
-        return step.write(id, data);
-    }
-    step.write(id, &from_torch(program.tape.shape(id), data))
-}
+use crate::weights::{KEY_LAYOUT, LAYOUT, Tensor};
 
 /// Every value a run needs to go on, by the name its checkpoint gives it: parameters under their own names, the
 /// averaged encoder under `ema.`, moments under `m.` and `v.`.
@@ -87,12 +68,14 @@ pub(crate) fn restore(
     loaded: &Loaded,
 ) -> Result<()> {
     let kept = kept(program);
-    let expected: BTreeMap<String, Vec<usize>> =
-        kept.iter().map(|(name, id)| (name.clone(), dims_in(program, *id, true))).collect();
+    let expected: BTreeMap<String, Vec<usize>> = kept
+        .iter()
+        .map(|(name, id)| (name.clone(), program.tape.shape(*id).dims().to_vec()))
+        .collect();
     loaded.check_fit(path, &expected)?;
     loaded.check_finite(path)?;
     for (name, id) in &kept {
-        fill(program, step, *id, &loaded.tensors[name].1, true)?;
+        step.write(*id, &loaded.tensors[name].1)?;
     }
     Ok(())
 }
@@ -120,25 +103,15 @@ pub(crate) fn save_weights(
 /// # Errors
 /// [`crate::Error::Checkpoint`] if a tensor of the encoder is missing, of another shape, or not finite.
 pub(crate) fn load_weights(program: &Program, step: &mut Executor, path: &Path) -> Result<usize> {
-    let mut loaded = checkpoint::load_weights(path)?;
-    let names: Vec<String> =
-        program.groups[0].params.iter().map(|&id| program.tape.get(id).name.clone()).collect();
-    loaded.tensors.retain(|name, _| names.contains(name) || !is_of_run(name));
-    let ours = loaded.metadata.get(KEY_LAYOUT).is_some_and(|layout| layout == LAYOUT);
-    let expected: BTreeMap<String, Vec<usize>> = names
-        .iter()
-        .zip(&program.groups[0].params)
-        .map(|(name, &id)| (name.clone(), dims_in(program, id, ours)))
-        .collect();
-    loaded.check_fit(path, &expected)?;
-    loaded.check_finite(path)?;
-    for (name, (&id, &average)) in
-        names.iter().zip(program.groups[0].params.iter().zip(&program.averages))
-    {
-        fill(program, step, id, &loaded.tensors[name].1, ours)?;
-        fill(program, step, average, &loaded.tensors[name].1, ours)?;
+    let params = &program.groups[0].params;
+    let shape = |&id: &ValueId| (program.tape.get(id).name.clone(), program.tape.shape(id));
+    let encoder: Vec<_> = params.iter().map(shape).collect();
+    let tensors = weights::encoder_tensors(&encoder, path, checkpoint::load_weights(path)?)?;
+    for (data, (&id, &average)) in tensors.iter().zip(params.iter().zip(&program.averages)) {
+        step.write(id, data)?;
+        step.write(average, data)?;
     }
-    Ok(names.len())
+    Ok(tensors.len())
 }
 
 /// Copies the trained encoder into the averaged one: both start alike.

@@ -20,17 +20,16 @@ pub(crate) fn encoder_shapes(network: &ResEncUNet) -> Result<Vec<(String, Shape)
     Ok(weights.names().iter().cloned().zip(shapes).collect())
 }
 
-/// The encoder-decoder's tensors in the layout of memory, in the order the network asks for them. `path` is only named
-/// in messages.
+/// The encoder-decoder's tensors in the layout of memory, in the order of `encoder`, which says their names and shapes.
+/// Tensors of heads, moments and averages are passed over. `path` is only named in messages.
 ///
 /// # Errors
 /// [`crate::Error::Checkpoint`] if a tensor is missing, of another shape, or not finite.
 pub(crate) fn encoder_tensors(
-    network: &ResEncUNet,
+    encoder: &[(String, Shape)],
     path: &Path,
     mut loaded: Loaded,
 ) -> Result<Vec<Vec<f32>>> {
-    let encoder = encoder_shapes(network)?;
     loaded.tensors.retain(|name, _| encoder.iter().any(|(n, _)| n == name) || !is_of_run(name));
     let ours = loaded.metadata.get(KEY_LAYOUT).is_some_and(|layout| layout == LAYOUT);
     let dims = |shape: Shape| if ours { shape.dims().to_vec() } else { torch_dims(shape) };

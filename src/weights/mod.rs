@@ -7,6 +7,6 @@ mod export;
 mod tensors;
 
 pub(crate) use chosen::{config_of, pick};
-pub(crate) use encoder::encoder_tensors;
+pub(crate) use encoder::{encoder_shapes, encoder_tensors};
 pub use export::export;
-pub(crate) use tensors::{KEY_LAYOUT, LAYOUT, Tensor, from_torch, is_of_run, save, torch_dims};
+pub(crate) use tensors::{KEY_LAYOUT, LAYOUT, Tensor, save};

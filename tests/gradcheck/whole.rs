@@ -31,7 +31,7 @@ pub(crate) fn check(gradient_views: GradientViews) {
     }
 }
 
-/// Masked reconstruction beside the paper's tasks, in a pass of its own or with blocks hidden from all tasks, and alone.
+/// Masked reconstruction beside the paper's tasks, in a pass of its own or with blocks hidden from all, and alone.
 pub(crate) fn check_masked() {
     let small = || options(&[8, 16], &[1, 1], [16; 3], 1);
     check_one(Run::new(with_masked(small(), false)), EPS);
