@@ -8,6 +8,7 @@ use crate::config::sections::{
 };
 use crate::error::{Error, Result};
 use crate::image::Spacing;
+use crate::pretext::{Reads, chosen_tasks};
 use crate::views::geometry::MAX_VIEWS;
 
 /// The similarity head halves a sub-view four times and must keep a voxel.
@@ -211,6 +212,8 @@ fn check_trunk(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
 
 fn check_hiding(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
     let TasksConfig { masked_block, masked_ratio, hide_from_all, ref weights, .. } = config.tasks;
+    let tasks = chosen_tasks(&config.tasks.options(), |term| weights.get(term));
+    let hides = hide_from_all || tasks.iter().any(|(task, _)| task.reads() == Reads::Hidden);
     for share in masked_ratio {
         within("tasks.masked_ratio", share, 0.01, 0.99)?;
     }
@@ -230,7 +233,7 @@ fn check_hiding(config: &Config, warnings: &mut Vec<String>) -> Result<()> {
         );
         return Err(Error::config("tasks.masked_block", why));
     }
-    if (hide_from_all || weights.get("masked") > 0.0) && block == size {
+    if hides && block == size {
         warnings.push(format!(
             "tasks.masked_block: blocks of {block:?} are as large as a view, so nothing of it is left"
         ));

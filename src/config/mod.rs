@@ -15,4 +15,4 @@ pub use model::{ModelConfig, Preset, StagePlan};
 pub use sections::{
     Config, DataConfig, GradientViews, OptimConfig, Overrides, RunConfig, TasksConfig, ViewsConfig,
 };
-pub use weights::{Recipe, TermWeights};
+pub use weights::TermWeights;

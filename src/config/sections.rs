@@ -6,11 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::ModelConfig;
-use crate::config::weights::{GivenWeights, Recipe, TermWeights};
+use crate::config::weights::{GivenWeights, TermWeights};
 use crate::dataset::{Normalize, OnBadFile};
 use crate::error::{Error, Result};
 use crate::image::Spacing;
-use crate::pretext::{TaskOptions, TrunkWidths, VectorHead};
+use crate::pretext::{Recipe, TaskOptions, TrunkWidths, VectorHead};
 use crate::views::AugmentOptions;
 use crate::views::geometry::OffsetRule;
 

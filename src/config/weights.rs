@@ -7,7 +7,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::pretext::terms;
+use crate::pretext::{Recipe, terms};
 
 /// Keys of `[tasks]` beside the weights, for the message that lists what the section takes.
 const OTHER_KEYS: [&str; 8] = [
@@ -25,30 +25,6 @@ const OTHER_KEYS: [&str; 8] = [
 #[derive(Clone, Debug, PartialEq)]
 pub struct TermWeights(Vec<f64>);
 
-/// Weights that are documented together; single weights override them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recipe {
-    /// The paper's tasks: gap, similarity (a tenth) and vector.
-    #[default]
-    Paper,
-    /// Masked reconstruction alone.
-    Masked,
-    /// Both.
-    Joint,
-}
-
-impl Recipe {
-    /// The weight of a term whose own default is `default`.
-    fn weight(self, name: &str, default: f64) -> f64 {
-        match (self, name) {
-            (Recipe::Masked | Recipe::Joint, "masked") => 1.0,
-            (Recipe::Masked, _) => 0.0,
-            (Recipe::Paper | Recipe::Joint, _) => default,
-        }
-    }
-}
-
 /// Weights as they were given; the recipe says the others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GivenWeights(Vec<Option<f64>>);
@@ -56,10 +32,8 @@ pub(super) struct GivenWeights(Vec<Option<f64>>);
 impl TermWeights {
     /// The recipe's weights, but for those that are given.
     pub(super) fn new(recipe: Recipe, given: &GivenWeights) -> TermWeights {
-        let all = terms().iter().enumerate().map(|(at, term)| {
-            let given = given.0.get(at).copied().flatten();
-            given.unwrap_or_else(|| recipe.weight(term.name, term.weight))
-        });
+        let of_recipe = recipe.weights().into_iter().enumerate();
+        let all = of_recipe.map(|(at, w)| given.0.get(at).copied().flatten().unwrap_or(w));
         TermWeights(all.collect())
     }
 }

@@ -60,6 +60,40 @@ pub fn terms() -> &'static [Term] {
     &TERMS
 }
 
+/// Tasks that are trained together, each with the weights that its terms declare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    /// The paper's tasks.
+    #[default]
+    Paper,
+    /// Masked reconstruction alone.
+    Masked,
+    /// Both.
+    Joint,
+}
+
+impl Recipe {
+    /// Names of its tasks.
+    fn tasks(self) -> &'static [&'static str] {
+        match self {
+            Recipe::Paper => &["gap", "similarity", "vector"],
+            Recipe::Masked => &["masked"],
+            Recipe::Joint => &["gap", "similarity", "vector", "masked"],
+        }
+    }
+
+    /// Weights of all terms, in the order of [`terms`]: 0 for those of tasks that are not in it.
+    pub fn weights(self) -> Vec<f64> {
+        let of_task = |task: &Arc<dyn Task>| {
+            let is_in = self.tasks().contains(&task.name());
+            let weight = move |term: &Term| if is_in { term.weight } else { 0.0 };
+            task.terms().iter().map(weight).collect::<Vec<_>>()
+        };
+        all_tasks(&TaskOptions::default()).iter().flat_map(of_task).collect()
+    }
+}
+
 /// The tasks that a step records: those with a weight, with the weights of their terms.
 pub fn chosen_tasks(
     options: &TaskOptions,

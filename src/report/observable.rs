@@ -17,7 +17,8 @@ const UNLEARNT_R2: f64 = 0.2;
 pub struct Term {
     /// Its key in `[tasks]` and its name in `metrics.jsonl`.
     pub name: &'static str,
-    /// Its weight unless the configuration says otherwise. A task is recorded only if one of its terms has a weight.
+    /// Its weight in the recipes that its task is in, unless the configuration says otherwise; in others it has none. A
+    /// task is recorded only if one of its terms has a weight.
     pub weight: f64,
     /// Heading of its curve.
     pub heading: &'static str,

@@ -25,7 +25,7 @@ const SUMS: &str = "masked.sums";
 
 const TERMS: [Term; 1] = [Term {
     name: "masked",
-    weight: 0.0,
+    weight: 1.0,
     heading: "Masked reconstruction",
     measure: "squared error of hidden voxels, normalised intensities",
 }];
