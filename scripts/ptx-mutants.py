@@ -46,7 +46,8 @@ CLASSES = {
     "bitwise or": (r"or\.b32", "and.b32"),
     "bitwise exclusive or": (r"xor\.b32", "and.b32"),
     "shift left": (r"shl\.(b32|b64)", r"shr.\1"),
-    "shift right": (r"shr\.([su]32|[su]64)", r"shl.b32"),
+    # By at most 24: those by more round the quotients of negative numbers, which sizes are not, and change nothing.
+    "shift right": (r"shr\.([su]32|[su]64)(?=\s+%\w+, %\w+, (?:\d|1\d|2[0-4])$)", r"shl.b32"),
     "less": (r"setp\.lt\.(s32|s64|u32|u64)", r"setp.le.\1"),
     "greater": (r"setp\.gt\.(s32|s64|u32|u64)", r"setp.ge.\1"),
     "less or equal": (r"setp\.le\.(s32|s64|u32|u64)", r"setp.lt.\1"),
