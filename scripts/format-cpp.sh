@@ -5,12 +5,14 @@ cd "$(dirname "$0")/.."
 
 version=23.1.5 # another version may break lines elsewhere
 tool=.tools/clang-format-$version
-if [ ! -x "$tool/bin/clang-format" ]; then
+# The program itself: the package's script of that name finds it only if Python is told of the folder.
+format=$tool/clang_format/data/bin/clang-format
+if [ ! -x "$format" ]; then
     python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$tool" "clang-format==$version"
 fi
 mapfile -t files < <(git ls-files '*.cu' '*.cuh' '*.h' '*.cpp')
 if [ "${1:-}" = --check ]; then
-    "$tool/bin/clang-format" --dry-run -Werror "${files[@]}"
+    "$format" --dry-run -Werror "${files[@]}"
 else
-    "$tool/bin/clang-format" -i "${files[@]}"
+    "$format" -i "${files[@]}"
 fi
