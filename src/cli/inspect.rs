@@ -8,7 +8,7 @@ use crate::cli::output::{print, print_warning};
 use crate::config::{Config, Overrides};
 use crate::error::{Error, Result, escape};
 use crate::run::checkpoint;
-use crate::session::{Program, program_options};
+use crate::session::{Program, costs, describe_costs, program_options};
 use crate::tape::{Plan, describe};
 
 /// Prints a configuration, or that of a run, with the program it describes; or the tensors of a weight file.
@@ -29,15 +29,17 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 }
 
 /// Every key, then the recorded step: each record with shape, place and size, and the memory plan. The step is printed
-/// as comments, so that the output is a configuration file again.
+/// as comments, after what each of its parts costs, so that the output is a configuration file again.
 fn configuration(path: &Path) -> Result<()> {
     let (config, warnings) = Config::load(Some(path), &[], &Overrides::default())?;
     for warning in warnings {
         print_warning(&warning);
     }
-    let program = Program::new(&program_options(&config)?)?;
+    let options = program_options(&config)?;
+    let program = Program::new(&options)?;
     let plan = Plan::new(&program.tape);
-    let table = describe(&program.tape, &plan, size_of::<f32>());
+    let parts = describe_costs(&costs(&options)?);
+    let table = format!("{parts}\n{}", describe(&program.tape, &plan, size_of::<f32>()));
     let comments: String =
         table.lines().map(|line| format!("# {line}\n").replace("# \n", "#\n")).collect();
     print(&format!("{}\n{comments}", config.to_toml()?))

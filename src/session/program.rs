@@ -1,5 +1,6 @@
 //! One training step as a recorded program: the whole method from views to updated weights.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::GradientViews;
@@ -52,6 +53,8 @@ pub struct RecordedTask {
     pub outputs: Vec<Output>,
     /// Norm of the task's gradient at the dense representation of view 0.
     pub norm: ValueId,
+    /// Its forward records.
+    pub records: Range<usize>,
 }
 
 /// The recorded step and the handles to feed and read it.
@@ -65,6 +68,8 @@ pub struct Program {
     pub images: Vec<ValueId>,
     /// Inputs that follow from the samples' plans.
     pub targets: Vec<(Target, ValueId)>,
+    /// What the encoders do for all tasks, in words, with its forward records.
+    pub passes: Vec<(&'static str, Range<usize>)>,
     /// The tasks, in the order in which they are recorded.
     pub tasks: Vec<RecordedTask>,
     /// The dense representations that tasks which compare views read.
@@ -123,6 +128,7 @@ impl Program {
             hides_from_all: views.hidden.filter(|_| options.hides_from_all).map(|h| h.mask),
             block: views.hidden.map_or([0; 3], |hidden| hidden.block),
             images: views.images,
+            passes: views.passes,
             dense: views.dense,
             targets,
             tasks,
@@ -186,6 +192,7 @@ fn record_tasks(
     let sizes = options.view_sizes();
     let mut all = Vec::new();
     for (task, _) in &options.tasks {
+        let first = tape.records().len();
         let (dense, hidden, norm) = views.tapped(tape, task.as_ref())?;
         let own: Vec<ValueId> = task
             .targets(&sizes)
@@ -201,7 +208,8 @@ fn record_tasks(
         }
         let (task, outputs) = (Arc::clone(task), recorded.outputs);
         let (losses, weights) = (recorded.losses, Vec::new());
-        all.push(RecordedTask { task, losses, weights, outputs, norm });
+        let records = first..tape.records().len();
+        all.push(RecordedTask { task, losses, weights, outputs, norm, records });
     }
     Ok(all)
 }
@@ -248,6 +256,8 @@ struct RecordedViews {
     hidden: Option<Hidden>,
     /// The input that says which blocks are hidden, if any are.
     mask: Option<(Target, ValueId)>,
+    /// The passes, in words, with their records.
+    passes: Vec<(&'static str, Range<usize>)>,
 }
 
 impl RecordedViews {
@@ -284,10 +294,16 @@ fn record_views(
             tape.input("views 1..", &[(v - 1) * n, d, h, w, c]),
         ]
     };
+    let mut passes = Vec::new();
+    let mut end_pass = |what, tape: &Tape, first: usize| {
+        passes.push((what, first..tape.records().len()));
+        tape.records().len()
+    };
     let rest = match images[..] {
         [_, rest] => Some(net.record(tape, average, rest)?),
         _ => None,
     };
+    let mut first = end_pass("averaged encoder, views 1..", tape, 0);
     let (mut hidden, mut mask_input) = (None, None);
     if options.hides_from_all || options.is_read(Reads::Hidden) {
         let samples = if trains_all { Samples::PerView } else { Samples::First };
@@ -297,15 +313,18 @@ fn record_views(
         let block = options.hiding.block;
         let shown = tape.record("hide", HideBlocks { block }, &[images[0], mask])?;
         let dense = net.record(tape, encoder, shown)?;
+        first = end_pass("encoder, hidden blocks", tape, first);
         hidden = Some(Hidden { images: images[0], mask, block, dense, samples });
     }
     let online = match hidden {
         Some(hidden) if options.hides_from_all || !compares => hidden.dense,
         _ => net.record(tape, encoder, images[0])?,
     };
+    end_pass("encoder, whole views", tape, first);
+    passes.retain(|(_, records)| !records.is_empty());
     let values = [online].into_iter().chain(rest).collect();
     let dense = Views { count: v, values };
-    Ok(RecordedViews { images, dense, hidden, mask: mask_input })
+    Ok(RecordedViews { images, dense, hidden, mask: mask_input, passes })
 }
 
 /// Which blocks of the views that train the encoder are hidden.

@@ -42,7 +42,8 @@ impl Tape {
             reads.push(dy);
             let shapes: Vec<Shape> = inputs.iter().map(|&i| self.shape(i)).collect();
             let name = self.values[outputs[0].index()].name.clone();
-            self.records.push(Record { name, op, pass: Pass::Backward, shapes, reads, writes });
+            let pass = Pass::Backward;
+            self.records.push(Record { name, op, pass, shapes, reads, writes, forward: record });
         }
         wanted.iter().map(|w| grads[w.index()]).collect()
     }

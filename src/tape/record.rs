@@ -77,6 +77,9 @@ pub struct Record {
     pub reads: Vec<ValueId>,
     /// Values written, in the operation's order, and whether to add to them.
     pub writes: Vec<Option<Write<ValueId>>>,
+    /// Number of the forward record that a backward record differentiates (of a gradient-norm tap, which runs nothing
+    /// forward, the next one); a forward record's own.
+    pub forward: usize,
 }
 
 /// A list of records under construction.
@@ -211,6 +214,7 @@ impl Tape {
             shapes,
             reads: inputs.to_vec(),
             writes: outputs.iter().map(|&o| Some(Write { to: o, add: false })).collect(),
+            forward: self.records.len(),
         });
         Ok(outputs)
     }
@@ -247,6 +251,7 @@ impl Tape {
             shapes,
             reads: inputs.to_vec(),
             writes: outputs.iter().map(|&o| Some(Write { to: o, add: false })).collect(),
+            forward: self.records.len(),
         });
         Ok(())
     }
