@@ -50,7 +50,7 @@ const LAYERS: [(&str, &[&str]); 22] = [
         "train",
         &[
             "files", "run", "report", "ops", "optim", "image", "dataset", "views", "config",
-            "weights", "session", "evaluate",
+            "weights", "session", "evaluate", "probe",
         ],
     ),
     (

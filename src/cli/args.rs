@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::probe::{LABELLED, MEMORY_GIB, SEED, TEST};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
@@ -23,6 +25,7 @@ Examples:
   spatialssl train --data a.nii.gz b.nii.gz --out runs/two --steps 200 --seed 7
   spatialssl train --data Dataset001_X/ --split splits_final.json --fold 2 --out runs/fold2
   spatialssl train --data list.txt --out runs/ct --config ct.toml --set optim.lr=3e-4
+  spatialssl train --data scans/ --out runs/p --set run.probe_data=labelled/   (probed every run.probe_every steps)
 
 Settings: the file is overridden by --set, and --set by --steps, --seed and --device.
 Of two --set of one key the last counts. `spatialssl inspect FILE.toml` prints every key.";
@@ -158,19 +161,19 @@ pub(super) struct ProbeArgs {
     #[arg(long, value_name = "LABELLED")]
     pub(super) data: PathBuf,
     /// Cases whose labels are used for training, the first by name
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = LABELLED, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) labelled: u32,
     /// Cases that are predicted, the last by name
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = TEST, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) test: u32,
     /// auto, cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<String>,
     /// Seed of the random encoder, of voxels and batches
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = seed)]
+    #[arg(long, value_name = "N", default_value_t = SEED, allow_negative_numbers = true, value_parser = seed)]
     pub(super) seed: u64,
     /// GiB that a forward pass may take; larger volumes go by overlapping windows
-    #[arg(long, value_name = "GIB", default_value_t = 4.0, allow_negative_numbers = true, value_parser = gib)]
+    #[arg(long, value_name = "GIB", default_value_t = MEMORY_GIB, allow_negative_numbers = true, value_parser = gib)]
     pub(super) memory: f64,
     /// Folder of probe.json and probe.html, made if absent; RUN/probe by default, or probe beside FILE
     #[arg(long, value_name = "DIR")]
@@ -235,7 +238,7 @@ pub(super) enum ExportFormat {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  spatialssl inspect ct.toml        every key, every recorded operation with its shape and place, the memory plan
+  spatialssl inspect ct.toml        every key, what each task costs, every recorded operation, the memory plan
   spatialssl inspect runs/first     the same of a run
   spatialssl inspect weights.safetensors   names, shapes and ranges of the tensors")]
 pub(super) struct InspectArgs {

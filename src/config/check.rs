@@ -277,6 +277,7 @@ fn check_run(run: &mut RunConfig, warnings: &mut Vec<String>) -> Result<()> {
     }
     within("run.keep_last", run.keep_last, 1, 10_000)?;
     within("run.max_minutes", run.max_minutes, 0.0, 1e7)?;
+    within("run.probe_every", run.probe_every, 1, STEPS_MAX)?;
     if run.checkpoint_every > run.steps {
         warnings.push(format!(
             "run.checkpoint_every = {} is longer than the run of {} steps: only the last step is saved",
@@ -347,7 +348,7 @@ mod tests {
     #[test]
     fn each_number_has_a_range() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 27] = [
+        let cases: [(&str, Change); 28] = [
             ("views.gap_unit_mm", |c| c.views.gap_unit_mm = 1e-9),
             ("data.spacing", |c| c.data.spacing = Spacing::Mm([1.0, 0.0, 1.0])),
             ("data.spacing", |c| c.data.spacing = Spacing::Mm([1.0, f64::NAN, 1.0])),
@@ -375,6 +376,7 @@ mod tests {
             ("run.validate_every", |c| c.run.validate_every = 0),
             ("run.keep_last", |c| c.run.keep_last = 0),
             ("run.max_minutes", |c| c.run.max_minutes = f64::NAN),
+            ("run.probe_every", |c| c.run.probe_every = 0),
         ];
         for (key, change) in cases {
             assert_eq!(refused(change).0, key);

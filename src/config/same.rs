@@ -29,7 +29,7 @@ impl Config {
 }
 
 /// Settings that do not change what a step computes.
-const MAY_CHANGE: [&str; 10] = [
+const MAY_CHANGE: [&str; 12] = [
     "data.cache_dir",
     "data.loader_threads",
     "data.views_on_device",
@@ -40,4 +40,6 @@ const MAY_CHANGE: [&str; 10] = [
     "run.keep_last",
     "run.max_minutes",
     "run.validation_draws",
+    "run.probe_data",
+    "run.probe_every",
 ];

@@ -286,6 +286,10 @@ pub struct RunConfig {
     pub keep_last: usize,
     /// Longest duration in minutes, after which the run ends as if it had reached its last step; 0: no limit.
     pub max_minutes: f64,
+    /// A labelled nnU-Net data set on which the encoder is probed while it trains; empty: none.
+    pub probe_data: String,
+    /// Steps between probes; the last step has one too.
+    pub probe_every: u64,
 }
 
 impl Default for RunConfig {
@@ -300,6 +304,8 @@ impl Default for RunConfig {
             checkpoint_every: 200,
             keep_last: 3,
             max_minutes: 0.0,
+            probe_data: String::new(),
+            probe_every: 1000,
         }
     }
 }

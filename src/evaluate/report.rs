@@ -13,7 +13,7 @@ use crate::report::{
     unlearnt, volume_slices,
 };
 use crate::run::rows::{Row, read_rows};
-use crate::run::{METRICS, VALIDATION};
+use crate::run::{METRICS, PROBES, VALIDATION};
 use crate::session::{Model, RunData, load, view_options};
 use crate::views::SamplePlan;
 
@@ -64,11 +64,13 @@ fn report_data(
     let rows = |name: &str| about.run.join(name);
     let mut steps = read_rows(&rows(METRICS)).unwrap_or_default();
     let mut validations = read_rows(&rows(VALIDATION)).unwrap_or_default();
+    let mut probes = read_rows(&rows(PROBES)).unwrap_or_default();
     let ms = |row: &Row| row.get("step_ms") + row.get("data_ms");
     let seconds = steps.iter().map(ms).filter(|ms| ms.is_finite()).sum::<f64>() / 1e3;
     // A run that was resumed from an older checkpoint has rows of steps that are not in the model.
     steps.retain(|row| row.step <= about.steps);
     validations.retain(|row| row.step <= about.steps);
+    probes.retain(|row| row.step <= about.steps);
     let files = |of: &[usize]| of.iter().map(|&i| summary(data, i)).collect();
     Ok(ReportData {
         run: RunInfo {
@@ -89,6 +91,7 @@ fn report_data(
         },
         steps,
         validations,
+        probes,
         cases,
     })
 }

@@ -101,6 +101,19 @@ fn validations() -> Vec<Row> {
         .collect()
 }
 
+fn probes() -> Vec<Row> {
+    (1..=6u64)
+        .map(|k| {
+            let gain = 0.2 * (1.0 - (-0.5 * k as f64).exp());
+            Row::new(200 * k)
+                .with("dice_last_map", 0.31 + gain)
+                .with("dice_all_maps", 0.58 + gain)
+                .with("random_dice_last_map", 0.31)
+                .with("random_dice_all_maps", 0.58)
+        })
+        .collect()
+}
+
 fn tasks() -> Vec<std::sync::Arc<dyn crate::pretext::Task>> {
     all_tasks(&TaskOptions::default())
 }
@@ -220,6 +233,7 @@ fn sample() -> ReportData {
         },
         steps: steps(&mut dice, 1281),
         validations: validations(),
+        probes: probes(),
         cases,
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Training<'a> {
     pub target: Target,
     /// Steps.
     pub steps: u64,
+    /// Whether to give up: the classifier is then unfinished.
+    pub stopped: &'a dyn Fn() -> bool,
 }
 
 impl Linear {
@@ -82,7 +84,7 @@ impl Linear {
         step.write(class_weights, training.class_weights)?;
         step.write(one, &[1.0])?;
         let mut batch = Batch::new(columns);
-        for t in 1..=training.steps {
+        for t in (1..=training.steps).take_while(|_| !(training.stopped)()) {
             batch.fill(samples, training.seed, t);
             step.write(x, &batch.rows)?;
             step.write(target, &batch.classes)?;
@@ -265,7 +267,7 @@ mod tests {
     }
 
     fn training(class_weights: &[f32]) -> Training<'_> {
-        Training { class_weights, seed: 1, target: Target::Cpu, steps: 60 }
+        Training { class_weights, seed: 1, target: Target::Cpu, steps: 60, stopped: &|| false }
     }
 
     #[test]

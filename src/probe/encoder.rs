@@ -7,11 +7,10 @@ use crate::probe::classifier::{Linear, STEPS, Training};
 use crate::probe::extract::Extractor;
 use crate::probe::maps::Maps;
 use crate::probe::neighbours::References;
-use crate::probe::options::ProbeOptions;
 use crate::probe::samples::{Quota, Samples, class_weights, draw, pick, standardise};
 use crate::probe::score::{Counts, Dice};
 use crate::random::philox::SampleKey;
-use crate::run::Ui;
+use crate::session::Target;
 
 /// Sampled voxels that nearest neighbours are looked for among, at most.
 const REFERENCES: usize = 8000;
@@ -41,6 +40,18 @@ pub(super) struct Probed {
     pub first: Vec<u16>,
 }
 
+/// What a probe of one encoder depends on beside its features, and who watches it.
+pub(super) struct Watched<'a> {
+    /// Seed of voxels and batches.
+    pub seed: u64,
+    /// Where classifiers are trained.
+    pub target: Target,
+    /// Takes a line for each thing done.
+    pub note: &'a mut dyn FnMut(&str),
+    /// Whether to give up; once true it stays true.
+    pub stopped: &'a dyn Fn() -> bool,
+}
+
 /// Samples of the labelled cases, and how rows of features are made up.
 struct Labelled {
     samples: Samples,
@@ -49,30 +60,36 @@ struct Labelled {
     starts: [usize; 2],
 }
 
-/// Classifies the test cases by the last map and by all maps of an encoder. `what` names it in notes.
+/// Classifies the test cases by the last map and by all maps of an encoder. `what` names it in notes. None if it was
+/// told to stop, which it asks between cases and between steps of the classifiers.
 ///
 /// # Errors
 /// As [`Cases::read`] and [`Extractor::maps`].
 pub(super) fn probe_encoder(
     mut extractor: Extractor<'_>,
     cases: &Cases,
-    options: &ProbeOptions,
     what: &str,
-    ui: &mut dyn Ui,
-) -> Result<Probed> {
-    let (count, seed) = (cases.classes.len(), options.seed);
-    let Labelled { samples, quota, starts } =
-        sample(&mut extractor, cases, seed, &mut |case| note(ui, what, "labelled", case))?;
+    watched: &mut Watched<'_>,
+) -> Result<Option<Probed>> {
+    let (count, seed, stopped) = (cases.classes.len(), watched.seed, watched.stopped);
+    let Labelled { samples, quota, starts } = sample(&mut extractor, cases, what, watched)?;
     let sampled = per_class(&samples.classes, count);
     let voxels: Vec<u64> = cases.classes.iter().map(|class| class.voxels[0]).collect();
     let weights = class_weights(&voxels, &sampled);
-    let training = Training { class_weights: &weights, seed, target: options.target, steps: STEPS };
+    let (class_weights, target) = (&weights[..], watched.target);
+    let training = Training { class_weights, seed, target, steps: STEPS, stopped };
     let [last, all] = starts.map(|start| Linear::train(&samples, start..samples.width, &training));
     let classifiers = [last?, all?];
-    ui.note(&format!("{what}: classifiers trained on {} voxels", samples.classes.len()));
+    if stopped() {
+        return Ok(None);
+    }
+    (watched.note)(&format!("{what}: classifiers trained on {} voxels", samples.classes.len()));
     let mut counts = [Vec::new(), Vec::new()];
     let (mut first, mut queries) = (Vec::new(), Vec::new());
     for (number, case) in cases.test.iter().enumerate() {
+        if stopped() {
+            return Ok(None);
+        }
         let voxels = cases.read(case)?;
         let maps = extractor.maps(&voxels.volume)?;
         for ((counts, classifier), map) in
@@ -85,22 +102,15 @@ pub(super) fn probe_encoder(
             }
         }
         queries.push(query(&maps, &samples, &voxels.classes, seed, number));
-        note(ui, what, "test", case);
+        note(watched, what, "test", case);
     }
     let references = references(&samples, seed);
-    let neighbours = starts.map(|start| {
-        let near = References {
-            rows: &references.rows,
-            classes: &references.classes,
-            votes: &weights,
-            width: samples.width,
-            columns: start..samples.width,
-        };
-        let of =
-            |(rows, truth): &(Vec<f32>, Vec<u16>)| Counts::new(&near.classify(rows), truth, count);
-        Dice::new(&queries.iter().map(of).collect::<Vec<_>>())
-    });
-    Ok(Probed {
+    let neighbours =
+        starts.map(|start| by_neighbours(&references, start, &weights, &queries, stopped));
+    if stopped() {
+        return Ok(None);
+    }
+    Ok(Some(Probed {
         linear: counts.map(|counts| Dice::new(&counts)),
         neighbours,
         sampled,
@@ -109,20 +119,41 @@ pub(super) fn probe_encoder(
         references: references.classes.len(),
         window: extractor.window,
         first,
-    })
+    }))
 }
 
-fn note(ui: &mut dyn Ui, what: &str, kind: &str, case: &LabelledCase) {
+/// Dice of the nearest neighbours in the columns from `start` on, of the test cases' `queries`; of some of them if it
+/// was told to stop.
+fn by_neighbours(
+    references: &Samples,
+    start: usize,
+    votes: &[f32],
+    queries: &[(Vec<f32>, Vec<u16>)],
+    stopped: &dyn Fn() -> bool,
+) -> Dice {
+    let near = References {
+        rows: &references.rows,
+        classes: &references.classes,
+        votes,
+        width: references.width,
+        columns: start..references.width,
+    };
+    let going = queries.iter().take_while(|_| !stopped());
+    let counts = going.map(|(rows, truth)| Counts::new(&near.classify(rows), truth, votes.len()));
+    Dice::new(&counts.collect::<Vec<_>>())
+}
+
+fn note(watched: &mut Watched<'_>, what: &str, kind: &str, case: &LabelledCase) {
     let name = crate::error::escape(case.name.as_ref());
-    ui.note(&format!("{what}: features of {kind} case {name}"));
+    (watched.note)(&format!("{what}: features of {kind} case {name}"));
 }
 
-/// Features of voxels of the labelled cases, standardised.
+/// Features of voxels of the labelled cases, standardised; of some of them if it was told to stop.
 fn sample(
     extractor: &mut Extractor<'_>,
     cases: &Cases,
-    seed: u64,
-    done: &mut dyn FnMut(&LabelledCase),
+    what: &str,
+    watched: &mut Watched<'_>,
 ) -> Result<Labelled> {
     let mut made: Option<Labelled> = None;
     for (number, case) in cases.labelled.iter().enumerate() {
@@ -133,9 +164,13 @@ fn sample(
             quota: Quota::new(cases.labelled.len(), cases.classes.len(), maps.width()),
             starts: [maps.columns(maps.maps.len() - 1).start, 0],
         });
-        let picked = pick(&voxels.classes, cases.classes.len(), labelled.quota, seed, number);
+        let (count, seed) = (cases.classes.len(), watched.seed);
+        let picked = pick(&voxels.classes, count, labelled.quota, seed, number);
         labelled.samples.add(&maps, &picked, &voxels.classes);
-        done(case);
+        note(watched, what, "labelled", case);
+        if (watched.stopped)() {
+            break;
+        }
     }
     let Some(mut labelled) = made else { panic!("there is a labelled case at least") };
     labelled.samples.standardise();

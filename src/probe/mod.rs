@@ -3,6 +3,7 @@
 
 mod cases;
 mod classifier;
+mod during;
 mod encoder;
 mod extract;
 mod maps;
@@ -15,7 +16,8 @@ mod samples;
 mod score;
 mod source;
 
-pub use options::ProbeOptions;
+pub(crate) use during::{Figures, RunProbe};
+pub use options::{LABELLED, MEMORY_GIB, ProbeOptions, SEED, TEST};
 pub use results::{Class, KindDice, Results};
 pub use run::probe;
 pub use score::Dice;

@@ -4,6 +4,15 @@ use std::path::PathBuf;
 
 use crate::session::Target;
 
+/// Cases whose labels are used for training, unless the command says otherwise.
+pub const LABELLED: u32 = 4;
+/// Cases that are predicted.
+pub const TEST: u32 = 6;
+/// Seed of the random encoder, of voxels and batches.
+pub const SEED: u64 = 0;
+/// GiB that a forward pass may take.
+pub const MEMORY_GIB: f64 = 4.0;
+
 /// What `probe` takes.
 #[derive(Clone, Debug)]
 pub struct ProbeOptions {

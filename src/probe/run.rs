@@ -8,7 +8,7 @@ use crate::error::{Error, Result, escape};
 use crate::files::atomic::{output_error, write_atomic};
 use crate::files::utc_now;
 use crate::probe::cases::{Cases, Preparation};
-use crate::probe::encoder::{QUERIES, probe_encoder};
+use crate::probe::encoder::{QUERIES, Watched, probe_encoder};
 use crate::probe::extract::Extractor;
 use crate::probe::options::ProbeOptions;
 use crate::probe::page::{Shown, page};
@@ -37,8 +37,12 @@ pub fn probe(options: &ProbeOptions, ui: &mut dyn Ui) -> Result<(Results, PathBu
     }
     let random = random(&source.network, options.seed)?;
     let mut probe_one = |what, tensors| {
-        let extractor = Extractor::new(&source.network, tensors, options.target, options.memory);
-        probe_encoder(extractor, &cases, options, what, ui)
+        let ProbeOptions { seed, target, memory, .. } = *options;
+        let extractor = Extractor::new(&source.network, tensors, target, memory);
+        let note = &mut |text: &str| ui.note(text);
+        let mut watched = Watched { seed, target, note, stopped: &|| false };
+        let probed = probe_encoder(extractor, &cases, what, &mut watched)?;
+        Ok::<_, Error>(probed.unwrap_or_else(|| panic!("nothing stops a probe of its own")))
     };
     let own = probe_one("run", &source.tensors)?;
     let other = probe_one("random", &random)?;

@@ -93,6 +93,24 @@ pub(super) fn validations(tasks: &[&dyn Observable], all: &[Row]) -> String {
     figure("halves", &plots, caption)
 }
 
+/// Mean Dice of frozen features on labelled volumes during training, beside a random encoder.
+pub(super) fn probes(all: &[Row]) -> String {
+    let plot = |heading: &str, name: &str, random: &str| {
+        let mut plot = validation_plot(heading, "mean Dice", &[0.0]);
+        plot.add_labelled("s1", "encoder", Shape::Path(points(all, name)));
+        plot.add_labelled("guess", "random encoder", Shape::Line(points(all, random)));
+        plot.draw()
+    };
+    let plots = [
+        plot("By the last map", "dice_last_map", "random_dice_last_map"),
+        plot("By all maps", "dice_all_maps", "random_dice_all_maps"),
+    ];
+    let caption = "Linear classifiers of the frozen features of voxels, on the labelled data set of \
+        <code>run.probe_data</code>. The dashed grey line is the same on a random encoder of the same shape: a curve on it \
+        holds no more anatomy than local averages of the image do.";
+    figure("halves", &plots, caption)
+}
+
 /// An empty plot of half the page's width over the steps of validations, with what it measures and values that it must
 /// reach.
 pub fn validation_plot(heading: &str, measure: &str, reach: &[f64]) -> Plot {
@@ -168,6 +186,22 @@ mod tests {
                 "{html}"
             );
         }
+    }
+
+    #[test]
+    fn probes_stand_beside_the_random_encoder() {
+        let row = |step, dice| {
+            let row = Row::new(step).with("dice_last_map", dice).with("dice_all_maps", dice);
+            row.with("random_dice_last_map", 0.25).with("random_dice_all_maps", 0.5)
+        };
+        let html = probes(&[row(100, 0.5), row(200, 0.75)]);
+        assert_eq!(
+            html.matches("class=\"line s1\" d=").count(),
+            4,
+            "two curves, two legends: {html}"
+        );
+        assert_eq!(html.matches("class=\"line guess\" d=").count(), 4, "{html}");
+        assert!(!html.contains("not measured"), "{html}");
     }
 
     #[test]

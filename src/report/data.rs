@@ -19,6 +19,8 @@ pub struct ReportData {
     pub steps: Vec<Row>,
     /// Validations during training, in order, as in `validation.jsonl`; may be empty.
     pub validations: Vec<Row>,
+    /// Probes during training, in order, as in `probe.jsonl`; may be empty.
+    pub probes: Vec<Row>,
     /// What the model predicts on volumes it was not trained on; may be empty.
     pub cases: Vec<CaseObservation>,
 }

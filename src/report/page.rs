@@ -26,6 +26,10 @@ pub(super) fn page(data: &ReportData, tasks: &[&dyn Observable]) -> String {
         ("loss", "Loss during training", curves::losses(tasks, &data.steps)),
         ("validation", "Validation during training", curves::validations(tasks, &data.validations)),
     ];
+    if !data.probes.is_empty() {
+        let body = curves::probes(&data.probes);
+        sections.push(("probe", "Anatomy in the features during training", body));
+    }
     for task in tasks {
         sections.push((
             task.name(),

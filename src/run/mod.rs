@@ -14,3 +14,5 @@ pub use watch::Ui;
 pub const METRICS: &str = "metrics.jsonl";
 /// File of the validation rows in a run folder.
 pub const VALIDATION: &str = "validation.jsonl";
+/// File of the rows of probes in a run folder.
+pub const PROBES: &str = "probe.jsonl";

@@ -6,12 +6,14 @@ use crate::config::Config;
 use crate::error::{Error, Result, escape};
 use crate::files::atomic;
 use crate::image::Spacing;
+use crate::probe::RunProbe;
 use crate::run::Ui;
 use crate::run::checkpoint::Loaded;
 use crate::run::folder::{CHECKPOINTS, RunDir, prepare_run_dir};
 use crate::run::retention::latest_valid;
 use crate::session::{Model, RunData, spacing_text, state};
 use crate::train::options::{KEY_FILES, RunOptions, SPLITS};
+use crate::train::probing::Probing;
 use crate::train::signals::StopFlag;
 use crate::train::trainer::Trainer;
 
@@ -20,16 +22,18 @@ use crate::train::trainer::Trainer;
 /// # Errors
 /// Any kind of [`Error`]; [`Error::Stopped`] if a signal ended the run after its state was saved.
 pub fn run(config: &Config, options: &RunOptions, ui: &mut dyn Ui) -> Result<()> {
+    let labelled = RunProbe::find(config)?;
     let dir = prepare_run_dir(&options.out, options.resume, &options.data)?;
     let stop = StopFlag::install()?;
     let mut config = config.clone();
     let data = open_data(&mut config, options, &dir, ui)?;
+    let probing = labelled.map(|set| Probing::new(&set, &config, options, ui)).transpose()?;
     let mut model = Model::new(&config, options.target)?;
     describe(&config, &data, &model, ui);
     let done = begin(&config, options, &data, &mut model, ui)?;
     write_text(&options.out.join("config.toml"), &config.to_toml()?)?;
     write_text(&options.out.join(SPLITS), &data.splits_final())?;
-    let trainer = Trainer::new(&config, options, &data, model, done, ui)?;
+    let trainer = Trainer::new(&config, options, &data, model, done, probing, ui)?;
     trainer.train(&stop)
 }
 

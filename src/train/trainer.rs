@@ -1,9 +1,8 @@
 //! The training loop: batch, step, rows, validation, checkpoint.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::config::Config;
 use crate::dataset::OnBadFile;
@@ -12,14 +11,15 @@ use crate::evaluate::{About, Validation, evaluate, not_learnt, write_report};
 use crate::ops::{SCALARS, scalar};
 use crate::optim::{Schedule, ema_weight};
 use crate::report::{collapse, in_words, summarise};
+use crate::run::Ui;
 use crate::run::checkpoint::{KEY_CONFIG, KEY_STEP};
 use crate::run::folder::CHECKPOINTS;
 use crate::run::retention::{checkpoint_name, prune};
-use crate::run::rows::{Row, RowWriter};
-use crate::run::tensorboard::EventWriter;
-use crate::run::{METRICS, Ui, VALIDATION};
+use crate::run::rows::Row;
 use crate::session::{Model, RunData, load, state, view_options};
+use crate::train::files::Files;
 use crate::train::options::{KEY_FILES, RunOptions};
+use crate::train::probing::{Probing, failed};
 use crate::train::signals::StopFlag;
 use crate::views::{Batch, Prefetch, PrefetchOptions, ViewOptions, VolumeSource};
 
@@ -30,53 +30,6 @@ const SAVES_MAX: u32 = 3;
 /// Batches prepared ahead.
 const AHEAD: usize = 2;
 
-/// The files a run appends to.
-struct Files {
-    steps: RowWriter,
-    validations: RowWriter,
-    events: EventWriter,
-    warned: bool,
-}
-
-impl Files {
-    fn open(out: &Path, done: u64) -> Result<Files> {
-        let clock =
-            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-        Ok(Files {
-            steps: RowWriter::open(&out.join(METRICS), done)?,
-            validations: RowWriter::open(&out.join(VALIDATION), done)?,
-            events: EventWriter::create(out, Box::new(clock), done)?,
-            warned: false,
-        })
-    }
-
-    /// Reports the first failure to write a row; training does not stop for a log.
-    fn check(&mut self, results: [Result<()>; 2], ui: &mut dyn Ui) {
-        for error in results.into_iter().filter_map(Result::err) {
-            if !self.warned {
-                self.warned = true;
-                ui.warn(&format!("{error}\n  training goes on; this is said once"));
-            }
-        }
-    }
-
-    fn step(&mut self, row: &Row, ui: &mut dyn Ui) {
-        let tags: Vec<(String, f64)> =
-            row.values().map(|(k, v)| (format!("train/{k}"), v)).collect();
-        let tags: Vec<(&str, f64)> = tags.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        let results = [self.steps.write(row), self.events.scalars(row.step, &tags)];
-        self.check(results, ui);
-    }
-
-    fn validation(&mut self, row: &Row, ui: &mut dyn Ui) {
-        let tags: Vec<(String, f64)> =
-            row.values().map(|(k, v)| (format!("validation/{k}"), v)).collect();
-        let tags: Vec<(&str, f64)> = tags.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        let results = [self.validations.write(row), self.events.scalars(row.step, &tags)];
-        self.check(results, ui);
-    }
-}
-
 /// A run in flight.
 pub(super) struct Trainer<'a> {
     config: &'a Config,
@@ -85,6 +38,7 @@ pub(super) struct Trainer<'a> {
     views: ViewOptions,
     model: Model,
     files: Files,
+    probing: Option<Probing>,
     /// Steps submitted, all of them finished once `pending` is empty.
     done: u64,
     /// Rows of steps submitted and not collected, oldest first.
@@ -105,6 +59,7 @@ impl<'a> Trainer<'a> {
         data: &'a RunData,
         model: Model,
         done: u64,
+        probing: Option<Probing>,
         ui: &'a mut dyn Ui,
     ) -> Result<Self> {
         Ok(Trainer {
@@ -113,7 +68,8 @@ impl<'a> Trainer<'a> {
             data,
             views: view_options(config, data.set.spacing_mm),
             model,
-            files: Files::open(&options.out, done)?,
+            files: Files::open(&options.out, done, probing.is_some())?,
+            probing,
             done,
             pending: VecDeque::new(),
             clock: Instant::now(),
@@ -126,13 +82,8 @@ impl<'a> Trainer<'a> {
     /// Trains to the last step, a signal, or the end of the time.
     pub(super) fn train(mut self, stop: &StopFlag) -> Result<()> {
         let (begun, limit) = (Instant::now(), self.config.run.max_minutes);
-        let plans_only = self.model.cut_on_device(self.config, self.data, &self.views)?;
-        if let Some(maker) = &self.model.maker {
-            let mib = maker.pool_len().div_ceil(1 << 20);
-            self.ui.note(&format!(
-                "training views are cut on the device; {mib} MiB of its memory are for volumes"
-            ));
-        }
+        let plans_only = self.cut_on_device()?;
+        self.begin_probing(stop)?;
         let mut prefetch = self.prefetch(plans_only)?;
         self.ui.start(self.config.run.steps);
         let mut saved = self.done;
@@ -147,7 +98,7 @@ impl<'a> Trainer<'a> {
             }
             let last = self.done == self.config.run.steps;
             let out_of_time = limit > 0.0 && begun.elapsed().as_secs_f64() > limit * 60.0;
-            let signal = stop.requested();
+            let mut signal = stop.requested();
             let ends = last || out_of_time;
             let pauses = ends || signal.is_some() || self.is_due();
             if pauses {
@@ -163,6 +114,12 @@ impl<'a> Trainer<'a> {
                 || self.done.is_multiple_of(self.config.run.checkpoint_every)
             {
                 saved = if self.save(ends || signal.is_some())? { self.done } else { saved };
+            }
+            if signal.is_none() && (ends || self.is_probe_due()) && self.probe(stop) {
+                signal = stop.requested();
+                if signal.is_some() && saved != self.done {
+                    saved = if self.save(true)? { self.done } else { saved };
+                }
             }
             if let Some(signal) = signal {
                 self.ui.finish();
@@ -187,11 +144,58 @@ impl<'a> Trainer<'a> {
         self.conclude(saved)
     }
 
-    /// Whether a validation or a checkpoint follows this step.
+    /// Lets views be cut on the device if they are to; returns whether batches come as plans only.
+    fn cut_on_device(&mut self) -> Result<bool> {
+        let plans_only = self.model.cut_on_device(self.config, self.data, &self.views)?;
+        if let Some(maker) = &self.model.maker {
+            let mib = maker.pool_len().div_ceil(1 << 20);
+            self.ui.note(&format!(
+                "training views are cut on the device; {mib} MiB of its memory are for volumes"
+            ));
+        }
+        Ok(plans_only)
+    }
+
+    /// Whether a validation, a checkpoint or a probe follows this step.
     fn is_due(&self) -> bool {
         let run = &self.config.run;
         self.done.is_multiple_of(run.validate_every)
             || self.done.is_multiple_of(run.checkpoint_every)
+            || self.is_probe_due()
+    }
+
+    fn is_probe_due(&self) -> bool {
+        self.probing.as_ref().is_some_and(|probing| probing.is_due(self.done))
+    }
+
+    /// Measures the random encoder, and makes up for the probe of the checkpoint that the run is resumed from.
+    fn begin_probing(&mut self, stop: &StopFlag) -> Result<()> {
+        let Some(probing) = &mut self.probing else { return Ok(()) };
+        probing.measure_random(&|| stop.requested().is_some(), self.ui)?;
+        if probing.is_missing(self.done) {
+            self.probe(stop);
+        }
+        match stop.requested() {
+            // A checkpoint stands. At step 0 there is none: the loop ends after one step, and saves.
+            Some(signal) if self.done > 0 => Err(Error::Stopped { signal, step: self.done }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Probes the encoder as it is, which changes nothing of the training. A failure is a warning, an interrupted probe
+    /// has no row. Returns whether there is something to probe on.
+    fn probe(&mut self, stop: &StopFlag) -> bool {
+        let Some(probing) = &self.probing else { return false };
+        let step = self.done;
+        match probing.row(&self.model, step, &|| stop.requested().is_some()) {
+            Ok(Some((row, text))) => {
+                self.files.probe(&row, self.ui);
+                self.ui.note(&format!("probe at step {step}: {text}"));
+            }
+            Ok(None) => {}
+            Err(error) => self.ui.warn(&failed(step, &error)),
+        }
+        true
     }
 
     fn prefetch(&self, plans_only: bool) -> Result<Prefetch> {
@@ -388,8 +392,7 @@ impl<'a> Trainer<'a> {
             ("spatialssl".to_string(), env!("CARGO_PKG_VERSION").to_string()),
         ]);
         // After a power loss the rows up to the checkpoint must be there too.
-        let synced = [self.files.steps.sync(), self.files.validations.sync()];
-        self.files.check(synced, self.ui);
+        self.files.sync(self.ui);
         match state::save(&self.model.program, &self.model.step, &path, &metadata) {
             Ok(_) => {
                 self.failed_saves = 0;

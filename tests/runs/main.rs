@@ -10,6 +10,8 @@ mod driver;
 #[cfg(test)]
 mod probe;
 #[cfg(test)]
+mod probing;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod split;

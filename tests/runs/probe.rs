@@ -23,13 +23,13 @@ fn write_like(like: &Path, to: &Path, value: impl Fn(usize, f32) -> f32) {
 }
 
 /// A data set whose labels follow from the images: bright voxels, and a slab of the others.
-fn data_set(dir: &Path, scans: &Path) -> PathBuf {
+pub(crate) fn data_set(dir: &Path, scans: &Path, cases: usize) -> PathBuf {
     let set = dir.join("set");
     for part in ["imagesTr", "labelsTr"] {
         std::fs::create_dir_all(set.join(part)).unwrap();
     }
     std::fs::write(set.join("dataset.json"), NAMES).unwrap();
-    for case in 0..6 {
+    for case in 0..cases {
         let image = scans.join(format!("case{case}.nii"));
         // Both ways to name an image.
         let channel = if case % 2 == 0 { "_0000" } else { "" };
@@ -52,7 +52,7 @@ fn made() -> Made {
     let dir = tempfile::tempdir().unwrap();
     let (scans, run) = (volumes(dir.path()), dir.path().join("run"));
     finish(command(&scans, &run, &["--steps", "6"]));
-    let set = data_set(dir.path(), &scans);
+    let set = data_set(dir.path(), &scans, 6);
     Made { dir, run, set }
 }
 
