@@ -274,9 +274,9 @@ fn the_page_is_whole_self_contained_and_small() {
     let html = html(&sample());
     assert!(html.len() < 3_000_000, "{} bytes", html.len());
     let all = svgs(&html);
-    // 8 losses, 7 validations, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views,
+    // 8 losses, 7 validations, 2 probes, 4 scatters, 5 of vectors, 3 of cosines, 3 x 3 maps, 8 x 4 views,
     // 4 x 3 of masked ones, 4 others.
-    assert_eq!(all.len(), 8 + 7 + 4 + 5 + 3 + 9 + 32 + 12 + 4);
+    assert_eq!(all.len(), 8 + 7 + 2 + 4 + 5 + 3 + 9 + 32 + 12 + 4);
     for svg in &all {
         let whole = format!("<svg{svg}</svg>");
         assert_well_formed(&whole);

@@ -121,7 +121,7 @@ fn depends_on(cases: &Cases, config: &Config, target: Target) -> Result<Value> {
     let file = |path: &Path| {
         let meta = fs::metadata(path).map_err(|e| Error::data(path, e.to_string()))?;
         let changed = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Ok(json!([escape(path), meta.len(), changed.map(|since| since.as_secs_f64())]))
+        Ok(json!([escape(path), meta.len(), changed.map(|since| since.as_nanos() as u64)]))
     };
     let all = cases.labelled.iter().chain(&cases.test);
     let files = all.flat_map(|case| [&case.image, &case.labels]).map(|path| file(path));

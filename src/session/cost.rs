@@ -141,3 +141,68 @@ pub fn describe_costs(costs: &[Cost]) -> String {
     text + "forward, backward: records; saved: what forward keeps for backward; parameters: where they are read first;\n\
            off: what the step has less with that task switched off, passes that only it reads included\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::session::program_options;
+
+    fn options(recipe: &str) -> ProgramOptions {
+        let text = format!(
+            "[tasks]\nrecipe = '{recipe}'\n[views]\nsize = [16, 16, 16]\nbatch = 2\n\
+             [model]\npreset = 'custom'\nfeatures = [8, 16]\nblocks = [1, 1]\n"
+        );
+        program_options(&Config::of_run(&text).unwrap()).unwrap()
+    }
+
+    fn find<'a>(all: &'a [Cost], part: &str) -> &'a Cost {
+        all.iter().find(|cost| cost.part == part).unwrap()
+    }
+
+    fn flops(cost: &Cost) -> i64 {
+        cost.flops.iter().sum::<u64>() as i64
+    }
+
+    #[test]
+    fn the_parts_are_the_whole_and_what_is_shared_counts_once() {
+        let options = options("joint");
+        let (all, tape) = (costs(&options).unwrap(), Program::new(&options).unwrap().tape);
+        assert_eq!(all.iter().map(flops).sum::<i64>(), total(&tape));
+        assert_eq!(all.iter().flat_map(|cost| cost.records).sum::<usize>(), tape.records().len());
+        let parameters = tape.params().iter().map(|&id| tape.shape(id).len()).sum::<usize>();
+        assert_eq!(all.iter().map(|cost| cost.parameters).sum::<usize>(), parameters);
+        // Both passes of the trained encoder do the same on the same number of views, with the same parameters.
+        let (hidden, whole) =
+            (find(&all, "encoder, hidden blocks"), find(&all, "encoder, whole views"));
+        assert_eq!((hidden.flops, whole.parameters), (whole.flops, 0));
+        // The averaged encoder sees views 1 and 2, the trained one view 0.
+        let averaged = find(&all, "averaged encoder, views 1..");
+        assert_eq!(averaged.flops, [2 * whole.flops[0], 0]);
+        assert_eq!((averaged.records[1], averaged.parameters), (0, 0));
+        // Of all that it makes, only its dense maps are read by a backward: that of the heads.
+        assert_eq!(averaged.saved, 2 * 2 * 4096 * 8);
+    }
+
+    #[test]
+    fn a_task_owns_what_only_it_reads() {
+        let all = costs(&options("joint")).unwrap();
+        let masked = find(&all, "masked");
+        // A 1 x 1 x 1 convolution of 8 channels to 1 at 2 x 16^3 voxels; backward two products of that size.
+        assert_eq!(masked.flops, [2 * 8 * 2 * 4096, 2 * 2 * 8 * 2 * 4096]);
+        assert_eq!(masked.parameters, 8 + 1);
+        let hidden = find(&all, "encoder, hidden blocks");
+        assert_eq!(masked.without.unwrap()[0], flops(masked) + flops(hidden));
+        for name in ["gap", "similarity", "vector"] {
+            let task = find(&all, name);
+            assert_eq!(task.without.unwrap()[0], flops(task), "{name} shares its pass");
+        }
+        let text = describe_costs(&all);
+        assert_eq!(text.lines().count(), 1 + all.len() + 1 + 2);
+
+        let alone = costs(&options("masked")).unwrap();
+        let parts: Vec<&str> = alone.iter().map(|cost| cost.part.as_str()).collect();
+        assert_eq!(parts, ["encoder, hidden blocks", "masked", "update"]);
+        assert_eq!(find(&alone, "masked").without, None, "nothing is left without it");
+    }
+}
