@@ -9,10 +9,9 @@
 // two that are not in the loss, unless it adds. Sums in f32, in an order that depends on sizes only.
 // Traffic: forward reads a and b once; backward reads them twice, the second time from the caches, writes dx once.
 // Source: arXiv 2509.05967, similarity task.
-#include "lang/common.cuh"
+#include "cosine.cuh"
 
 constexpr int kCosineThreads = 256;
-constexpr float kNormFloor = 1e-8f;
 
 struct CosineForwardParams {
     const bf16* x;
@@ -43,33 +42,6 @@ struct CosineBackwardParams {
     int add;
 };
 
-// kW channels, as floats.
-__device__ __forceinline__ void load_channels(const bf16* p, float (&v)[8]) { load_bf16x8(p, v); }
-__device__ __forceinline__ void load_channels(const bf16* p, float (&v)[1]) { v[0] = to_float(global_load(p)); }
-__device__ __forceinline__ void store_channels(bf16* p, const float (&v)[8]) { store_bf16x8(p, v); }
-__device__ __forceinline__ void store_channels(bf16* p, const float (&v)[1]) { global_store(p, to_bf16(v[0])); }
-
-struct Products {
-    float dot, a, b;  // a.b, |a|, |b|
-};
-
-// By a whole warp; the same in all lanes.
-template <int kW> __device__ __forceinline__ Products products(const bf16* a, const bf16* b, int channels) {
-    Products sums{0.0f, 0.0f, 0.0f};
-    for (int c = lane_id() * kW; c < channels; c += kWarp * kW) {
-        float va[kW], vb[kW];
-        load_channels(a + c, va);
-        load_channels(b + c, vb);
-#pragma unroll
-        for (int i = 0; i < kW; ++i) {
-            sums.dot = fmaf(va[i], vb[i], sums.dot);
-            sums.a = fmaf(va[i], va[i], sums.a);
-            sums.b = fmaf(vb[i], vb[i], sums.b);
-        }
-    }
-    return {warp_sum(sums.dot), sqrtf(warp_sum(sums.a)), sqrtf(warp_sum(sums.b))};
-}
-
 template <int kW> __device__ __forceinline__ float cosine_sum(const CosineForwardParams& p) {
     const long long image = static_cast<long long>(blockIdx.x) * p.voxels * p.channels;
     const bf16* a = p.x + p.first * p.role + image;
@@ -93,16 +65,6 @@ KERNEL(cosine_loss_finish_f32, CosineFinishParams, kCosineThreads, 1) {
     for (long long i = threadIdx.x; i < p.pairs; i += kCosineThreads) sum += global_load(p.cosines + i);
     sum = block_sum<kCosineThreads>(sum);
     if (threadIdx.x == 0) global_store(p.loss, p.factor * sum / static_cast<float>(p.pairs));
-}
-
-template <int kW> __device__ __forceinline__ void put_channels(bf16* p, float (&v)[kW], bool add) {
-    if (add) {
-        float old[kW];
-        load_channels(p, old);
-#pragma unroll
-        for (int i = 0; i < kW; ++i) v[i] += old[i];
-    }
-    store_channels(p, v);
 }
 
 template <int kW> __device__ __forceinline__ void cosine_gradient(const CosineBackwardParams& p, long long voxel) {

@@ -5,8 +5,13 @@ use toml::{Table, Value};
 use crate::config::sections::Config;
 
 /// What a run computed before a setting existed, where that is not the setting's default: section, key, value.
-const BEFORE: [(&str, &str, &str); 2] =
-    [("tasks", "trunk", "authors"), ("tasks", "recipe", "paper")];
+fn before() -> [(&'static str, &'static str, Value); 3] {
+    [
+        ("tasks", "trunk", Value::String("authors".into())),
+        ("tasks", "recipe", Value::String("paper".into())),
+        ("tasks", "sim_spread", Value::Float(0.0)),
+    ]
+}
 
 /// The configuration that a run was written with, in TOML, with what absent keys meant at its time.
 ///
@@ -14,11 +19,11 @@ const BEFORE: [(&str, &str, &str); 2] =
 /// What TOML says.
 pub(super) fn completed(text: &str) -> Result<Table, toml::de::Error> {
     let mut table: Table = text.parse()?;
-    for (section, key, value) in BEFORE {
+    for (section, key, value) in before() {
         if let Some(Value::Table(keys)) = table.get_mut(section)
             && !keys.contains_key(key)
         {
-            keys.insert(key.to_string(), Value::String(value.to_string()));
+            keys.insert(key.to_string(), value);
         }
     }
     Ok(table)
@@ -49,11 +54,13 @@ mod tests {
         assert_eq!(Config::of_run(&now).unwrap(), Config::default());
         let then: String = now
             .lines()
-            .filter(|line| !line.starts_with("trunk"))
+            .filter(|line| !line.starts_with("trunk") && !line.starts_with("sim_spread"))
             .map(|line| format!("{line}\n"))
             .collect();
         assert_ne!(then, now);
-        assert_eq!(Config::of_run(&then).unwrap().tasks.trunk, TrunkWidths::Authors);
+        let read = Config::of_run(&then).unwrap();
+        assert_eq!(read.tasks.trunk, TrunkWidths::Authors);
+        assert_eq!(read.tasks.weights.get("sim_spread"), 0.0);
         assert!(Config::of_run("[tasks").unwrap_err().len() > 5);
     }
 }

@@ -136,19 +136,12 @@ fn draw(sample: &Waiting, views: &ViewOptions, n: usize, outputs: &[(Output, Vec
     }
 }
 
-/// The values of sample `n` of a batch; of an output per view, those of all its views.
+/// The values of sample `n` of a batch; of an output per view or per box, those of all of them.
 fn part_of(values: &[f64], samples: Samples, n: usize, [views, batch]: [usize; 2]) -> Vec<f64> {
-    match samples {
-        Samples::First => {
-            let len = values.len() / batch;
-            values[n * len..][..len].to_vec()
-        }
-        Samples::PerView => {
-            let len = values.len() / (views * batch);
-            let of_view = |v: usize| &values[(v * batch + n) * len..][..len];
-            (0..views).flat_map(of_view).copied().collect()
-        }
-    }
+    let parts = samples.parts(views);
+    let len = values.len() / (parts * batch);
+    let of_part = |k: usize| &values[(k * batch + n) * len..][..len];
+    (0..parts).flat_map(of_part).copied().collect()
 }
 
 #[cfg(test)]
@@ -161,5 +154,7 @@ mod tests {
         assert_eq!(part_of(&values, Samples::First, 1, [3, 2]), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
         // [V, N, 2].
         assert_eq!(part_of(&values, Samples::PerView, 1, [3, 2]), [2.0, 3.0, 6.0, 7.0, 10.0, 11.0]);
+        // [4, N, 1].
+        assert_eq!(part_of(&values[..8], Samples::PerBox, 1, [3, 2]), [1.0, 3.0, 5.0, 7.0]);
     }
 }

@@ -27,6 +27,7 @@ mod norm;
 mod pairwise;
 mod residual_add;
 mod route_loss;
+mod spread_loss;
 mod sub_view;
 mod vector_loss;
 
@@ -52,6 +53,7 @@ pub use norm::InstanceNorm;
 pub use pairwise::{Pairwise, PairwiseKind};
 pub use residual_add::ResidualAdd;
 pub use route_loss::RouteLoss;
+pub use spread_loss::SpreadLoss;
 pub use sub_view::SubView;
 pub use vector_loss::VectorLoss;
 
@@ -268,6 +270,7 @@ ops!(
     GradNormTap,
     ResidualAdd,
     RouteLoss,
+    SpreadLoss,
     SubView,
     VectorLoss,
 );

@@ -9,6 +9,7 @@ use crate::pretext::heads::Views;
 use crate::report::Observable;
 use crate::tape::{Tape, ValueId};
 use crate::views::SamplePlan;
+use crate::views::geometry::SUB_VIEWS;
 
 /// Appends the values of a sample, or of its view of that number.
 type Values = dyn Fn(&SamplePlan, usize, &mut Vec<f32>) + Send + Sync;
@@ -47,7 +48,7 @@ impl Target {
 
     /// Extents of the input for `batch` samples of `views` views.
     pub fn input_dims(&self, batch: usize, views: usize) -> Vec<usize> {
-        let images = if self.samples == Samples::PerView { batch * views } else { batch };
+        let images = batch * self.samples.parts(views);
         [&[images], &self.dims[..]].concat()
     }
 
@@ -57,10 +58,7 @@ impl Target {
     /// If the task appends another number of values than its extents say.
     pub fn fill(&self, samples: &[SamplePlan], out: &mut Vec<f32>) {
         out.clear();
-        let views = match self.samples {
-            Samples::First => 1,
-            Samples::PerView => samples.first().map_or(0, |plan| plan.starts.len()),
-        };
+        let views = self.samples.parts(samples.first().map_or(0, |plan| plan.starts.len()));
         for view in 0..views {
             for plan in samples {
                 (self.values)(plan, view, out);
@@ -123,6 +121,19 @@ pub enum Samples {
     First,
     /// `[V, N, ..]`: of every view.
     PerView,
+    /// `[4, N, ..]`: of the four boxes of a pair of views, in the order of [`crate::views::geometry::SUB_VIEWS`].
+    PerBox,
+}
+
+impl Samples {
+    /// How often a sample of so many views is there.
+    pub fn parts(self, views: usize) -> usize {
+        match self {
+            Samples::First => 1,
+            Samples::PerView => views,
+            Samples::PerBox => SUB_VIEWS,
+        }
+    }
 }
 
 /// A value that validation reads: [`crate::report::Draw::output`] holds it, sample by sample.

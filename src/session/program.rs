@@ -332,14 +332,11 @@ fn mask_target(options: &ProgramOptions, samples: Samples) -> Target {
     let hiding = options.hiding;
     let cells = hiding.cells(options.view_size);
     let count = cells.iter().product();
-    match samples {
-        Samples::First => Target::new("mask", &cells, move |plan, out| {
-            hiding.append(plan.key, 0, count, out);
-        }),
-        Samples::PerView => Target::per_view("mask", &cells, move |plan, view, out| {
-            hiding.append(plan.key, view, count, out);
-        }),
-    }
+    let mut target = Target::per_view("mask", &cells, move |plan, view, out| {
+        hiding.append(plan.key, view, count, out);
+    });
+    target.samples = samples;
+    target
 }
 
 impl ProgramOptions {

@@ -8,7 +8,7 @@ use spatialssl::ops::{
     AdamW, AvgPool, Axis, Concat, Conv3d, ConvTranspose3d, CosineLoss, CrossEntropy, Ema,
     GapAxisLoss, GapNormLoss, Gelu, GlobalPool, GradNorm, GradNormTap, HideBlocks, InstanceNorm,
     LeakyRelu, Linear, MaskedMse, Op, Pairwise, PairwiseKind, ResidualAdd, RouteLoss, SCALARS,
-    SubView, VectorLoss,
+    SpreadLoss, SubView, VectorLoss,
 };
 
 /// One operation on inputs of given extents.
@@ -251,6 +251,16 @@ fn losses(t: &mut Table) {
         }
     }
     t.real("m", CosineLoss { first: 0, factor: -1.0 }, &[&[12, 1, 1, 1, 512]]);
+    for (name, samples, dims) in [
+        ("one voxel", 1, [4, 1, 1, 1, 1]),
+        ("one pair", 1, [4, 2, 1, 3, 8]),
+        ("3 pairs, 2 samples", 2, [24, 1, 2, 1, 5]),
+        ("2 samples, 264 channels", 2, [8, 2, 3, 2, 264]),
+        ("7 views", 1, [84, 1, 1, 1, 3]),
+    ] {
+        t.add(name, SpreadLoss { samples }, &[&dims]);
+    }
+    t.real("m", SpreadLoss { samples: 2 }, &[&[24, 1, 1, 1, 512]]);
     let mut masked = |name: &str, block: [usize; 3], dims: [usize; 5]| {
         let mask = [dims[0], dims[1] / block[0], dims[2] / block[1], dims[3] / block[2]];
         let inputs: [&[usize]; 3] = [&dims, &dims, &mask];

@@ -117,6 +117,20 @@ def cosine_loss(a, x):
     return a["factor"] * cosine.mean()[None], cosine.mean((1, 2, 3))
 
 
+def spread_loss(a, x):
+    boxes = x.unflatten(0, (4, a["samples"], -1))
+    pairs = boxes.shape[2]
+    # [sample, voxel, (role, pair), channels]
+    groups = boxes.permute(1, 3, 4, 5, 0, 2, 6).flatten(4, 5).flatten(0, 3)
+    unit = F.normalize(groups, dim=-1, eps=1e-8)
+    cosines = unit @ unit.transpose(1, 2)
+    partner = torch.zeros(4, 4, dtype=x.dtype)
+    partner[0, 1] = partner[1, 0] = 1
+    counts = 1 - torch.eye(4 * pairs, dtype=x.dtype) - torch.kron(partner, torch.eye(pairs, dtype=x.dtype))
+    loss = (cosines.square() * counts).sum() / (counts.sum() * len(groups))
+    return loss[None], cosines, groups.norm(dim=-1)
+
+
 def masked_mse(a, p, t, mask):
     # The mask at the size of the map: each block's weight for its voxels.
     weight = F.interpolate(mask[:, None], size=p.shape[1:4], mode="nearest")[:, 0, ..., None].expand_as(p)
@@ -156,6 +170,7 @@ OPS = {
     "vector_loss": lambda a, p, g: F.smooth_l1_loss(p, g)[None],
     "route_loss": route_loss,
     "cosine_loss": cosine_loss,
+    "spread_loss": spread_loss,
     "masked_mse": masked_mse,
     "hide_blocks": hide_blocks,
     "cross_entropy": cross_entropy,

@@ -316,7 +316,7 @@ impl Bounds {
             if is_loss(&case.op) {
                 largest += largest.sqrt() * largest_input;
             }
-            if matches!(case.op, Op::CosineLoss(_)) {
+            if matches!(case.op, Op::CosineLoss(_) | Op::SpreadLoss(_)) {
                 largest += cosine_terms(case, &data[0], seeds);
             }
             largest

@@ -1,10 +1,11 @@
 //! Task "similarity": the sides of two views that face each other look alike, those that face away do not.
 
 mod panel;
+mod rank;
 
 use crate::error::Result;
 use crate::model::Weights;
-use crate::ops::{CosineLoss, SubView};
+use crate::ops::{CosineLoss, SpreadLoss, SubView};
 use crate::pretext::heads::conv_gelu;
 use crate::pretext::task::{Inputs, Output, Recorded, Samples, Target, Task, ViewSizes};
 use crate::report::{
@@ -20,12 +21,18 @@ use crate::views::geometry::SUB_VIEWS;
 const COLLAPSE_COSINE: f64 = 0.95;
 /// See [`COLLAPSE_COSINE`].
 const COLLAPSE_MARGIN: f64 = 0.02;
+/// Below this effective rank of the embeddings of boxes they count as one number. Two opposite vectors have 1.
+const COLLAPSE_RANK: f64 = 1.5;
+/// By how much adjacent boxes must be more alike to count as told apart.
+const MARGIN: f64 = 0.1;
 
 /// Outputs: cosine of each pair's adjacent and distant boxes, `[N, P]`.
 const ADJACENT: &str = "similarity.adjacent";
 const DISTANT: &str = "similarity.distant";
+/// Output: embeddings of the boxes of each pair, `[4, N, P, d, h, w, C]`.
+const EMBEDDINGS: &str = "similarity.embeddings";
 
-const TERMS: [Term; 2] = [
+const TERMS: [Term; 3] = [
     Term {
         name: "sim_adjacent",
         weight: 0.1,
@@ -38,9 +45,16 @@ const TERMS: [Term; 2] = [
         heading: "Similarity, distant",
         measure: "mean cosine",
     },
+    // Ours: with the paper's two terms alone the best embedding is a sign, see docs/measurements/learning.md.
+    Term {
+        name: "sim_spread",
+        weight: 0.4,
+        heading: "Similarity, spread",
+        measure: "mean squared cosine of other boxes",
+    },
 ];
 
-const FIGURES: [Figure; 3] = [
+const FIGURES: [Figure; 5] = [
     // Share of pairs whose adjacent boxes are more alike than the distant ones.
     Figure {
         label: "similarity, adjacent above distant",
@@ -51,6 +65,25 @@ const FIGURES: [Figure; 3] = [
         higher_is_better: true,
         guess: Guess::Fixed(0.5),
         ..Figure::hidden("similarity_accuracy")
+    },
+    // The same where the cosines differ by more than MARGIN.
+    Figure {
+        label: "similarity, adjacent above distant by 0.1",
+        short: "by 0.1",
+        unit: " %",
+        scale: 100.0,
+        decimals: 1,
+        higher_is_better: true,
+        ..Figure::hidden("similarity_accuracy_margin")
+    },
+    // In how many directions the embeddings of all boxes lie, see `rank`.
+    Figure {
+        label: "similarity, effective rank of the embeddings",
+        short: "effective rank",
+        decimals: 1,
+        higher_is_better: true,
+        guess: Guess::Fixed(1.0),
+        ..Figure::hidden("similarity_rank")
     },
     Figure {
         label: "similarity, cosine of adjacent boxes",
@@ -100,11 +133,14 @@ impl Task for Similarity {
             tape.record_all("loss.sim_adjacent", CosineLoss { first: 0, factor: -1.0 }, &[x])?;
         let distant =
             tape.record_all("loss.sim_distant", CosineLoss { first: 2, factor: 1.0 }, &[x])?;
+        let spread = SpreadLoss { samples: inputs.dense.batch(tape) };
+        let spread = tape.record_all("loss.sim_spread", spread, &[x])?;
         Ok(Recorded {
-            losses: vec![adjacent[0], distant[0]],
+            losses: vec![adjacent[0], distant[0], spread[0]],
             outputs: vec![
                 Output { name: ADJACENT, id: adjacent[1], samples: Samples::First },
                 Output { name: DISTANT, id: distant[1], samples: Samples::First },
+                Output { name: EMBEDDINGS, id: x, samples: Samples::PerBox },
             ],
         })
     }
@@ -153,10 +189,22 @@ impl Observable for Similarity {
     fn measure(&self, cases: &[CaseObservation]) -> Measured {
         let all: Vec<Pair> = cases.iter().flat_map(|c| &c.draws).flat_map(pairs).collect();
         let known: Vec<&Pair> = all.iter().filter(|pair| pair.is_finite()).collect();
-        let right = |pair: &&Pair| f64::from(u8::from(pair.adjacent > pair.distant));
+        let right_by = |margin: f64| {
+            mean(
+                known.iter().map(|pair| f64::from(u8::from(pair.adjacent > pair.distant + margin))),
+            )
+        };
+        let draws = cases.iter().flat_map(|case| &case.draws);
+        let embeddings = draws.flat_map(|draw| {
+            let values = draw.output(EMBEDDINGS);
+            let boxes = SUB_VIEWS * draw.boxes.len().max(1);
+            values.chunks_exact((values.len() / boxes).max(1))
+        });
         Measured {
             values: vec![
-                mean(known.iter().map(right)),
+                right_by(0.0),
+                right_by(MARGIN),
+                rank::effective_rank(embeddings),
                 mean(known.iter().map(|pair| pair.adjacent)),
                 mean(known.iter().map(|pair| pair.distant)),
             ],
@@ -167,11 +215,17 @@ impl Observable for Similarity {
 
     fn collapse(&self, figures: &Row) -> Option<String> {
         let (adjacent, distant) = (figures.get("adjacent_cosine"), figures.get("distant_cosine"));
-        let alike = distant >= COLLAPSE_COSINE && adjacent - distant < COLLAPSE_MARGIN;
-        alike.then(|| {
-            format!(
+        if distant >= COLLAPSE_COSINE && adjacent - distant < COLLAPSE_MARGIN {
+            return Some(format!(
                 "distant boxes are as alike as adjacent ones (cosines {distant:.3} and {adjacent:.3}): the similarity head has collapsed; \
-                 a smaller optim.lr or another run.seed may help"
+                 tasks.sim_spread keeps embeddings apart"
+            ));
+        }
+        let rank = figures.get("similarity_rank");
+        (rank < COLLAPSE_RANK).then(|| {
+            format!(
+                "the embeddings of boxes all lie on one line (effective rank {rank:.2}, alarm below {COLLAPSE_RANK}): the similarity head tells \
+                 two kinds of boxes, not places; tasks.sim_spread keeps embeddings apart"
             )
         })
     }
@@ -181,8 +235,14 @@ impl Observable for Similarity {
         if !usable(share) {
             return String::new();
         }
+        let clearly = figures.get("similarity_accuracy_margin");
+        let clearly = if usable(clearly) {
+            format!(", clearly so (cosines differ by {MARGIN}) in {} %", number(100.0 * clearly, 0))
+        } else {
+            String::new()
+        };
         format!(
-            "Near sides are more alike than far sides in <strong>{} %</strong> of the pairs (chance: 50 %).",
+            "Near sides are more alike than far sides in <strong>{} %</strong> of the pairs (chance: 50 %){clearly}.",
             number(100.0 * share, 0)
         )
     }
@@ -195,12 +255,21 @@ impl Observable for Similarity {
             &[0.0, 100.0],
         );
         let percent = of("similarity_accuracy").into_iter().map(|p| [p[0], 100.0 * p[1]]);
+        let by_margin = of("similarity_accuracy_margin").into_iter().map(|p| [p[0], 100.0 * p[1]]);
         hits.add_labelled("guess", "chance: 50 %", Shape::Level(50.0));
         hits.add_labelled("s2", "adjacent above distant", Shape::Path(percent.collect()));
+        hits.add_labelled("s4", "by 0.1 or more", Shape::Path(by_margin.collect()));
         let mut cosines = validation_plot("Similarity, cosines", "mean cosine", &[0.0, 1.0]);
         cosines.add_labelled("s2", "adjacent boxes", Shape::Path(of("adjacent_cosine")));
         cosines.add_labelled("s1 dash", "distant boxes", Shape::Path(of("distant_cosine")));
-        [hits, cosines].map(|plot| plot.draw()).into()
+        let mut ranks = validation_plot(
+            "Similarity, directions of the embeddings",
+            "effective rank, higher is better",
+            &[1.0],
+        );
+        ranks.add_labelled("guess", "all on one line: 1", Shape::Level(1.0));
+        ranks.add_labelled("s2", "effective rank", Shape::Path(of("similarity_rank")));
+        [hits, cosines, ranks].map(|plot| plot.draw()).into()
     }
 
     /// Of every pair four axial slices, as the panel finds them.
@@ -239,6 +308,10 @@ mod tests {
         assert_eq!(row.get("similarity_accuracy"), 0.5);
         assert!((row.get("adjacent_cosine") - 0.55).abs() < 1e-12);
         assert!((row.get("distant_cosine") - 0.2).abs() < 1e-12);
+        // Of 0.05, 0.2 and -0.1 one difference is above the margin.
+        let row = figures(&[[0.35, 0.3], [0.5, 0.3], [0.2, 0.3]]);
+        assert_eq!(row.get("similarity_accuracy_margin"), 1.0 / 3.0);
+        assert_eq!(row.get("similarity_accuracy"), 2.0 / 3.0);
         let measured = Similarity.measure(&[case(&[[0.2, f64::NAN], [0.5, 0.5]])]);
         assert_eq!((measured.counted, measured.broken, measured.values[0]), (2, 1, 0.0));
     }
@@ -248,5 +321,26 @@ mod tests {
         let alarm = |cosines| Similarity.collapse(&figures(&[cosines])).is_some();
         assert!(alarm([0.99, 0.99]) && alarm([0.96, 0.95]));
         assert!(!alarm([0.99, 0.9]) && !alarm([f64::NAN; 2]));
+    }
+
+    /// A case whose only pair of views has these embeddings of its four boxes.
+    fn embedded(embeddings: [[f64; 2]; 4]) -> CaseObservation {
+        let mut case = case(&[[0.9, 0.1]]);
+        case.draws[0].boxes = vec![[[0; 3]; SUB_VIEWS]];
+        case.draws[0].outputs.insert(EMBEDDINGS, embeddings.as_flattened().to_vec());
+        case
+    }
+
+    #[test]
+    fn a_collapse_to_one_dimension_raises_the_alarm() {
+        let found = |embeddings| {
+            let row = crate::report::summarise(&[&Similarity], &[embedded(embeddings)], 0).row;
+            (row.get("similarity_rank"), Similarity.collapse(&row))
+        };
+        // Adjacent and distant are told apart by a sign alone.
+        let (rank, alarm) = found([[1.0, 2.0], [2.0, 4.0], [-1.0, -2.0], [3.0, 6.0]]);
+        assert!((rank - 1.0).abs() < 1e-12 && alarm.unwrap().contains("on one line"));
+        let (rank, alarm) = found([[1.0, 0.0], [2.0, 0.0], [0.0, -2.0], [0.0, 6.0]]);
+        assert!((rank - 2.0).abs() < 1e-12 && alarm.is_none());
     }
 }

@@ -117,8 +117,11 @@ impl Task for Vector {
         let init = uniform(tape.shape(features).channels());
         let prediction = match self.head {
             VectorHead::Absolute => {
-                // The authors initialise this weight with ones.
-                let inits = LinearInit { weight: Init::Constant(1.0), bias: Some(init) };
+                // The authors initialise this weight with ones: three equal outputs, which steps of the learning rate's
+                // size take hundreds of steps to part (docs/measurements/learning.md).
+                let ones = self.trunk == TrunkWidths::Authors;
+                let weight = if ones { Init::Constant(1.0) } else { init };
+                let inits = LinearInit { weight, bias: Some(init) };
                 let places = linear(tape, weights, "vec_head.proj_abs_loc", features, inits)?;
                 tape.record(
                     "vec_head.pairs",

@@ -38,7 +38,7 @@ impl Call {
             (Pass::Backward, _) => "backward",
             (_, Op::AdamW(_) | Op::Ema(_) | Op::GradNorm(_)) => "optimiser",
             (_, Op::CosineLoss(_) | Op::GapAxisLoss(_) | Op::GapNormLoss(_))
-            | (_, Op::RouteLoss(_) | Op::VectorLoss(_)) => "loss",
+            | (_, Op::RouteLoss(_) | Op::SpreadLoss(_) | Op::VectorLoss(_)) => "loss",
             _ => "forward",
         }
     }
