@@ -46,11 +46,23 @@ pub(crate) fn options(
     }
 }
 
-/// The paper's tasks, with weights of which no two neighbours are alike.
+/// Weights of the terms of the paper's tasks, of which no two neighbours are alike.
+const WEIGHTS: [(&str, f64); 7] = [
+    ("gap_axis", 1.0),
+    ("gap_norm", 0.5),
+    ("sim_adjacent", 1.0),
+    ("sim_distant", 0.5),
+    ("sim_spread", 0.75),
+    ("vector", 1.0),
+    ("route", 0.25),
+];
+
+/// The paper's tasks with [`WEIGHTS`].
 pub(crate) fn weighted_tasks(options: &TaskOptions) -> Vec<(Arc<dyn Task>, Vec<f64>)> {
-    let weights = [1.0, 0.5, 1.0, 0.5, 1.0, 0.25];
-    let place = |name: &str| terms().iter().position(|term| term.name == name);
-    let of = |name: &str| place(name).and_then(|at| weights.get(at)).copied().unwrap_or(0.0);
+    for (name, _) in WEIGHTS {
+        assert!(terms().iter().any(|term| term.name == name), "no task has a term {name}");
+    }
+    let of = |name: &str| WEIGHTS.iter().find(|(term, _)| *term == name).map_or(0.0, |(_, w)| *w);
     chosen_tasks(options, of)
 }
 
