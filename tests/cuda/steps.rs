@@ -170,7 +170,7 @@ fn training_follows_the_cpu() {
     // The losses themselves come from representations rounded to bf16, which the fixtures' authors find to be off by up
     // to 3e-2 (relative) in a whole encoder; losses of gaps and vectors are squares, twice that, and a cosine is off by
     // twice that of the vectors' length, however small it is. The weights drift apart at most by the learning rate a
-    // step. On the CPU alone, weights that start rounded to bf16 change cosines by up to 0.076 in these steps.
+    // step: on the CPU alone, weights that start rounded to bf16 change cosines by up to 0.036 in these steps.
     let terms: Vec<&str> =
         options.tasks.iter().flat_map(|(t, _)| t.terms()).map(|t| t.name).collect();
     for (t, (device, cpu)) in device.losses.iter().zip(&cpu).enumerate() {
