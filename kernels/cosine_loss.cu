@@ -80,21 +80,21 @@ template <int kW> __device__ __forceinline__ void cosine_gradient(const CosineBa
     const float factor_a = factor / na, factor_b = factor / nb;
     for (int c = lane_id() * kW; c < p.channels; c += kWarp * kW) {
         float va[kW], vb[kW], da[kW], db[kW];
-        load_channels(a + c, va);
-        load_channels(b + c, vb);
+        load(a + c, va);
+        load(b + c, vb);
 #pragma unroll
         for (int i = 0; i < kW; ++i) {
             // Quotients, not products with a reciprocal: with one channel they are 1 or -1 and cancel exactly.
             da[i] = factor_a * (vb[i] / nb - cosine * (va[i] / length_a));
             db[i] = factor_b * (va[i] / na - cosine * (vb[i] / length_b));
         }
-        put_channels(p.dx + p.first * p.role + at + c, da, p.add != 0);
-        put_channels(p.dx + (p.first + 1) * p.role + at + c, db, p.add != 0);
+        put(p.dx + p.first * p.role + at + c, da, p.add != 0);
+        put(p.dx + (p.first + 1) * p.role + at + c, db, p.add != 0);
         if (p.add == 0) {
             float zeros[kW] = {};
             for (int role = 0; role < 4; ++role) {
                 const bool used = role == p.first || role == p.first + 1;
-                if (!used) store_channels(p.dx + role * p.role + at + c, zeros);
+                if (!used) store(p.dx + role * p.role + at + c, zeros);
             }
         }
     }

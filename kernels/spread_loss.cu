@@ -111,15 +111,15 @@ __device__ __forceinline__ void spread_gradient(const SpreadBackwardParams& p, l
     const int rows = 4 * p.shape.pairs, channels = p.shape.channels;
     for (int c = static_cast<int>(threadIdx.x) * kW; c < channels; c += kSpreadThreads * kW) {
         float sum[kW], v[kW];
-        load_channels(p.x + row_start(p.shape, group, i) + c, v);
+        load(p.x + row_start(p.shape, group, i) + c, v);
 #pragma unroll
         for (int k = 0; k < kW; ++k) sum[k] = -own * v[k];
         for (int j = 0; j < rows; ++j) {
-            load_channels(p.x + row_start(p.shape, group, j) + c, v);
+            load(p.x + row_start(p.shape, group, j) + c, v);
 #pragma unroll
             for (int k = 0; k < kW; ++k) sum[k] = fmaf(weights[j], v[k], sum[k]);
         }
-        put_channels(p.dx + row_start(p.shape, group, i) + c, sum, p.add != 0);
+        put(p.dx + row_start(p.shape, group, i) + c, sum, p.add != 0);
     }
 }
 
