@@ -89,7 +89,8 @@ pub(super) fn validations(tasks: &[&dyn Observable], all: &[Row]) -> String {
     }
     let plots: Vec<Picture> = tasks.iter().flat_map(|task| task.curves(all)).collect();
     let caption = "Measured on held-out volumes. The dashed grey line is what a guess without any learning \
-        reaches; a curve on it has learnt nothing. Cosines that meet at 1, or a spread near zero, are a collapse.";
+        reaches; a curve on it has learnt nothing. Cosines that meet at 1, an effective rank near 1, or a spread near \
+        zero, are a collapse.";
     figure("halves", &plots, caption)
 }
 
@@ -107,7 +108,7 @@ pub(super) fn probes(all: &[Row]) -> String {
     ];
     let caption = "Linear classifiers of the frozen features of voxels, on the labelled data set of \
         <code>run.probe_data</code>. The dashed grey line is the same on a random encoder of the same shape: a curve on it \
-        holds no more anatomy than local averages of the image do.";
+        holds no more anatomy than random filters of the image do.";
     figure("halves", &plots, caption)
 }
 

@@ -50,7 +50,7 @@ const TERMS: [Term; 3] = [
         name: "sim_spread",
         weight: 0.4,
         heading: "Similarity, spread",
-        measure: "mean squared cosine of other boxes",
+        measure: "mean squared cosine",
     },
 ];
 
